@@ -1,0 +1,1 @@
+"""The drafter: remembers token runs and proposes draft trees."""

@@ -1,0 +1,1 @@
+"""The verifier: runs the target model over draft trees and streams its words."""
