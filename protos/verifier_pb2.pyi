@@ -594,6 +594,7 @@ class Tokens(_message.Message):
     NUM_DRAFTED_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     DRAFT_SOURCES_FIELD_NUMBER: _builtins.int
+    DRAFTED_TEXT_LEN_FIELD_NUMBER: _builtins.int
     first_index: _builtins.int
     """Position of the first one in the output."""
     text: _builtins.str
@@ -602,6 +603,8 @@ class Tokens(_message.Message):
     """
     num_drafted: _builtins.int
     """How many of token_ids, from the first on, were drafted and accepted."""
+    drafted_text_len: _builtins.int
+    """How many leading characters of text come from drafted tokens."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The ids."""
@@ -623,10 +626,11 @@ class Tokens(_message.Message):
         num_drafted: _builtins.int = ...,
         logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
         draft_sources: _abc.Iterable[Global___DraftSource.ValueType] | None = ...,
+        drafted_text_len: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_sources", b"draft_sources", "first_index", b"first_index", "logprobs", b"logprobs", "num_drafted", b"num_drafted", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_sources", b"draft_sources", "drafted_text_len", b"drafted_text_len", "first_index", b"first_index", "logprobs", b"logprobs", "num_drafted", b"num_drafted", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
