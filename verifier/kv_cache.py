@@ -1,0 +1,160 @@
+"""The KV cache: preallocated slots, one per running sequence, written and compacted in place.
+
+Rows of a draft tree are written side by side after a slot's committed rows; `commit` moves the
+accepted ones together. Keys carry their rotary position already, and a node's position is final,
+so moving a row needs no recomputation.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """Shape of one layer's keys and values for one position."""
+
+    num_heads: int
+    key_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the rows of one forward pass go, and which slot each run of rows belongs to."""
+
+    slots: Tensor  # [rows] slot of each row
+    indices: Tensor  # [rows] index of each row inside its slot
+    segments: tuple[tuple[int, int, int, int], ...]  # (slot, first row, end row, kv_len)
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values: [slots, heads, capacity, dim]."""
+
+    is_compileable = False
+    is_sliding = False
+
+    def __init__(self, owner: "KVCache", keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.owner = owner
+        self.keys = keys
+        self.values = values
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is left to allocate."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write the rows [1, heads, rows, dim] to their places; return what attention reads."""
+        place = self.owner.placement
+        self.keys[place.slots, :, place.indices] = key_states[0].transpose(0, 1)
+        self.values[place.slots, :, place.indices] = value_states[0].transpose(0, 1)
+        if self.owner.is_packed:
+            return self.keys, self.values
+        slot, _, _, kv_len = place.segments[0]
+        return self.keys[slot : slot + 1, :, :kv_len], self.values[slot : slot + 1, :, :kv_len]
+
+    def get_seq_length(self) -> int:
+        """Positions and masks are always passed in, so no model needs this."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """Longest sequence a slot can hold."""
+        return int(self.keys.shape[2])
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Masks are always passed in ready-made."""
+        raise AssertionError("a mask was not passed to the model")
+
+
+class KVCache:
+    """Slots for running sequences. Owns their committed lengths and the free list."""
+
+    def __init__(
+        self,
+        shapes: list[LayerShape],
+        *,
+        num_slots: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        is_packed: bool,
+    ) -> None:
+        self.num_slots = num_slots
+        self.capacity = capacity
+        self.is_packed = is_packed
+        self.placement = Placement(torch.empty(0), torch.empty(0), ())
+        self._lengths = [0] * num_slots
+        self._free = list(range(num_slots - 1, -1, -1))
+        self._storages = _allocate(shapes, num_slots, capacity, dtype, device)
+        self.cache = Cache(layers=[SlotLayer(self, k, v) for k, v in _views(self._storages)])
+
+    @property
+    def num_free(self) -> int:
+        """Slots that no sequence holds."""
+        return len(self._free)
+
+    def allocate(self) -> int:
+        """Take a free slot."""
+        assert self._free, "allocate without a free slot"
+        slot = self._free.pop()
+        self._lengths[slot] = 0
+        return slot
+
+    def free(self, slot: int) -> None:
+        """Give a slot back; what it held is void."""
+        assert slot not in self._free, f"slot {slot} is free already"
+        self._free.append(slot)
+
+    def length(self, slot: int) -> int:
+        """Committed rows of a slot."""
+        return self._lengths[slot]
+
+    def commit(self, slot: int, rows: list[int]) -> None:
+        """Keep these rows of the last forward pass (rising, relative to the committed length)."""
+        length = self._lengths[slot]
+        self._lengths[slot] = length + len(rows)
+        first = next((i for i, row in enumerate(rows) if row != i), None)
+        if first is None:
+            return
+        source = torch.tensor(rows[first:]) + length
+        for storage in self._storages:
+            source = source.to(storage.device)
+            # The right-hand side is a gathered copy, so overlapping rows are safe.
+            end = length + len(rows)
+            storage[:, slot, :, length + first : end] = storage[:, slot, :, source]
+
+
+def _allocate(
+    shapes: list[LayerShape],
+    num_slots: int,
+    capacity: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[Tensor]:
+    """One storage [layers, slots, heads, capacity, dim] per run of equal layers, keys then values.
+
+    Few large storages make compaction one gather instead of two per layer.
+    """
+    storages = []
+    runs: list[list[LayerShape]] = []
+    for shape in shapes:
+        if runs and runs[-1][0] == shape:
+            runs[-1].append(shape)
+        else:
+            runs.append([shape])
+    for run in runs:
+        for dim in (run[0].key_dim, run[0].value_dim):
+            size = (len(run), num_slots, run[0].num_heads, capacity, dim)
+            storages.append(torch.zeros(size, dtype=dtype, device=device))
+    return storages
+
+
+def _views(storages: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    pairs = zip(storages[::2], storages[1::2], strict=True)
+    return [layer for keys, values in pairs for layer in zip(keys, values, strict=True)]

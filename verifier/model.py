@@ -1,0 +1,212 @@
+"""The target model: segments of token ids in, logits out. The only file that runs transformers.
+
+A loaded model is served in the strongest form that a probe finds right (`probe.py`): PACKED runs
+trees of many sequences in one pass, SINGLE one sequence per pass, PLAIN without drafts.
+"""
+
+import enum
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from verifier import attention
+from verifier.batch import Batch, Segment, make_batch
+from verifier.kv_cache import KVCache, LayerShape, Placement
+from verifier.plain_slots import PlainSlots
+
+logger = logging.getLogger(__name__)
+
+
+class Form(enum.Enum):
+    """How a model verifies drafts."""
+
+    PACKED = "trees, many sequences in one forward pass"
+    SINGLE = "trees, one sequence per forward pass"
+    PLAIN = "no drafts"
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Which masks the model's forward takes."""
+
+    by_layer_type: bool  # a dict of masks by layer type, or one mask for all layers
+    window: int | None  # width of the sliding-window layers
+
+
+class TargetModel:
+    """A causal language model with slots for its running sequences.
+
+    Call it from one thread at a time.
+    """
+
+    def __init__(self, model: PreTrainedModel, name: str, *, max_context: int) -> None:
+        self.name = name
+        self.max_context = max_context
+        self.device = next(model.parameters()).device
+        self.dtype = next(model.parameters()).dtype
+        self.architecture = type(model).__name__
+        self.vocabulary_size = int(model.get_input_embeddings().weight.shape[0])
+        self.form, self.reason = Form.PLAIN, "not probed yet"
+        self.slots: KVCache | PlainSlots = PlainSlots(1)
+        self._model = model
+        self._masks = Masks(False, None)
+        self._stock_attention = model.config._attn_implementation
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the configuration and of every weight's name, shape and type."""
+        weights = [(n, list(p.shape), str(p.dtype)) for n, p in self._model.named_parameters()]
+        config = self._model.config.to_dict()
+        described = json.dumps([config, weights], sort_keys=True, default=str)
+        return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+    def use_plain(self, num_slots: int, reason: str) -> None:
+        """Serve without drafts, each sequence with the model's own cache."""
+        self.form, self.reason = Form.PLAIN, reason
+        self._set_attention(self._stock_attention)
+        self.slots = PlainSlots(num_slots)
+
+    def use_slots(
+        self, form: Form, shapes: list[LayerShape], masks: Masks, *, num_slots: int, capacity: int
+    ) -> None:
+        """Serve trees from preallocated slots."""
+        self.form, self.reason, self._masks = form, "", masks
+        is_packed = form is Form.PACKED
+        self.slots = KVCache(
+            shapes,
+            num_slots=num_slots,
+            capacity=capacity,
+            dtype=self.dtype,
+            device=self.device,
+            is_packed=is_packed,
+        )
+        self._set_attention(attention.NAME if is_packed else self._stock_attention)
+        attention.bind(self._model, self.slots)
+
+    @torch.inference_mode()
+    def forward(self, segments: list[Segment]) -> Tensor:
+        """Run the rows; return float32 logits [rows that want them, vocabulary] in order."""
+        if isinstance(self.slots, PlainSlots):
+            return self._forward_plain(segments, self.slots)
+        if self.form is Form.PACKED:
+            return self._forward_slots(make_batch(segments, self._masks.window), self.slots)
+        batches = [make_batch([segment], self._masks.window) for segment in segments]
+        return torch.cat([self._forward_slots(batch, self.slots) for batch in batches])
+
+    def commit(self, slot: int, rows: list[int]) -> None:
+        """Keep these rows of the slot's last segment."""
+        with torch.inference_mode():
+            self.slots.commit(slot, rows)
+
+    def _forward_slots(self, batch: Batch, slots: KVCache) -> Tensor:
+        slots.placement = Placement(
+            self._tensor(batch.slots), self._tensor(batch.indices), _row_ranges(batch.segments)
+        )
+        inputs = {
+            "input_ids": self._tensor(batch.token_ids)[None],
+            "position_ids": self._tensor(batch.positions)[None],
+            "attention_mask": self._attention_masks(batch),
+            "past_key_values": slots.cache,
+            "use_cache": True,
+        }
+        if len(batch.logit_rows) == 0:
+            self._model.base_model(**inputs)
+            return torch.empty(0, self.vocabulary_size)
+        rows = self._tensor(batch.logit_rows)
+        logits: Tensor = self._model(**inputs, logits_to_keep=rows).logits[0]
+        # A model without logits_to_keep returns every row.
+        return (logits if logits.shape[0] == len(rows) else logits[rows]).float()
+
+    def _attention_masks(self, batch: Batch) -> Tensor | dict[str, Tensor]:
+        full = self._mask_tensor(batch.mask)
+        if batch.window_mask is None:
+            return {"full_attention": full} if self._masks.by_layer_type else full
+        window = self._mask_tensor(batch.window_mask)
+        if self._masks.by_layer_type:
+            return {"full_attention": full, "sliding_attention": window}
+        return window
+
+    def _mask_tensor(self, mask: Any) -> Tensor:
+        """[1, 1, rows, kv_len]: bool for our attention, additive where the model has its own,
+        since an eager model adds whatever it gets."""
+        allowed = self._tensor(mask)[None, None]
+        if self.form is Form.PACKED:
+            return allowed
+        lowest = torch.finfo(self.dtype).min
+        return torch.zeros_like(allowed, dtype=self.dtype).masked_fill(~allowed, lowest)
+
+    def _forward_plain(self, segments: list[Segment], slots: PlainSlots) -> Tensor:
+        """One pass per sequence, exactly as transformers' own generate would."""
+        logits = []
+        for segment in segments:
+            output = self._model(
+                input_ids=torch.tensor([segment.token_ids], device=self.device),
+                past_key_values=slots.cache(segment.slot, self._model.config),
+                use_cache=True,
+            )
+            slots.keep(segment.slot, output, segment.num_rows)
+            logits.append(output.logits[0, -1:].float())
+        return torch.cat(logits)
+
+    def stock_logits(self, token_ids: list[int]) -> Tensor:
+        """Logits [rows, vocabulary] of one uncached pass with the model's own attention."""
+        current = self._model.config._attn_implementation
+        self._set_attention(self._stock_attention)
+        with torch.inference_mode():
+            ids = torch.tensor([token_ids], device=self.device)
+            logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0].float()
+        self._set_attention(current)
+        return logits
+
+    def _set_attention(self, name: str) -> None:
+        if self._model.config._attn_implementation != name:
+            self._model.set_attn_implementation(name)
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def _row_ranges(segments: tuple[Segment, ...]) -> tuple[tuple[int, int, int, int], ...]:
+    ranges, start = [], 0
+    for segment in segments:
+        end = start + segment.num_rows
+        ranges.append((segment.slot, start, end, segment.kv_len + segment.num_rows))
+        start = end
+    return tuple(ranges)
+
+
+def load_weights(name: str, *, device: str, dtype: str) -> PreTrainedModel:
+    """Load a local path, a hub id or a .gguf file; safetensors or GGUF only, no remote code."""
+    where = torch.device(_device(device))
+    options: dict[str, Any] = {"dtype": _dtype(dtype, where), "trust_remote_code": False}
+    path = Path(name)
+    if path.suffix == ".gguf":
+        name, options["gguf_file"] = str(path.parent), path.name
+    else:
+        options["use_safetensors"] = True
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, **options)
+    return model.eval().to(where)
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    """`auto`: the checkpoint's own format on an accelerator; float32 on a CPU, where it is exact."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }[dtype]

@@ -1,0 +1,132 @@
+"""A draft tree: flat nodes in falling order of probability, so that every prefix is itself a tree.
+
+A tree comes from another process and is hostile until `checked_tree` has seen it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class InvalidTree(ValueError):
+    """A draft that is not a tree over this vocabulary."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftTree:
+    """`parents[i] < i` is node i's parent, -1 the root: the last committed token."""
+
+    token_ids: tuple[int, ...]
+    parents: tuple[int, ...]
+    probabilities: tuple[float, ...]  # of lying on the accepted path, falling
+    sources: tuple[int, ...] = ()  # where each node's evidence came from; may be empty
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+EMPTY_TREE = DraftTree((), (), ())
+
+
+def checked_tree(
+    token_ids: Sequence[int],
+    parents: Sequence[int],
+    probabilities: Sequence[float],
+    *,
+    sources: Sequence[int] = (),
+    vocabulary_size: int,
+    max_nodes: int,
+) -> DraftTree:
+    """Return the tree, or raise InvalidTree naming the first thing that is wrong with it."""
+    num_nodes = len(token_ids)
+    if num_nodes > max_nodes:
+        raise InvalidTree(f"{num_nodes} nodes, {max_nodes} were asked for")
+    if not num_nodes == len(parents) == len(probabilities) or len(sources) not in (0, num_nodes):
+        raise InvalidTree(
+            f"{num_nodes} token_ids, {len(parents)} parents, {len(probabilities)} probabilities, "
+            f"{len(sources)} sources"
+        )
+    edges = set()
+    for i, (token_id, parent) in enumerate(zip(token_ids, parents, strict=True)):
+        if not 0 <= token_id < vocabulary_size:
+            raise InvalidTree(f"token_ids[{i}] = {token_id} is outside 0..{vocabulary_size - 1}")
+        if not -1 <= parent < i:
+            raise InvalidTree(f"parents[{i}] = {parent} is not an earlier node or -1")
+        edges.add((parent, token_id))
+    if len(edges) != num_nodes:
+        raise InvalidTree("two siblings hold the same token")
+    _check_probabilities(probabilities)
+    return DraftTree(tuple(token_ids), tuple(parents), tuple(probabilities), tuple(sources))
+
+
+def _check_probabilities(probabilities: Sequence[float]) -> None:
+    last = 1.0
+    for i, probability in enumerate(probabilities):
+        if not (math.isfinite(probability) and 0.0 <= probability <= last + 1e-6):
+            raise InvalidTree(f"probabilities[{i}] = {probability} is not in falling order in 0..1")
+        last = probability
+
+
+def depths(parents: Sequence[int]) -> list[int]:
+    """Distance of each node from the root; children of the root have 1."""
+    result: list[int] = []
+    for parent in parents:
+        result.append(1 if parent < 0 else result[parent] + 1)
+    return result
+
+
+def prefix(tree: DraftTree, num_nodes: int) -> DraftTree:
+    """The first `num_nodes` nodes."""
+    return tree if num_nodes >= len(tree) else select(tree, range(num_nodes))
+
+
+def limit_depth(tree: DraftTree, max_depth: int) -> DraftTree:
+    """The nodes at most `max_depth` below the root."""
+    kept = [i for i, depth in enumerate(depths(tree.parents)) if depth <= max_depth]
+    return tree if len(kept) == len(tree) else select(tree, kept)
+
+
+def best_chain(tree: DraftTree, max_nodes: int) -> DraftTree:
+    """The path that takes the most probable child at every node."""
+    path: list[int] = []
+    for i, parent in enumerate(tree.parents):
+        # Siblings come in falling order: the first child seen of the path's end is the best one.
+        if len(path) < max_nodes and parent == (path[-1] if path else -1):
+            path.append(i)
+    return select(tree, path)
+
+
+def reroot(tree: DraftTree, token_ids: Sequence[int]) -> DraftTree:
+    """The subtree below the path `token_ids`, or the empty tree where the tree lacks that path."""
+    children = child_index(tree)
+    node = -1
+    for token_id in token_ids:
+        child = children.get((node, token_id))
+        if child is None:
+            return EMPTY_TREE
+        node = child
+    if node < 0:
+        return tree
+    below = {node}
+    kept = [i for i in range(node + 1, len(tree)) if tree.parents[i] in below and not below.add(i)]
+    scale = max(tree.probabilities[node], 1e-9)
+    subtree = select(tree, kept, root=node)
+    scaled = tuple(min(1.0, p / scale) for p in subtree.probabilities)
+    return DraftTree(subtree.token_ids, subtree.parents, scaled, subtree.sources)
+
+
+def child_index(tree: DraftTree) -> dict[tuple[int, int], int]:
+    """Map (parent, token id) to the node."""
+    edges = zip(tree.parents, tree.token_ids, strict=True)
+    return {edge: i for i, edge in enumerate(edges)}
+
+
+def select(tree: DraftTree, nodes: Sequence[int], root: int = -1) -> DraftTree:
+    """The tree of these nodes, in order; each one's parent must be among them or `root`."""
+    index = {node: i for i, node in enumerate(nodes)} | {root: -1}
+    return DraftTree(
+        tuple(tree.token_ids[i] for i in nodes),
+        tuple(index[tree.parents[i]] for i in nodes),
+        tuple(tree.probabilities[i] for i in nodes),
+        tuple(tree.sources[i] for i in nodes) if tree.sources else (),
+    )
