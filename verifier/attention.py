@@ -24,7 +24,7 @@ def bind(model: nn.Module, kv_cache: KVCache) -> None:
     """Tell every attention layer of the model whose placement to follow."""
     for module in model.modules():
         if hasattr(module, "layer_idx"):
-            module.kv_cache = kv_cache
+            module.__dict__["kv_cache"] = kv_cache
 
 
 def packed_attention(

@@ -31,14 +31,16 @@ class Placement:
     segments: tuple[tuple[int, int, int, int], ...]  # (slot, first row, end row, kv_len)
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's keys and values: [slots, heads, capacity, dim]."""
 
     is_compileable = False
     is_sliding = False
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, owner: "KVCache", keys: Tensor, values: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.owner = owner
         self.keys = keys
         self.values = values

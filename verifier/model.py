@@ -52,7 +52,7 @@ class TargetModel:
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.architecture = type(model).__name__
-        self.vocabulary_size = int(model.get_input_embeddings().weight.shape[0])
+        self.vocabulary_size = int(model.get_input_embeddings().weight.size(0))  # type: ignore[operator]
         self.form, self.reason = Form.PLAIN, "not probed yet"
         self.slots: KVCache | PlainSlots = PlainSlots(1)
         self._model = model
@@ -191,8 +191,9 @@ def load_weights(name: str, *, device: str, dtype: str) -> PreTrainedModel:
         name, options["gguf_file"] = str(path.parent), path.name
     else:
         options["use_safetensors"] = True
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, **options)
-    return model.eval().to(where)
+    model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
+    loaded: PreTrainedModel = model.eval().to(where)
+    return loaded
 
 
 def _device(device: str) -> str:
@@ -202,7 +203,7 @@ def _device(device: str) -> str:
 
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype | str:
-    """`auto`: the checkpoint's own format on an accelerator; float32 on a CPU, where it is exact."""
+    """`auto`: the checkpoint's own format on an accelerator; float32 on a CPU."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     return {

@@ -107,10 +107,12 @@ def reroot(tree: DraftTree, token_ids: Sequence[int]) -> DraftTree:
         node = child
     if node < 0:
         return tree
-    below = {node}
-    kept = [i for i in range(node + 1, len(tree)) if tree.parents[i] in below and not below.add(i)]
+    kept = [node]
+    for i in range(node + 1, len(tree)):
+        if tree.parents[i] in kept:
+            kept.append(i)
     scale = max(tree.probabilities[node], 1e-9)
-    subtree = select(tree, kept, root=node)
+    subtree = select(tree, kept[1:], root=node)
     scaled = tuple(min(1.0, p / scale) for p in subtree.probabilities)
     return DraftTree(subtree.token_ids, subtree.parents, scaled, subtree.sources)
 
