@@ -1,0 +1,37 @@
+"""What a running sequence tells its client: runs of tokens, then one completion."""
+
+from dataclasses import dataclass
+
+from verifier.sampling import TokenLogprobs
+from verifier.stopping import Finish
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRun:
+    """Tokens emitted in one step. `num_drafted` of them, from the first on, were drafted."""
+
+    first_index: int
+    token_ids: tuple[int, ...]
+    text: str
+    num_drafted: int = 0
+    drafted_text_len: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    sources: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The end of a sequence and what it took. Times in milliseconds."""
+
+    finish: Finish
+    text: str
+    num_prompt_tokens: int
+    num_output_tokens: int
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    num_steps: int
+    num_drafts: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    accept_len_histogram: tuple[int, ...]

@@ -1,0 +1,50 @@
+"""A request as the engine takes it: validated, defaults filled in, tokenized."""
+
+import enum
+from dataclasses import dataclass
+
+from verifier.sampling import SamplingParams
+from verifier.stopping import StoppingParams
+
+
+class Mode(enum.Enum):
+    """Shape of the drafts."""
+
+    AUTO = 1
+    OFF = 2
+    CHAIN = 3
+    TREE = 4
+
+
+class Learning(enum.Enum):
+    """What the memory may learn from the request."""
+
+    NONE = 1
+    OUTPUT = 2
+    ALL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """How drafts are used for one request."""
+
+    mode: Mode = Mode.AUTO
+    max_nodes: int = 24
+    max_depth: int = 24
+    namespace: str = "default"
+    learn: Learning = Learning.ALL
+    prediction: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stopping: StoppingParams
+    speculation: Speculation = Speculation()
+    logprobs: bool = False
+    num_top_logprobs: int = 0
+    special_tokens: bool = False
