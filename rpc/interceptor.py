@@ -1,0 +1,106 @@
+"""Turns exceptions of our handlers into gRPC statuses.
+
+A client that goes away shows up as CancelledError, GeneratorExit or a failed write, depending on
+where the handler waits; all three pass through untouched, so handlers release in `finally`.
+"""
+
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import grpc.aio
+
+from rpc.errors import ServiceError, Unavailable, to_status
+
+logger = logging.getLogger(__name__)
+
+HEALTH_PREFIX = "/grpc.health.v1.Health/"
+RETRY_AFTER_DRAIN_S = 1.0
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = Callable[[Any, Context], Any]
+
+
+class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+    """Wraps every handler; refuses new calls, health checks apart, once `draining` is set."""
+
+    def __init__(self) -> None:
+        self.draining = False
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None  # unknown method: grpc answers UNIMPLEMENTED
+        name = handler_call_details.method
+        if self.draining and not name.startswith(HEALTH_PREFIX):
+            return _rewrap(handler, _refuse)
+        return _rewrap(handler, lambda inner: _translate(inner, name))
+
+
+def _rewrap(
+    handler: grpc.RpcMethodHandler, wrap: Callable[[Handler], Handler]
+) -> grpc.RpcMethodHandler:
+    kinds = {
+        (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+        (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+        (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+        (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+    }
+    name, make = kinds[handler.request_streaming, handler.response_streaming]
+    return make(
+        wrap(getattr(handler, name)),
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+def _translate(inner: Handler, name: str) -> Handler:
+    """Return `inner` with its exceptions turned into statuses."""
+
+    async def call(request: Any, context: Context) -> Any:
+        try:
+            return await inner(request, context)
+        except Exception as error:
+            await _abort(context, error, name)
+
+    async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async with aclosing(inner(request, context)) as responses:
+                async for response in responses:
+                    yield response
+        except Exception as error:
+            await _abort(context, error, name)
+
+    return stream if inspect.isasyncgenfunction(inner) else call
+
+
+def _refuse(inner: Handler) -> Handler:
+    """Return a handler of the same kind that answers UNAVAILABLE."""
+
+    async def refuse(request: Any, context: Context) -> Any:
+        error = Unavailable("this server is shutting down", retry_after_s=RETRY_AFTER_DRAIN_S)
+        await context.abort(*_status_fields(error))
+
+    return refuse
+
+
+async def _abort(context: Context, error: Exception, name: str) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError) or context.done():
+        raise error  # the call has its status already, or nobody is there to read one
+    if isinstance(error, ServiceError):
+        await context.abort(*_status_fields(error))
+    logger.error("rpc_failed method=%s error=%s", name, type(error).__name__, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+    raise AssertionError("abort always raises")
+
+
+def _status_fields(error: ServiceError) -> tuple[grpc.StatusCode, str, Any]:
+    status = to_status(error)
+    return status.code, status.details, status.trailing_metadata

@@ -1,0 +1,130 @@
+"""One gRPC server: how every process of ours binds, says that it is ready, drains and stops.
+
+`NOT_SERVING` from the bind until `mark_serving`, and again, for good, once it drains.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from rpc.interceptor import StatusInterceptor
+
+logger = logging.getLogger(__name__)
+
+# A prompt of a million tokens is about 3 MB on the wire.
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+MAX_METADATA_BYTES = 16 * 1024
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class RpcServer:
+    """A `grpc.aio` server with health, reflection and our statuses."""
+
+    def __init__(
+        self,
+        service_names: Sequence[str],
+        *,
+        max_streams_per_connection: int = 1024,
+        max_concurrent_rpcs: int | None = None,
+    ) -> None:
+        self._interceptor = StatusInterceptor()
+        self.grpc = grpc.aio.server(
+            interceptors=[self._interceptor],
+            maximum_concurrent_rpcs=max_concurrent_rpcs,
+            options=_options(max_streams_per_connection),
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        reflected = [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(reflected, self.grpc)
+        self._service_names = ["", *service_names]
+
+    async def start(self, address: str) -> int:
+        """Bind `address` (host:port or unix:path), not serving yet; return the bound port."""
+        for name in self._service_names:
+            await self.set_health(name, serving=False)
+        try:
+            port = self.grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address!r}: {error}") from error
+        await self.grpc.start()
+        logger.info("listening address=%s port=%d security=none", address, port)
+        return int(port)
+
+    async def set_health(self, name: str, *, serving: bool) -> None:
+        """Set what the health service says about `name`."""
+        states = health_pb2.HealthCheckResponse
+        await self._health.set(name, states.SERVING if serving else states.NOT_SERVING)
+
+    async def mark_serving(self) -> None:
+        """Announce that calls are welcome."""
+        for name in self._service_names:
+            await self.set_health(name, serving=True)
+        logger.info("serving")
+
+    async def run_until_signalled(
+        self, *, drain: Callable[[], Awaitable[None]] | None = None, grace_s: float
+    ) -> None:
+        """Serve until SIGTERM or SIGINT, then stop gracefully; a second signal stops at once."""
+        with _signals() as received:
+            name = await received.get()
+            logger.info("stopping signal=%s", name)
+            stopping = asyncio.create_task(self.stop(drain=drain, grace_s=grace_s))
+            again = asyncio.create_task(received.get())
+            try:
+                await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
+                if not stopping.done():
+                    logger.warning("stopping_now signal=%s", again.result())
+                    stopping.cancel()
+                    await self.grpc.stop(None)
+            finally:
+                again.cancel()
+                await asyncio.wait({stopping, again})
+        if not stopping.cancelled():
+            stopping.result()
+
+    async def stop(
+        self, *, drain: Callable[[], Awaitable[None]] | None = None, grace_s: float = 0.0
+    ) -> None:
+        """Refuse new calls, `drain`, then give what still runs `grace_s` to end."""
+        self._interceptor.draining = True
+        await self._health.enter_graceful_shutdown()
+        if drain is not None:
+            await drain()
+        await self.grpc.stop(grace_s)
+        logger.info("stopped")
+
+
+def _options(max_streams_per_connection: int) -> list[tuple[str, int]]:
+    return [
+        # Without this two servers on one port would silently share its calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.max_concurrent_streams", max_streams_per_connection),
+        # Find clients that vanished without a word; let ours ping every 30 s.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+@contextmanager
+def _signals() -> Iterator[asyncio.Queue[str]]:
+    """Collect the names of the signals that ask this process to stop."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Queue[str] = asyncio.Queue()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, received.put_nowait, number.name)
+    try:
+        yield received
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
