@@ -28,7 +28,15 @@ class Segment:
 
     @property
     def num_rows(self) -> int:
+        """Rows of the forward pass."""
         return len(self.token_ids)
+
+    @property
+    def num_logit_rows(self) -> int:
+        """Rows whose logits are wanted: all of a draft, the last of a prompt."""
+        if not self.needs_logits:
+            return 0
+        return 1 if self.tree is None else self.num_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ def make_batch(segments: list[Segment], window: int | None) -> Batch:
             near = own_positions[:, None] - columns[None, :] < window
             window_mask[start:end, :new_end] = mask[start:end, :new_end] & near
         if segment.needs_logits:
-            logit_rows.append(np.arange(end - 1 if segment.tree is None else start, end))
+            logit_rows.append(np.arange(end - segment.num_logit_rows, end))
         start = end
     return Batch(
         segments=tuple(segments),

@@ -58,6 +58,12 @@ class Scheduler(Generic[S]):
             self.running.append(sequence)
             yield sequence
 
+    def drain(self) -> list[S]:
+        """Take everything that waits."""
+        waiting = [sequence for queue in self._waiting.values() for sequence in queue]
+        self._waiting.clear()
+        return waiting
+
     def remove(self, sequence: S) -> None:
         """Forget a sequence, wherever it is; one that is gone already is no error."""
         if sequence in self.running:

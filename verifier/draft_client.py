@@ -1,0 +1,266 @@
+"""The verifier's end of the Draft stream. Drafts are advice: whatever goes wrong, no tree comes.
+
+One request is in flight at a time and batches all sequences. A reply that came too late is kept
+and re-rooted under the tokens emitted meanwhile. When the stream breaks, sequences are opened
+again on the next drafter from their prompt and output.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+
+from protos import drafter_pb2 as pb
+from protos.drafter_pb2_grpc import DrafterServiceStub
+from verifier.request import Learning, Speculation
+from verifier.tree import EMPTY_TREE, DraftTree, InvalidTree, checked_tree, reroot
+
+logger = logging.getLogger(__name__)
+
+HANG_S = 2.0  # a reply later than this means the drafter hangs: try another one
+MAX_BACKOFF_S = 2.0
+CHANNEL_OPTIONS = [("grpc.max_receive_message_length", 8 << 20)]
+LEARN = {
+    Learning.NONE: pb.LEARN_NONE,
+    Learning.OUTPUT: pb.LEARN_OUTPUT,
+    Learning.ALL: pb.LEARN_ALL,
+}
+
+
+@dataclass(slots=True)
+class _Tracked:
+    """One sequence as the drafter knows it."""
+
+    token_ids: list[int]  # prompt and output, shared with the sequence, read only
+    num_prompt: int
+    speculation: Speculation
+    is_open: bool = False
+    num_sent: int = 0  # leading token_ids that the drafter knows
+    num_verified: int = 0
+    successors: list[Sequence[int]] = field(default_factory=list)
+    tree: DraftTree = EMPTY_TREE
+    tree_len: int = 0  # len(token_ids) when the tree was drafted
+
+
+class DraftClient:
+    """Drafts for all live sequences of one engine. Lives on the event loop."""
+
+    def __init__(self, addresses: Sequence[str], *, vocabulary: str, vocabulary_size: int) -> None:
+        self.num_deadline_misses = 0
+        self.num_invalid = 0
+        self._addresses = itertools.cycle(addresses)
+        self._vocabulary = vocabulary
+        self._vocabulary_size = vocabulary_size
+        self._tracked: dict[int, _Tracked] = {}
+        self._closing: list[pb.Close] = []
+        self._last_words: list[pb.Observe] = []  # of sequences that are closing
+        self._step = 0
+        self._sent_at = 0.0
+        self._is_trusted = True  # the last reply came within its deadline
+        self._deadline_s = 0.0
+        self._requests: asyncio.Queue[pb.DraftRequest] = asyncio.Queue()
+        self._answered = asyncio.Event()
+        self._answered.set()
+        self._call: grpc.aio.StreamStreamCall[pb.DraftRequest, pb.DraftResponse] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """A stream to a drafter is up, as far as is known."""
+        return self._call is not None
+
+    def start(self) -> None:
+        """Connect in the background, and again whenever the stream breaks."""
+        self._task = asyncio.create_task(self._stay_connected(), name="draft-client")
+
+    async def stop(self) -> None:
+        """Close the stream."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def open(
+        self, sequence_id: int, token_ids: list[int], num_prompt: int, speculation: Speculation
+    ) -> None:
+        """Follow a sequence; `token_ids` is read again whenever something is sent."""
+        self._tracked[sequence_id] = _Tracked(token_ids, num_prompt, speculation)
+
+    def close(self, sequence_id: int, *, learn: bool) -> None:
+        """Stop following a sequence."""
+        tracked = self._tracked.pop(sequence_id, None)
+        if tracked is None or not tracked.is_open:
+            return
+        if tracked.num_sent < len(tracked.token_ids):
+            self._last_words.append(_observe_message(sequence_id, tracked, 0))
+        self._closing.append(pb.Close(sequence_id=sequence_id, learn=learn))
+
+    def tree(self, sequence_id: int) -> DraftTree:
+        """Take the newest tree, re-rooted under what was emitted since it was drafted."""
+        tracked = self._tracked.get(sequence_id)
+        if tracked is None or not len(tracked.tree):
+            return EMPTY_TREE
+        tree, tracked.tree = tracked.tree, EMPTY_TREE
+        return reroot(tree, tracked.token_ids[tracked.tree_len :])
+
+    def observe(
+        self, sequence_id: int, *, num_verified: int, successors: Sequence[Sequence[int]]
+    ) -> None:
+        """Note what a step verified; the emitted tokens stand at the end of `token_ids`."""
+        tracked = self._tracked.get(sequence_id)
+        if tracked is None:
+            return
+        # Feedback fits the tree the drafter remembers only if nothing was emitted in between.
+        is_fresh = not tracked.successors and tracked.tree_len == tracked.num_sent
+        tracked.num_verified = num_verified if is_fresh else 0
+        tracked.successors.extend(successors)
+
+    def request(self, wanted: dict[int, int]) -> None:
+        """Ask for trees of at most so many nodes, unless an answer is still outstanding."""
+        if self._call is None:
+            return
+        if not self._answered.is_set():
+            if time.perf_counter() - self._sent_at > HANG_S:
+                logger.warning("drafter_hangs waited_s=%.1f", time.perf_counter() - self._sent_at)
+                self._call.cancel()
+            return
+        message = self._message(wanted)
+        if message.open or message.observe or message.close:
+            self._sent_at = time.perf_counter()
+            self._answered.clear()
+            self._requests.put_nowait(message)
+
+    async def wait(self, deadline_s: float) -> None:
+        """Wait for the answer, at most so long, and not at all after a late one."""
+        self._deadline_s = deadline_s
+        if self._answered.is_set() or not self._is_trusted:
+            return
+        left = self._sent_at + deadline_s - time.perf_counter()
+        try:
+            async with asyncio.timeout(max(left, 0)):
+                await self._answered.wait()
+        except TimeoutError:
+            self._is_trusted = False
+            self.num_deadline_misses += 1
+
+    def _message(self, wanted: dict[int, int]) -> pb.DraftRequest:
+        self._step += 1
+        message = pb.DraftRequest(step=self._step, observe=self._last_words, close=self._closing)
+        self._last_words, self._closing = [], []
+        for sequence_id, tracked in self._tracked.items():
+            max_nodes = wanted.get(sequence_id, 0)
+            if not tracked.is_open:
+                message.open.append(self._open_message(sequence_id, tracked, max_nodes))
+            elif tracked.num_sent < len(tracked.token_ids) or max_nodes:
+                message.observe.append(_observe_message(sequence_id, tracked, max_nodes))
+        return message
+
+    def _open_message(self, sequence_id: int, tracked: _Tracked, max_nodes: int) -> pb.Open:
+        tracked.is_open = True
+        tracked.num_sent = len(tracked.token_ids)
+        tracked.successors = []
+        return pb.Open(
+            sequence_id=sequence_id,
+            vocabulary=self._vocabulary,
+            namespace=tracked.speculation.namespace,
+            token_ids=tracked.token_ids,
+            num_prompt_tokens=tracked.num_prompt,
+            prediction=tracked.speculation.prediction,
+            learn=LEARN[tracked.speculation.learn],
+            max_nodes=max_nodes,
+        )
+
+    async def _stay_connected(self) -> None:
+        backoff_s = 0.05
+        while True:
+            address = next(self._addresses)
+            started = time.perf_counter()
+            try:
+                await self._converse(address)
+            except grpc.aio.AioRpcError as error:
+                logger.info("drafter_lost address=%s reason=%s", address, error.details())
+            except TimeoutError:
+                logger.info("drafter_unreachable address=%s", address)
+            except asyncio.CancelledError:
+                # Raised by our own cancel of a hanging call too; only a real cancel ends the task.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+            finally:
+                self._disconnect()
+            quick = time.perf_counter() - started < MAX_BACKOFF_S
+            backoff_s = min(backoff_s * 2, MAX_BACKOFF_S) if quick else 0.05
+            await asyncio.sleep(backoff_s)
+
+    async def _converse(self, address: str) -> None:
+        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+            await asyncio.wait_for(channel.channel_ready(), HANG_S)
+            self._requests = asyncio.Queue()
+            call = DrafterServiceStub(channel).Draft(self._outgoing(self._requests))
+            self._call = call
+            self._answered.set()
+            logger.info("drafter_connected address=%s", address)
+            async for response in call:
+                self._receive(response)
+
+    async def _outgoing(
+        self, requests: asyncio.Queue[pb.DraftRequest]
+    ) -> AsyncIterator[pb.DraftRequest]:
+        while True:
+            yield await requests.get()
+
+    def _disconnect(self) -> None:
+        self._call = None
+        self._last_words, self._closing = [], []
+        self._answered.set()
+        for tracked in self._tracked.values():
+            tracked.is_open = False
+
+    def _receive(self, response: pb.DraftResponse) -> None:
+        self._is_trusted = time.perf_counter() - self._sent_at <= max(self._deadline_s, 1e-3)
+        for sequence_id in response.unknown_sequence_ids:
+            if sequence_id in self._tracked:
+                self._tracked[sequence_id].is_open = False
+        for draft in response.drafts:
+            tracked = self._tracked.get(draft.sequence_id)
+            if tracked is not None:
+                self._keep(tracked, draft)
+        self._answered.set()
+
+    def _keep(self, tracked: _Tracked, draft: pb.Draft) -> None:
+        """The one place where a bad draft becomes no draft."""
+        try:
+            if not tracked.num_prompt <= draft.committed_len <= len(tracked.token_ids):
+                raise InvalidTree(f"committed_len = {draft.committed_len} is not a length it had")
+            tracked.tree = checked_tree(
+                draft.token_ids,
+                draft.parents,
+                draft.probabilities,
+                sources=draft.sources,
+                vocabulary_size=self._vocabulary_size,
+                max_nodes=tracked.speculation.max_nodes,
+            )
+            tracked.tree_len = draft.committed_len
+        except InvalidTree as error:
+            self.num_invalid += 1
+            tracked.tree = EMPTY_TREE
+            logger.warning("draft_refused sequence=%d reason=%s", draft.sequence_id, error)
+
+
+def _observe_message(sequence_id: int, tracked: _Tracked, max_nodes: int) -> pb.Observe:
+    token_ids = tracked.token_ids[tracked.num_sent :]
+    rows = tracked.successors if len(tracked.successors) == len(token_ids) else []
+    message = pb.Observe(
+        sequence_id=sequence_id,
+        token_ids=token_ids,
+        num_verified=tracked.num_verified,
+        successors=[token_id for row in rows for token_id in row],
+        successors_per_token=len(rows[0]) if rows else 0,
+        max_nodes=max_nodes,
+    )
+    tracked.num_sent = len(tracked.token_ids)
+    tracked.num_verified, tracked.successors = 0, []
+    return message

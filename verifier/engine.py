@@ -1,0 +1,259 @@
+"""The engine loop: admit, draft, forward, accept, commit, emit.
+
+The loop's state lives on the event loop; each step's tensor work runs in one worker thread while
+the loop waits for it. A sequence that is cancelled leaves at the next step.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from verifier.batch import draft_segment, prompt_segment
+from verifier.budget import StepCurve, choose_nodes
+from verifier.config import VerifierConfig
+from verifier.draft_client import DraftClient
+from verifier.model import Form, TargetModel
+from verifier.request import Mode, Request
+from verifier.scheduler import Scheduler
+from verifier.sequence import NO_SLOT, Sequence
+from verifier.step import Result, StepResult, Work, run_step
+from verifier.stopping import Finish, FinishReason
+from verifier.tokenizer import Tokenizer
+from verifier.tree import EMPTY_TREE, DraftTree, best_chain, limit_depth, prefix
+
+logger = logging.getLogger(__name__)
+
+# Prompt rows in one pass while nobody waits for decoding: large, for throughput.
+LONE_PREFILL_ROWS = 1024
+# A draft may take this share of a plain step before the step goes on without it.
+DRAFT_SHARE = 0.25
+MAX_DRAFT_WAIT_S = 0.02
+
+
+class EngineError(RuntimeError):
+    """A step failed on the device; its sequences end with this error."""
+
+
+class Engine:
+    """Runs sequences to their end. `submit` and `cancel` are called on the event loop."""
+
+    def __init__(
+        self,
+        model: TargetModel,
+        tokenizer: Tokenizer,
+        drafts: DraftClient | None,
+        curve: StepCurve,
+        config: VerifierConfig,
+    ) -> None:
+        self.model = model
+        self._tokenizer = tokenizer
+        self._drafts = drafts if model.form is not Form.PLAIN else None
+        self._curve = curve
+        self._config = config
+        self._scheduler: Scheduler[Sequence] = Scheduler(
+            max_running=config.max_sequences, max_waiting=config.max_waiting
+        )
+        self._ids = itertools.count(1)
+        self._wake = asyncio.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="forward")
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold a slot."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for one."""
+        return self._scheduler.num_waiting
+
+    @property
+    def drafter_connected(self) -> bool:
+        """Whether drafts can come."""
+        return self._drafts is not None and self._drafts.is_connected
+
+    def start(self) -> None:
+        """Run the loop in the background."""
+        if self._drafts is not None:
+            self._drafts.start()
+        self._task = asyncio.create_task(self._run(), name="engine")
+
+    async def stop(self) -> None:
+        """End running sequences cleanly with what they have, then the loop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for sequence in [*self._scheduler.running, *self._scheduler.drain()]:
+            sequence.complete(Finish(FinishReason.SHUTDOWN))
+        if self._drafts is not None:
+            await self._drafts.stop()
+        self._worker.shutdown()
+
+    def submit(self, request: Request) -> Sequence:
+        """Queue a request, or raise scheduler.QueueFull."""
+        decoder = self._tokenizer.decoder(special_tokens=request.special_tokens)
+        sequence = Sequence(next(self._ids), request, decoder)
+        self._scheduler.enqueue(sequence)
+        self._wake.set()
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Give the sequence's slot back before the next step; harmless after its end."""
+        sequence.is_cancelled = True
+        if sequence.slot == NO_SLOT:
+            self._scheduler.remove(sequence)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._drop_cancelled()
+            self._admit()
+            if not self._scheduler.running:
+                self._wake.clear()
+                self._ask_for_drafts()  # tells the drafter about those that just ended
+                await self._wake.wait()
+                continue
+            await self._step()
+
+    async def _step(self) -> None:
+        """One iteration: the drafts asked for after the last step, one pass, its consequences."""
+        await self._await_drafts()
+        works = self._plan()
+        step = await self._forward(works)
+        for result in step.results if step else []:
+            self._settle(result)
+        if step is not None and all(work.segment.tree is not None for work in works):
+            self._curve.track(step.num_rows, step.forward_s)
+        self._ask_for_drafts()
+        # Let clients read and new requests in, even when no draft is waited for.
+        await asyncio.sleep(0)
+
+    def _admit(self) -> None:
+        for sequence in self._scheduler.admit():
+            sequence.slot = self.model.slots.allocate()
+            sequence.clock.admitted = time.perf_counter()
+            if self._drafts is not None and sequence.uses_drafts:
+                self._drafts.open(
+                    sequence.id,
+                    sequence.token_ids,
+                    sequence.num_prompt,
+                    sequence.request.speculation,
+                )
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [s for s in self._scheduler.running if s.is_cancelled]:
+            self._release(sequence, learn=False)
+
+    def _release(self, sequence: Sequence, *, learn: bool) -> None:
+        self._scheduler.remove(sequence)
+        self.model.slots.free(sequence.slot)
+        if self._drafts is not None:
+            self._drafts.close(sequence.id, learn=learn)
+
+    def _plan(self) -> list[Work]:
+        """Every decoding sequence's draft, then prompts in what room is left."""
+        decoding = [s for s in self._scheduler.running if self._is_decoding(s)]
+        works = self._decode_works(decoding)
+        room = self._config.prefill_rows if decoding else LONE_PREFILL_ROWS
+        for sequence in self._scheduler.running:
+            if room <= 0:
+                break
+            if not self._is_decoding(sequence):
+                works.append(self._prefill_work(sequence, room))
+                room -= works[-1].segment.num_rows
+        return works
+
+    def _is_decoding(self, sequence: Sequence) -> bool:
+        return self.model.slots.length(sequence.slot) >= sequence.num_prompt
+
+    def _decode_works(self, decoding: list[Sequence]) -> list[Work]:
+        trees = [self._draft(sequence) for sequence in decoding]
+        free = [s.request.speculation.mode is Mode.AUTO for s in decoding]
+        fixed_rows = len(decoding) + sum(
+            len(tree) for tree, is_free in zip(trees, free, strict=True) if not is_free
+        )
+        offered = [t.probabilities if f else () for t, f in zip(trees, free, strict=True)]
+        counts = choose_nodes(self._curve, offered, len(decoding), fixed_rows)
+        works = []
+        for sequence, tree, is_free, count in zip(decoding, trees, free, counts, strict=True):
+            cut = prefix(tree, count) if is_free else tree
+            kv_len = self.model.slots.length(sequence.slot)
+            segment = draft_segment(sequence.slot, kv_len, sequence.token_ids[-1], cut)
+            works.append(Work(sequence, segment, self._wants_successors(sequence)))
+        return works
+
+    def _prefill_work(self, sequence: Sequence, room: int) -> Work:
+        kv_len = self.model.slots.length(sequence.slot)
+        end = min(kv_len + room, sequence.num_prompt)
+        if self.model.form is Form.PLAIN:
+            end = sequence.num_prompt  # recurrent models take a prompt whole
+        segment = prompt_segment(
+            sequence.slot,
+            kv_len,
+            tuple(sequence.token_ids[kv_len:end]),
+            is_last=end == sequence.num_prompt,
+        )
+        return Work(sequence, segment, self._wants_successors(sequence))
+
+    def _draft(self, sequence: Sequence) -> DraftTree:
+        """The sequence's tree in the shape it asked for, no deeper than it may still emit."""
+        if self._drafts is None or not sequence.uses_drafts:
+            return EMPTY_TREE
+        speculation = sequence.request.speculation
+        # The step's own next token takes one place of what is left.
+        max_depth = min(speculation.max_depth, sequence.num_left - 1)
+        tree = limit_depth(self._drafts.tree(sequence.id), max_depth)
+        if speculation.mode is Mode.CHAIN:
+            return best_chain(tree, speculation.max_nodes)
+        return prefix(tree, speculation.max_nodes)
+
+    def _wants_successors(self, sequence: Sequence) -> bool:
+        return self.drafter_connected and sequence.uses_drafts
+
+    async def _forward(self, works: list[Work]) -> StepResult | None:
+        """Run the step in the worker; a failure ends its sequences and nothing else."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._worker, run_step, self.model, works)
+        except Exception as error:
+            logger.exception("step_failed sequences=%d", len(works))
+            for work in works:
+                work.sequence.fail(EngineError(f"the model's step failed: {error}"))
+                self._release(work.sequence, learn=False)
+            return None
+
+    def _settle(self, result: Result) -> None:
+        """Emit a sequence's tokens, tell the drafter, and end it if it is at its end."""
+        sequence = result.sequence
+        if result.error is not None:
+            sequence.fail(result.error)
+            self._release(sequence, learn=False)
+        if result.accepted is None:
+            return
+        finish = sequence.emit(result.accepted, result.tree, result.logprobs)
+        if self._drafts is not None:
+            self._drafts.observe(
+                sequence.id, num_verified=len(result.tree), successors=result.successors
+            )
+        if finish is not None:
+            sequence.complete(finish)
+            self._release(sequence, learn=True)
+
+    def _ask_for_drafts(self) -> None:
+        if self._drafts is None:
+            return
+        self._drafts.request(
+            {
+                sequence.id: sequence.request.speculation.max_nodes
+                for sequence in self._scheduler.running
+                if sequence.uses_drafts and sequence.num_output and sequence.num_left > 1
+            }
+        )
+
+    async def _await_drafts(self) -> None:
+        if self._drafts is None or not any(s.num_output for s in self._scheduler.running):
+            return
+        await self._drafts.wait(min(DRAFT_SHARE * self._curve.plain_s, MAX_DRAFT_WAIT_S))

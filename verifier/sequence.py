@@ -1,0 +1,163 @@
+"""The state of one request from submission to its last event."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from verifier.acceptance import Accepted
+from verifier.detokenizer import Decoder, Detokenizer
+from verifier.events import Completion, TokenRun
+from verifier.request import Mode, Request
+from verifier.sampling import Sampler, TokenLogprobs
+from verifier.stopping import Finish, Output
+from verifier.tree import DraftTree
+
+NO_SLOT = -1
+
+
+@dataclass(slots=True)
+class Clock:
+    """When a sequence passed its stations, in seconds."""
+
+    submitted: float = field(default_factory=time.perf_counter)
+    admitted: float = 0.0
+    first_token: float = 0.0
+
+
+@dataclass(slots=True)
+class Stats:
+    """What drafting did for a sequence."""
+
+    num_steps: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    accept_lens: Counter[int] = field(default_factory=Counter)
+
+    def count(self, num_nodes: int, num_accepted: int) -> None:
+        """Count one decode step."""
+        self.num_steps += 1
+        self.num_drafts += num_nodes > 0
+        self.num_draft_tokens += num_nodes
+        self.accept_lens[num_accepted] += 1
+
+    @property
+    def num_accepted(self) -> int:
+        """Drafted tokens emitted."""
+        return sum(length * count for length, count in self.accept_lens.items())
+
+    @property
+    def histogram(self) -> tuple[int, ...]:
+        """Steps by accept length, from 0 up."""
+        return tuple(self.accept_lens[n] for n in range(max(self.accept_lens, default=-1) + 1))
+
+
+class Sequence:
+    """One running request. The engine owns it; its client reads the events."""
+
+    def __init__(self, sequence_id: int, request: Request, decoder: Decoder) -> None:
+        self.id = sequence_id
+        self.request = request
+        self.token_ids = list(request.prompt_token_ids)
+        self.num_prompt = len(self.token_ids)
+        self.slot = NO_SLOT
+        self.is_cancelled = False
+        self.clock = Clock()
+        self.stats = Stats()
+        self.sampler = Sampler(
+            request.sampling,
+            request.prompt_token_ids,
+            ending_ids=request.stopping.ending_ids,
+            min_tokens=request.stopping.min_tokens,
+        )
+        self.output = Output(Detokenizer(decoder), request.stopping)
+        self.events: asyncio.Queue[TokenRun | Completion | Exception] = asyncio.Queue()
+
+    @property
+    def namespace(self) -> str:
+        """Whose turn it takes in the queue, and whose memory it uses."""
+        return self.request.speculation.namespace
+
+    @property
+    def uses_drafts(self) -> bool:
+        """Whether drafts may be verified for it."""
+        return self.request.speculation.mode is not Mode.OFF
+
+    @property
+    def num_output(self) -> int:
+        """Tokens emitted."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_left(self) -> int:
+        """Tokens it may still emit."""
+        return self.request.stopping.max_tokens - self.num_output
+
+    def emit(
+        self, accepted: Accepted, tree: DraftTree, logprobs: tuple[TokenLogprobs, ...]
+    ) -> Finish | None:
+        """Emit a step's tokens one by one, as plain decoding would; what follows an end is cut."""
+        first_index = self.num_output
+        finish = None
+        for i, token_id in enumerate(accepted.token_ids):
+            finish = self.output.push(token_id, is_drafted=i < len(accepted.path))
+            self.token_ids.append(token_id)
+            if finish is not None:
+                break
+        num_emitted = self.num_output - first_index
+        num_drafted = min(len(accepted.path), num_emitted)
+        if first_index:
+            self.stats.count(len(tree), num_drafted)
+        else:
+            self.clock.first_token = time.perf_counter()
+        text, drafted_len = self.output.take_text()
+        sources = tuple(tree.sources[i] for i in accepted.path[:num_drafted] if tree.sources)
+        self.events.put_nowait(
+            TokenRun(
+                first_index=first_index,
+                token_ids=accepted.token_ids[:num_emitted],
+                text=text,
+                num_drafted=num_drafted,
+                drafted_text_len=drafted_len,
+                logprobs=logprobs[:num_emitted],
+                sources=sources,
+            )
+        )
+        return finish
+
+    def complete(self, finish: Finish) -> None:
+        """Send the last event."""
+        now = time.perf_counter()
+        admitted = self.clock.admitted or now
+        first = self.clock.first_token or now
+        self.events.put_nowait(
+            Completion(
+                finish=finish,
+                text=self.output.flush(),
+                num_prompt_tokens=self.num_prompt,
+                num_output_tokens=self.num_output,
+                queue_ms=(admitted - self.clock.submitted) * 1e3,
+                prefill_ms=(first - admitted) * 1e3,
+                decode_ms=(now - first) * 1e3,
+                num_steps=self.stats.num_steps,
+                num_drafts=self.stats.num_drafts,
+                num_draft_tokens=self.stats.num_draft_tokens,
+                num_accepted_tokens=self.stats.num_accepted,
+                accept_len_histogram=self.stats.histogram,
+            )
+        )
+
+    def fail(self, error: Exception) -> None:
+        """End with an error instead of a completion."""
+        self.events.put_nowait(error)
+
+    async def stream(self) -> AsyncIterator[TokenRun | Completion]:
+        """Yield events up to the completion; raise the error of a failed sequence."""
+        while True:
+            event = await self.events.get()
+            if isinstance(event, Exception):
+                raise event
+            yield event
+            if isinstance(event, Completion):
+                return

@@ -1,0 +1,104 @@
+"""One step on tensors: forward, choose along each tree, commit. Runs in the worker thread."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.acceptance import Accepted, accept
+from verifier.batch import Segment
+from verifier.model import TargetModel
+from verifier.sampling import SamplingError, TokenLogprobs, logprobs, top_ids
+from verifier.sequence import Sequence
+from verifier.tree import EMPTY_TREE, DraftTree
+
+SUCCESSORS_PER_TOKEN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One sequence's part of a step."""
+
+    sequence: Sequence
+    segment: Segment
+    wants_successors: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a step found for one sequence; nothing is accepted in the middle of a prompt."""
+
+    sequence: Sequence
+    tree: DraftTree
+    accepted: Accepted | None
+    successors: list[list[int]]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    error: SamplingError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A step's results and how long its forward pass took."""
+
+    results: list[Result]
+    num_rows: int
+    forward_s: float
+
+
+@torch.inference_mode()
+def run_step(model: TargetModel, works: list[Work]) -> StepResult:
+    """Run one forward pass over all works and settle each."""
+    started = time.perf_counter()
+    logits = model.forward([work.segment for work in works])
+    # The one transfer that waits for the device.
+    best = logits.argmax(-1).tolist()
+    forward_s = time.perf_counter() - started
+    results, start = [], 0
+    for work in works:
+        end = start + work.segment.num_logit_rows
+        results.append(_settle(model, work, logits[start:end], best[start:end]))
+        start = end
+    num_rows = sum(work.segment.num_rows for work in works)
+    return StepResult(results, num_rows, forward_s)
+
+
+def _settle(model: TargetModel, work: Work, logits: Tensor, best: list[int]) -> Result:
+    """Accept what the target agrees with and keep its rows."""
+    sequence, segment = work.sequence, work.segment
+    tree = segment.tree or EMPTY_TREE
+    if not segment.needs_logits:
+        model.commit(segment.slot, list(range(segment.num_rows)))
+        return Result(sequence, tree, None, [])
+    try:
+        accepted = accept(tree, lambda row: _choose(sequence, logits[row], best[row]))
+    except SamplingError as error:
+        return Result(sequence, tree, None, [], error=error)
+    rows = [0, *(node + 1 for node in accepted.path)]
+    kept = rows if segment.tree is not None else list(range(segment.num_rows))
+    model.commit(segment.slot, kept)
+    visited = logits[rows]
+    successors = top_ids(visited, SUCCESSORS_PER_TOKEN).tolist() if work.wants_successors else []
+    return Result(sequence, tree, accepted, successors, _logprobs(sequence, visited, accepted))
+
+
+def _choose(sequence: Sequence, logits: Tensor, best: int) -> int:
+    sampler = sequence.sampler
+    if sampler.takes_argmax:
+        if not bool(torch.isfinite(logits[best])):
+            raise SamplingError("the model returned logits that are not finite")
+        token_id = best
+    else:
+        token_id = sampler.choose(logits)
+    sampler.push(token_id)
+    return token_id
+
+
+def _logprobs(sequence: Sequence, logits: Tensor, accepted: Accepted) -> tuple[TokenLogprobs, ...]:
+    request = sequence.request
+    if not request.logprobs:
+        return ()
+    return tuple(
+        logprobs(row, token_id, request.num_top_logprobs)
+        for row, token_id in zip(logits, accepted.token_ids, strict=True)
+    )
