@@ -45,6 +45,11 @@ class RpcServer:
         reflection.enable_server_reflection(reflected, self.grpc)
         self._service_names = ["", *service_names]
 
+    @property
+    def draining(self) -> bool:
+        """Whether new calls are refused."""
+        return self._interceptor.draining
+
     async def start(self, address: str) -> int:
         """Bind `address` (host:port or unix:path), not serving yet; return the bound port."""
         for name in self._service_names:
