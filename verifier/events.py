@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from verifier.sampling import TokenLogprobs
+from verifier.ranking import TokenLogprobs
 from verifier.stopping import Finish
 
 

@@ -5,17 +5,21 @@ was drafted. Choices are made along the accepted path, one at a time, so penalti
 tokens before them.
 """
 
-from collections import Counter
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from verifier.filters import border, draw
+from verifier.ranking import argmax_ids, top_ids
+from verifier.token_counts import TokenCounts
+
 # Filters look at this many best tokens first; wider nuclei fall back to a full sort.
-SHORTLIST = 1024
+SHORTLIST = 512
 BANNED = -100.0
-GREEDY_BELOW = 1e-5  # temperatures below this would overflow float32 logits
+GREEDY_BELOW = 1e-5  # lower temperatures would overflow float32 logits
 
 
 class SamplingError(RuntimeError):
@@ -42,10 +46,20 @@ class SamplingParams:
         return self.temperature < GREEDY_BELOW
 
     @property
+    def has_output_penalties(self) -> bool:
+        """Tokens of the output become less or more likely."""
+        return bool(self.frequency_penalty or self.presence_penalty)
+
+    @property
     def has_processors(self) -> bool:
         """Penalties or bias change the logits."""
-        penalties = (self.frequency_penalty, self.presence_penalty, self.repetition_penalty - 1.0)
-        return bool(self.logit_bias) or any(penalties)
+        has_penalties = self.has_output_penalties or self.repetition_penalty != 1.0
+        return bool(self.logit_bias) or has_penalties
+
+    @property
+    def has_filters(self) -> bool:
+        """Unlikely tokens are left out of the draw."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 
 
 class Sampler:
@@ -60,8 +74,7 @@ class Sampler:
         min_tokens: int = 0,
     ) -> None:
         self.params = params
-        self._seen = set(prompt_token_ids)
-        self._counts: Counter[int] = Counter()
+        self._counts = TokenCounts(prompt_token_ids if params.repetition_penalty != 1.0 else ())
         self._position = 0
         self._ending_ids = sorted(ending_ids)
         self._min_tokens = min_tokens
@@ -69,129 +82,113 @@ class Sampler:
     @property
     def takes_argmax(self) -> bool:
         """The next choice is simply the largest raw logit."""
-        must_go_on = self._position < self._min_tokens and bool(self._ending_ids)
-        return self.params.is_greedy and not self.params.has_processors and not must_go_on
+        return self.params.is_greedy and not self.params.has_processors and not self._must_go_on
 
     def choose(self, logits: Tensor) -> int:
-        """Pick the token at the current position from raw logits [vocabulary]."""
+        """Pick the token at the current position from raw logits [vocabulary]; one host sync."""
         scores = self._processed(logits)
-        token_id = int(scores.argmax()) if self.params.is_greedy else self._sampled(scores)
-        if not torch.isfinite(scores[token_id]) or not bool(torch.isfinite(logits[token_id])):
-            raise SamplingError("the logits allow no token: not finite, or all tokens banned")
-        return token_id
+        if self.params.is_greedy:
+            return _best(scores)
+        scores = scores.float() / self.params.temperature
+        u = uniform(self.params.seed, self._position)
+        return self._filtered_draw(scores, u) if self.params.has_filters else _full_draw(scores, u)
 
     def push(self, token_id: int) -> None:
         """Move on past an emitted token."""
-        self._counts[token_id] += 1
-        self._seen.add(token_id)
+        self._counts.push(token_id)
         self._position += 1
 
+    @property
+    def _must_go_on(self) -> bool:
+        return self._position < self._min_tokens and bool(self._ending_ids)
+
     def _processed(self, logits: Tensor) -> Tensor:
-        """Bias, penalties and the ban on early endings, as a copy where anything changes."""
-        p, scores = self.params, logits
-        if p.has_processors:
-            scores = logits.clone()
-            self._add_bias(scores)
-            if p.repetition_penalty != 1.0 and self._seen:
-                ids = torch.tensor(sorted(self._seen), device=scores.device)
-                seen = scores[ids]
-                scores[ids] = torch.where(
-                    seen < 0, seen * p.repetition_penalty, seen / p.repetition_penalty
-                )
-            if (p.frequency_penalty or p.presence_penalty) and self._counts:
-                ids = torch.tensor(list(self._counts), device=scores.device)
-                counts = torch.tensor(list(self._counts.values()), device=scores.device)
-                scores[ids] -= counts * p.frequency_penalty + p.presence_penalty
-        if self._position < self._min_tokens and self._ending_ids:
-            scores = scores.clone() if scores is logits else scores
-            scores[torch.tensor(self._ending_ids, device=scores.device)] = -torch.inf
+        """Bias, penalties and the ban on early endings, on a copy where anything changes."""
+        if not self.params.has_processors and not self._must_go_on:
+            return logits
+        scores = logits.float().clone()
+        if self.params.logit_bias:
+            ids, biases = zip(*self.params.logit_bias, strict=True)
+            # -100 bans outright, so that no logit is large enough to bring the token back.
+            values = [-math.inf if bias <= BANNED else bias for bias in biases]
+            scores[_tensor(ids, scores)] += _tensor(values, scores)
+        if self.params.has_processors:
+            self._penalize(scores)
+        if self._must_go_on:
+            scores[_tensor(self._ending_ids, scores)] = -math.inf
         return scores
 
-    def _add_bias(self, scores: Tensor) -> None:
-        for token_id, bias in self.params.logit_bias:
-            if bias <= BANNED:
-                scores[token_id] = -torch.inf
-            else:
-                scores[token_id] += bias
+    def _penalize(self, scores: Tensor) -> None:
+        p = self.params
+        if p.repetition_penalty != 1.0 and len(self._counts):
+            ids = _tensor(self._counts.ids, scores)
+            seen = scores[ids]
+            scores[ids] = torch.where(
+                seen < 0, seen * p.repetition_penalty, seen / p.repetition_penalty
+            )
+        if p.has_output_penalties and len(self._counts):
+            ids = _tensor(self._counts.ids, scores)
+            counts = _tensor(self._counts.in_output, scores)
+            scores[ids] -= counts * p.frequency_penalty + (counts > 0) * p.presence_penalty
 
-    def _sampled(self, scores: Tensor) -> int:
-        """Inverse CDF over the filtered distribution, in token-id order, in float64."""
-        ids, probabilities = filtered(scores / self.params.temperature, self.params)
-        cumulative = torch.cumsum(probabilities, 0)
-        u = uniform(self.params.seed, self._position) * float(cumulative[-1])
-        index = int(torch.searchsorted(cumulative, u, right=True))
-        return int(ids[min(index, len(ids) - 1)])
+    def _filtered_draw(self, scores: Tensor, u: float) -> int:
+        """Draw among the surviving tokens in token-id order, in float64."""
+        ids = top_ids(scores[None], SHORTLIST)[0]
+        short = torch.stack([ids.double(), scores[ids].double()])
+        total = torch.logsumexp(scores, 0).double().expand(2, 1)
+        host = torch.cat([short, total], 1).cpu().numpy()  # the one sync
+        best = host[1, :-1]
+        _check(best[0])
+        is_all = len(best) == len(scores)
+        lowest = border(best, host[1, -1], self.params, is_all=is_all)
+        if lowest is None:
+            return self._sorted_draw(scores, u)
+        kept = host[:, :-1][:, best >= lowest]
+        kept = kept[:, np.argsort(kept[0])]
+        return int(kept[0, draw(kept[1], u)])
+
+    def _sorted_draw(self, scores: Tensor, u: float) -> int:
+        """The same where the shortlist does not reach the border: sort everything, seldom."""
+        host = scores.cpu().numpy()
+        best = np.sort(host)[::-1].astype(np.float64)
+        log_total = float(best[0] + np.log(np.exp(best - best[0]).sum()))
+        lowest = border(best, log_total, self.params, is_all=True)
+        kept = np.flatnonzero(host >= lowest)
+        return int(kept[draw(host[kept].astype(np.float64), u)])
 
 
 def uniform(seed: int, position: int) -> float:
-    """The random number of one output position, in [0, 1)."""
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
+    """The random number of one output position, in [0, 1): a hash of both, by Philox."""
+    bits = np.random.Philox(key=seed, counter=position).random_raw()
+    return float(int(bits) >> 11) * 2.0**-53
 
 
-def filtered(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """Token ids, rising, that survive top-k, top-p and min-p, and their float64 weights.
-
-    Ties at a border keep all tied tokens, as Hugging Face's top-k does.
-    """
-    probabilities = torch.softmax(scores.double(), -1)
-    keep = torch.ones_like(probabilities, dtype=torch.bool)
-    if 0 < params.top_k < len(scores):
-        keep &= probabilities >= top_values(probabilities, params.top_k)[-1]
-    if params.top_p < 1.0:
-        mass = torch.where(keep, probabilities, 0.0)
-        keep &= probabilities >= _nucleus_border(mass / mass.sum(), params.top_p) * mass.sum()
-    if params.min_p > 0.0:
-        keep &= probabilities >= params.min_p * probabilities.max()
-    ids = torch.nonzero(keep).squeeze(1)
-    return ids, probabilities[ids]
+def _best(scores: Tensor) -> int:
+    index = argmax_ids(scores[None])
+    token_id, score = torch.stack([index.double(), scores[index].double()])[:, 0].tolist()
+    _check(score)
+    return int(token_id)
 
 
-def _nucleus_border(probabilities: Tensor, top_p: float) -> Tensor:
-    """The smallest probability inside the nucleus: the one that makes the sum reach top_p."""
-    for size in (SHORTLIST, len(probabilities)):
-        best = top_values(probabilities, min(size, len(probabilities)))
-        reached = torch.nonzero(torch.cumsum(best, 0) >= top_p)
-        if len(reached):
-            return best[int(reached[0])]
-    return probabilities.min()  # rounding kept the sum just below top_p
+def _full_draw(scores: Tensor, u: float) -> int:
+    """Inverse CDF over the whole vocabulary, in token-id order, in float64."""
+    best = scores.amax()
+    cumulative = torch.cumsum(torch.exp(scores - best), 0, dtype=torch.float64)
+    total = cumulative[-1]
+    # Rounding must not let the target reach the total, past every token.
+    target = torch.minimum(total * u, torch.nextafter(total, torch.zeros_like(total)))
+    index = torch.searchsorted(cumulative, target, right=True)
+    token_id, score = torch.stack([index.double(), best.double()]).tolist()
+    _check(score)
+    return int(token_id)
 
 
-def top_values(values: Tensor, k: int) -> Tensor:
-    """The k largest, falling."""
-    return torch.topk(values, k).values
+def _check(best: float) -> None:
+    if not math.isfinite(best):
+        raise SamplingError(f"no token can be chosen: the best of the processed logits is {best}")
 
 
-def top_ids(logits: Tensor, k: int) -> Tensor:
-    """Ids [rows, k] of the k largest logits [rows, vocabulary] of each row, largest first.
-
-    Exact: the k best tokens lie in the k chunks with the best maxima. Several times faster than
-    `topk` over a large vocabulary.
-    """
-    rows, vocabulary = logits.shape
-    chunk = 512
-    if vocabulary < 8 * chunk:
-        return torch.topk(logits, min(k, vocabulary), dim=1).indices
-    whole = vocabulary // chunk * chunk
-    chunks = logits[:, :whole].view(rows, -1, chunk)
-    best = torch.topk(chunks.amax(2), k, dim=1).indices  # [rows, k]
-    columns = best[:, :, None] * chunk + torch.arange(chunk, device=logits.device)
-    tail = torch.arange(whole, vocabulary, device=logits.device).expand(rows, -1)
-    columns = torch.cat([columns.view(rows, -1), tail], 1)
-    found = torch.topk(logits.gather(1, columns), k, dim=1).indices
-    return columns.gather(1, found)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """Log probability of an emitted token, and the best alternatives, best first."""
-
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-
-
-def logprobs(logits: Tensor, token_id: int, num_top: int) -> TokenLogprobs:
-    """Log probabilities from raw logits [vocabulary], before any processor."""
-    values = torch.log_softmax(logits.float(), -1)
-    best = torch.topk(values, num_top) if num_top else None
-    top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best else ()
-    return TokenLogprobs(float(values[token_id]), top)
+def _tensor(values: object, like: Tensor) -> Tensor:
+    tensor = torch.as_tensor(values)
+    dtype = like.dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.to(like.device, dtype)

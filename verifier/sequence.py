@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from verifier.acceptance import Accepted
 from verifier.detokenizer import Decoder, Detokenizer
 from verifier.events import Completion, TokenRun
+from verifier.ranking import TokenLogprobs
 from verifier.request import Mode, Request
-from verifier.sampling import Sampler, TokenLogprobs
+from verifier.sampling import Sampler
 from verifier.stopping import Finish, Output
 from verifier.tree import DraftTree
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from verifier.acceptance import Accepted, accept
 from verifier.batch import Segment
 from verifier.model import TargetModel
-from verifier.sampling import SamplingError, TokenLogprobs, logprobs, top_ids
+from verifier.ranking import TokenLogprobs, argmax_ids, logprobs, top_ids
+from verifier.sampling import SamplingError
 from verifier.sequence import Sequence
 from verifier.tree import EMPTY_TREE, DraftTree
 
@@ -52,7 +53,7 @@ def run_step(model: TargetModel, works: list[Work]) -> StepResult:
     started = time.perf_counter()
     logits = model.forward([work.segment for work in works])
     # The one transfer that waits for the device.
-    best = logits.argmax(-1).tolist()
+    best = argmax_ids(logits).tolist()
     forward_s = time.perf_counter() - started
     results, start = [], 0
     for work in works:

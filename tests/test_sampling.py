@@ -1,0 +1,249 @@
+"""Sampling equals Hugging Face's processors and an inverse CDF in token-id order."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from verifier.ranking import argmax_ids, logprobs, top_ids
+from verifier.sampling import Sampler, SamplingError, SamplingParams, uniform
+from verifier.token_counts import TokenCounts
+
+FILTERS = [
+    {},
+    {"top_k": 5},
+    {"top_k": 700},
+    {"top_p": 0.9},
+    {"top_p": 0.999},
+    {"min_p": 0.05},
+    {"top_k": 40, "top_p": 0.8, "min_p": 0.02},
+    {"top_p": 0.7, "min_p": 0.1, "repetition_penalty": 1.4},
+]
+
+
+def random_logits(seed: int, vocabulary: int = 3000, spread: float = 3.0) -> Tensor:
+    return torch.randn(vocabulary, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def processed_by_transformers(logits: Tensor, params: SamplingParams, ids: list[int]) -> Tensor:
+    """The distribution that `generate` would draw from."""
+    scores, input_ids = logits[None].clone(), torch.tensor([ids])
+    processors = [
+        (params.repetition_penalty != 1.0, RepetitionPenaltyLogitsProcessor, "repetition_penalty"),
+        (True, TemperatureLogitsWarper, "temperature"),
+        (params.top_k > 0, TopKLogitsWarper, "top_k"),
+        (params.top_p < 1.0, TopPLogitsWarper, "top_p"),
+        (params.min_p > 0.0, MinPLogitsWarper, "min_p"),
+    ]
+    for applies, processor, name in processors:
+        if applies:
+            scores = processor(getattr(params, name))(input_ids, scores)
+    return torch.softmax(scores[0].double(), -1)
+
+
+@pytest.mark.parametrize("options", FILTERS)
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_draws_are_the_inverse_cdf_of_transformers_distribution(
+    options: dict[str, float], temperature: float
+) -> None:
+    prompt = (1, 5, 5, 9)
+    for seed in range(40):
+        params = SamplingParams(temperature=temperature, seed=seed, **options)  # type: ignore[arg-type]
+        logits = random_logits(seed)
+        probabilities = processed_by_transformers(logits, params, list(prompt)).numpy()
+        chosen = Sampler(params, prompt).choose(logits)
+        upper = float(probabilities[: chosen + 1].sum())
+        u = uniform(seed, 0)
+        assert probabilities[chosen] > 0.0
+        assert upper - probabilities[chosen] - 1e-6 <= u <= upper + 1e-6
+
+
+@pytest.mark.parametrize("options", FILTERS)
+def test_shortlist_and_full_sort_choose_the_same(
+    options: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = [random_logits(seed, vocabulary=5000) for seed in range(30)]
+
+    def choices() -> list[int]:
+        params = [SamplingParams(temperature=0.9, seed=s, **options) for s in range(30)]  # type: ignore[arg-type]
+        return [Sampler(p, (3,)).choose(x) for p, x in zip(params, logits, strict=True)]
+
+    usual = choices()
+    for size in (1, 8, 5000):
+        monkeypatch.setattr("verifier.sampling.SHORTLIST", size)
+        assert choices() == usual
+
+
+@pytest.mark.parametrize("shortlist", [4, 16])
+@pytest.mark.parametrize("options", [{"top_k": 3}, {"top_p": 0.3}, {"min_p": 1.0}])
+def test_tokens_tied_at_the_border_all_survive(
+    options: dict[str, float], shortlist: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verifier.sampling.SHORTLIST", shortlist)
+    logits = torch.tensor([0.0, 2.0] * 8)
+    params = [SamplingParams(temperature=1.0, seed=s, **options) for s in range(400)]  # type: ignore[arg-type]
+    assert {Sampler(p, ()).choose(logits) for p in params} == set(range(1, 16, 2))
+
+
+def test_randomness_depends_on_seed_and_position_alone() -> None:
+    params = SamplingParams(temperature=1.0, seed=2**64 - 1)
+    logits = random_logits(0)
+    straight, other = Sampler(params, (1, 2)), Sampler(params, (7,))
+    for _ in range(20):
+        token_id = straight.choose(logits)
+        # Looking twice, as two drafted branches would, changes nothing.
+        assert straight.choose(logits) == token_id == other.choose(logits)
+        straight.push(token_id)
+        other.push(0)
+    draws = {uniform(seed, position) for seed in range(50) for position in range(50)}
+    assert len(draws) == 2500
+    assert abs(float(np.mean(list(draws))) - 0.5) < 0.03
+
+
+def test_uniform_numbers_of_neighbouring_positions_are_independent() -> None:
+    draws = np.array([[uniform(s, p) for p in range(3)] for s in range(4000)])
+    correlations = np.corrcoef(draws.T)[np.triu_indices(3, 1)]
+    assert np.abs(correlations).max() < 0.06
+    counts = np.histogram(draws, bins=16, range=(0, 1))[0]
+    assert ((counts - 750) ** 2 / 750).sum() < 50  # chi-squared, 15 degrees: p < 2e-5
+
+
+@pytest.mark.parametrize("vocabulary", [7, 600, 5000])
+def test_penalties_count_the_output_and_repetition_the_prompt_too(vocabulary: int) -> None:
+    params = SamplingParams(repetition_penalty=1.5, frequency_penalty=0.3, presence_penalty=0.2)
+    prompt, output = (1, 4, 4), [4, 2, 2, 6, 2]
+    sampler = Sampler(params, prompt)
+    for step in range(len(output) + 1):
+        logits = random_logits(step, vocabulary, spread=1.0)
+        expected = logits.double().numpy().copy()
+        for token_id in {*prompt, *output[:step]}:
+            value = expected[token_id]
+            expected[token_id] = value * 1.5 if value < 0 else value / 1.5
+        for token_id in set(output[:step]):
+            expected[token_id] -= 0.3 * output[:step].count(token_id) + 0.2
+        kept = logits.clone()
+        assert sampler.choose(logits) == int(expected.argmax())
+        assert torch.equal(kept, logits)
+        if step < len(output):
+            sampler.push(output[step])
+
+
+def test_bias_adds_and_minus_100_bans() -> None:
+    logits = torch.tensor([1.0, 500.0, 3.0, 0.0])
+    params = SamplingParams(logit_bias=((1, -100.0), (3, 2.5), (0, 2.2)))
+    assert Sampler(params, ()).choose(logits) == 0
+    params = SamplingParams(logit_bias=((1, -99.0),))
+    assert Sampler(params, ()).choose(logits) == 1
+
+
+def test_ending_ids_are_banned_until_min_tokens() -> None:
+    logits = torch.tensor([[0.0, 9.0, 8.0, 1.0]])
+    sampler = Sampler(SamplingParams(), (), ending_ids=frozenset({1, 2}), min_tokens=2)
+    reference = MinNewTokensLengthLogitsProcessor(0, 2, [1, 2], device="cpu")
+    chosen: list[int] = []
+    for _ in range(4):
+        assert sampler.takes_argmax == (len(chosen) >= 2)
+        ids = torch.tensor([chosen], dtype=torch.long)
+        expected = int(reference(ids, logits.clone()).argmax())
+        chosen.append(sampler.choose(logits[0]))
+        assert chosen[-1] == expected
+        sampler.push(chosen[-1])
+    assert chosen == [3, 3, 1, 1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-40, 9e-6])
+def test_tiny_temperatures_are_greedy(temperature: float) -> None:
+    logits = random_logits(3)
+    sampler = Sampler(SamplingParams(temperature=temperature), ())
+    assert sampler.takes_argmax
+    assert sampler.choose(logits) == int(logits.argmax())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=1.0),
+        SamplingParams(temperature=1.0, top_p=0.9),
+        SamplingParams(temperature=0.5, frequency_penalty=1.0),
+    ],
+)
+@pytest.mark.parametrize("vocabulary", [9, 6000])
+def test_logits_that_are_not_finite_raise(
+    params: SamplingParams, bad: float, vocabulary: int
+) -> None:
+    logits = random_logits(1, vocabulary)
+    logits[vocabulary // 2] = bad
+    with pytest.raises(SamplingError, match="no token can be chosen"):
+        Sampler(params, (1,)).choose(logits)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_banning_every_token_raises(temperature: float) -> None:
+    params = SamplingParams(
+        temperature=temperature, logit_bias=tuple((i, -100.0) for i in range(5))
+    )
+    with pytest.raises(SamplingError, match="-inf"):
+        Sampler(params, ()).choose(random_logits(1, 5))
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 50}, {"top_p": 0.99}])
+def test_masked_tokens_are_never_drawn(options: dict[str, float]) -> None:
+    logits = torch.full((2000,), -torch.inf)
+    logits[[7, 1999]] = torch.tensor([1.0, 2.0])
+    drawn = {
+        Sampler(SamplingParams(temperature=1.0, seed=seed, **options), ()).choose(logits)  # type: ignore[arg-type]
+        for seed in range(60)
+    }
+    assert drawn == {7, 1999}
+
+
+@pytest.mark.parametrize("vocabulary", [5, 4096, 4097, 50257, 100_000])
+def test_fast_rankings_equal_torch(vocabulary: int) -> None:
+    logits = torch.stack([random_logits(seed, vocabulary) for seed in range(4)])
+    logits[3, 2:4] = 99.0
+    assert torch.equal(argmax_ids(logits), logits.argmax(1))
+    for k in (1, 8, 512):
+        found = top_ids(logits, k)
+        assert torch.equal(logits.gather(1, found), logits.topk(min(k, vocabulary)).values)
+        assert all(len(set(row)) == len(row) for row in found.tolist())
+
+
+def test_argmax_finds_the_first_maximum_anywhere() -> None:
+    for position in (0, 511, 512, 6143, 6144, 6399):
+        logits = torch.zeros(2, 6400)
+        logits[0, position:] = 1.0
+        logits[1, position] = torch.nan
+        assert argmax_ids(logits).tolist() == [position, position]
+
+
+@pytest.mark.parametrize("num_top", [0, 5, 20])
+def test_logprobs_are_those_of_the_raw_logits(num_top: int) -> None:
+    logits = random_logits(5, 6000)
+    expected = torch.log_softmax(logits.double(), -1)
+    found = logprobs(logits, 17, num_top)
+    best = expected.topk(num_top)
+    assert found.logprob == pytest.approx(float(expected[17]), abs=1e-5)
+    assert [token_id for token_id, _ in found.top] == best.indices.tolist()
+    assert [p for _, p in found.top] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+def test_token_counts_grow_past_their_first_size() -> None:
+    rng = np.random.default_rng(0)
+    prompt, output = rng.integers(0, 300, 90).tolist(), rng.integers(0, 600, 900).tolist()
+    counts = TokenCounts(prompt)
+    for token_id in output:
+        counts.push(token_id)
+    found = dict(zip(counts.ids.tolist(), counts.in_output.tolist(), strict=True))
+    assert found == {i: output.count(i) for i in {*prompt, *output}}
