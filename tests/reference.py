@@ -1,0 +1,106 @@
+"""The judge: small random models of many families, and what transformers' own generate says."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+VOCABULARY_SIZE = 64
+SHAPE = {
+    "vocab_size": VOCABULARY_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,
+}
+NO_HEAD_DIM = {k: v for k, v in SHAPE.items() if k != "head_dim"}
+GPT2_SHAPE = {
+    "vocab_size": VOCABULARY_SIZE,
+    "n_embd": 64,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,
+}
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 4,
+    "moe_intermediate_size": 32,
+}
+WINDOW = {"sliding_window": 8}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model type and how to make a small one."""
+
+    model_type: str
+    shape: dict[str, Any] = field(default_factory=lambda: dict(SHAPE))
+
+    def build(self, seed: int = 0) -> PreTrainedModel:
+        """A model with random weights."""
+        torch.manual_seed(seed)
+        config = AutoConfig.for_model(self.model_type, **self.shape)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return model.eval()
+
+
+FAMILIES = [
+    Family("llama"),
+    Family("qwen2"),
+    Family("qwen3"),
+    Family("qwen3_moe", SHAPE | EXPERTS),
+    Family("mixtral", SHAPE | EXPERTS),
+    Family("gemma"),
+    Family("gemma2", SHAPE | WINDOW),
+    Family("gemma3_text", SHAPE | WINDOW),
+    Family("mistral", SHAPE | WINDOW),
+    Family("phi", NO_HEAD_DIM),
+    Family("phi3", NO_HEAD_DIM | WINDOW),
+    Family("gpt2", GPT2_SHAPE),
+    Family("gpt_bigcode", GPT2_SHAPE),
+    Family("gpt_neox", NO_HEAD_DIM),
+    Family("opt", NO_HEAD_DIM | {"ffn_dim": 96, "word_embed_proj_dim": 64}),
+    Family("falcon", {"alibi": False, "multi_query": True} | NO_HEAD_DIM),
+    Family("stablelm", NO_HEAD_DIM),
+    Family("starcoder2", NO_HEAD_DIM | WINDOW),
+    Family("olmo2", NO_HEAD_DIM),
+    Family("olmoe", NO_HEAD_DIM | EXPERTS),
+    Family("granite", NO_HEAD_DIM),
+    Family("cohere", NO_HEAD_DIM),
+    Family("cohere2", NO_HEAD_DIM | WINDOW),
+    Family("gpt_oss", SHAPE | EXPERTS | WINDOW),
+    Family("smollm3", NO_HEAD_DIM),
+    Family("glm4", SHAPE),
+    Family("nemotron", NO_HEAD_DIM),
+    Family("bloom", {"vocab_size": VOCABULARY_SIZE, "hidden_size": 64, "n_layer": 3, "n_head": 4}),
+    Family("mamba", {"vocab_size": VOCABULARY_SIZE, "hidden_size": 64, "num_hidden_layers": 3}),
+]
+
+
+def generate(
+    model: PreTrainedModel, prompt: list[int], num_tokens: int, eos_token_ids: list[int]
+) -> list[int]:
+    """Greedy output ids of transformers' generate, the ending id included."""
+    with torch.inference_mode():
+        output = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=num_tokens,
+            do_sample=False,
+            eos_token_id=eos_token_ids or None,
+            pad_token_id=0,
+        )
+    ids: list[int] = output[0, len(prompt) :].tolist()
+    return ids
