@@ -1,0 +1,411 @@
+"""The protocol of one replica of one space: apply the log in order, once, and notice when it cannot.
+
+State is a pure function of (base, cursor): the base snapshot and every entry up to the cursor, in
+log order. Everything here works on any Log; nothing here knows Redis.
+"""
+
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from drafter.entry import EntryError, TokenRun, decode
+from drafter.snapshot import (
+    ZERO,
+    Arrays,
+    EntryId,
+    Generation,
+    Inflater,
+    Pointer,
+    Position,
+    SnapshotError,
+    chunks,
+    dump_header,
+    load_header,
+    load_pointer,
+    make_header,
+)
+
+# Dedupe remembers this many (producer, boot) pairs, the latest in log order, the same everywhere.
+MAX_PRODUCERS = 1024
+
+
+class Store(Protocol):
+    """The tries. One call is atomic; equal calls in equal order give equal digests."""
+
+    def learn(self, space: str, token_ids: TokenRun) -> None: ...
+    def forget(self, space: str) -> None: ...
+    def export(self, space: str) -> Arrays: ...
+    def restore(self, space: str, arrays: Arrays) -> None: ...
+    def digest(self, space: str) -> str: ...
+    def num_tokens(self, space: str) -> int: ...
+    def num_bytes(self, space: str) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One read of the log, entries first: those from the cursor's own entry on, then the pointer."""
+
+    entries: list[tuple[EntryId, bytes]]
+    pointer: bytes | None
+    wanted: bool  # somebody found no snapshot that it can load
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write the next snapshot; `epoch` grows with every lease."""
+
+    token: str
+    epoch: int
+
+    @property
+    def key(self) -> str:
+        return f"snapshot-{self.epoch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What `publish` does in one step, if the lease holds and the log is still as expected.
+
+    The pointer must be `expected`, the covered entry and all parts there: a failover may have lost
+    parts that were acknowledged.
+    """
+
+    expected: bytes | None
+    pointer: Pointer
+    check: int  # of the entry at pointer.newest.covered
+    num_parts: int
+    trim_to: EntryId
+    drop: tuple[str, ...]
+
+
+class Log(Protocol):
+    """The log of every space. Any call may raise ConnectionError, applied or not."""
+
+    async def read(self, space: str, cursor: EntryId) -> Page: ...
+    async def append(self, space: str, data: bytes) -> None: ...
+    async def birth(self) -> str: ...
+    async def acquire(self, space: str) -> Lease | None: ...
+    async def write_part(self, space: str, lease: Lease, part: str, data: bytes) -> bool: ...
+    async def read_part(self, space: str, key: str, part: str) -> bytes | None: ...
+    async def publish(self, space: str, lease: Lease, publication: Publication) -> bool: ...
+    async def want_snapshot(self, space: str) -> None: ...
+    async def forget(self, space: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLimits:
+    """When to write snapshots, how large one may be, how long to wait for a better one."""
+
+    snapshot_tokens: int = 200_000
+    snapshot_growth: float = 0.25
+    max_snapshot_bytes: int = 4 << 30
+    patience_s: float = 3.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a replica has seen so far."""
+
+    entries: int = 0
+    tokens: int = 0
+    duplicates: int = 0
+    holes: int = 0
+    skipped: int = 0
+    snapshots: int = 0
+
+
+class Replica:
+    """One space as this process holds it. `poll` and `snapshot` may run side by side."""
+
+    def __init__(
+        self,
+        space: str,
+        store: Store,
+        log: Log,
+        *,
+        limits: ReplicaLimits,
+        now: Callable[[], float],
+        offload: Callable[..., Awaitable[Any]],
+        breathe: Callable[[], Awaitable[None]],
+        forgotten: Callable[[], None],
+    ) -> None:
+        self.space = space
+        self.counts = Counts()
+        self.resyncs: Counter[str] = Counter()
+        self.synced = False
+        self.base = ""
+        self.cursor = ZERO
+        self.caught_up_at: float | None = None
+        self._check = 0
+        self._producers: dict[tuple[bytes, int], int] = {}
+        self._store, self._log, self._limits = store, log, limits
+        self._now, self._offload, self._breathe = now, offload, breathe
+        self._forgotten = forgotten  # called when the space was emptied by somebody else
+        self._pointer: bytes | None = None
+        self._birth: str | None = None
+        self._broken: set[str] = set()
+        self._stranded_at: float | None = None
+        self._tokens_since_snapshot = 0
+        self._wanted = False
+        self._ahead: Arrays | None = None
+        # Raised by whatever replaces the state under a running poll.
+        self._era = 0
+
+    @property
+    def ahead(self) -> bool:
+        """Tell whether runs are applied that are not in the log yet."""
+        return self._ahead is not None
+
+    async def poll(self) -> int:
+        """Read once and apply; return how many entries were applied. Resyncs where it must."""
+        era = self._era
+        page = await self._log.read(self.space, self.cursor)
+        if era != self._era:
+            return 0
+        reason = self._examine(page)
+        if reason is not None:
+            self.resyncs[reason] += self.synced or not self.resyncs
+            self.synced = False
+            await self._resync(page)
+            return 0
+        self._note(page)
+        fresh = page.entries if self.cursor == ZERO else page.entries[1:]
+        if not fresh:
+            self.caught_up_at = self._now()
+        for entry_id, data in fresh:
+            self._apply(entry_id, data)
+            await self._breathe()
+            if era != self._era:
+                return 0
+        return len(fresh)
+
+    def learn_ahead(self, run: TokenRun) -> None:
+        """Apply a run that the log does not have yet; undone before the log moves on."""
+        if self._ahead is None:
+            self._ahead = self._store.export(self.space)
+        self._store.learn(self.space, run)
+
+    def roll_back(self) -> None:
+        """Return to the state at the cursor."""
+        if self._ahead is not None:
+            self._store.restore(self.space, self._ahead)
+            self._ahead = None
+
+    def clear(self) -> None:
+        """Forget everything here; the next poll starts over."""
+        self._era += 1
+        self._store.forget(self.space)
+        self._stand_at(Position("", ZERO, 0, ()))
+        self.synced = False
+
+    def position(self) -> Position:
+        """Say where in which history the state stands."""
+        producers = tuple((key[0].hex(), key[1], last) for key, last in self._producers.items())
+        return Position(self.base, self.cursor, self._check, producers)
+
+    def snapshot_due(self) -> bool:
+        """Tell whether enough was applied, or somebody asked."""
+        if not self.synced or self.ahead or self.cursor == ZERO:
+            return False
+        grown = self._limits.snapshot_growth * self._store.num_tokens(self.space)
+        return self._wanted or self._tokens_since_snapshot >= max(
+            self._limits.snapshot_tokens, grown
+        )
+
+    async def snapshot(self) -> bool:
+        """Write the state at the cursor as the newest generation, unless somebody else does."""
+        lease = await self._log.acquire(self.space)
+        if lease is None or not self.synced or self.ahead:
+            return False
+        old = load_pointer(self._pointer) if self._pointer else None
+        if old and old.newest.covered > self.cursor:
+            return False
+        kept = [g for g in old.generations if g.key not in self._broken][:1] if old else []
+        return await self._upload(lease, self.position(), self._pointer, kept)
+
+    # --- applying
+
+    def _examine(self, page: Page) -> str | None:
+        """Return why the state cannot simply go on from the cursor, or None."""
+        if not self.synced:
+            return "start"
+        pointer = _parse(page.pointer)
+        if (pointer.base if pointer else "") != self.base:
+            return "base"
+        if self.cursor == ZERO:
+            return "gap" if pointer and pointer.generations[-1].covered > ZERO else None
+        first = page.entries[0] if page.entries else (ZERO, b"")
+        # Trimming and failover both show here: the cursor's own entry is gone, or is another.
+        return None if (first[0], zlib.crc32(first[1])) == (self.cursor, self._check) else "moved"
+
+    def _note(self, page: Page) -> None:
+        self._wanted = page.wanted
+        if page.pointer != self._pointer:
+            self._pointer = page.pointer
+            self._tokens_since_snapshot = 0
+
+    def _apply(self, entry_id: EntryId, data: bytes) -> None:
+        self.roll_back()
+        self.cursor, self._check = entry_id, zlib.crc32(data)
+        self.counts.entries += 1
+        try:
+            entry = decode(data)
+        except EntryError:
+            self.counts.skipped += 1
+            return
+        key = entry.producer, entry.boot_epoch
+        last = self._producers.get(key)
+        if last is not None and entry.sequence <= last:
+            self.counts.duplicates += 1
+            return
+        # A hole is an entry that Redis lost; every reader misses it alike, so the tries agree.
+        self.counts.holes += last is not None and entry.sequence > last + 1
+        self._producers.pop(key, None)
+        self._producers[key] = entry.sequence
+        if len(self._producers) > MAX_PRODUCERS:
+            del self._producers[next(iter(self._producers))]
+        for run in entry.runs:
+            self._store.learn(self.space, run)
+        self.counts.tokens += entry.num_tokens
+        self._tokens_since_snapshot += entry.num_tokens
+
+    # --- resyncing
+
+    async def _resync(self, page: Page) -> None:
+        """Go to what Redis holds; where Redis lost everything, give it what this replica holds."""
+        self.roll_back()
+        if page.pointer is None:
+            await self._resync_without_pointer()
+            return
+        pointer = _parse(page.pointer)
+        for generation in pointer.generations if pointer else ():
+            era = self._era
+            loaded = await self._load(generation)
+            if era != self._era:
+                return
+            if loaded and self._adopt(*loaded, generation):
+                await self._synced(page.pointer)
+                return
+            self._broken.add(generation.key)
+        await self._strand(page)
+
+    async def _resync_without_pointer(self) -> None:
+        birth, era = await self._log.birth(), self._era
+        lost = self._birth is not None and birth != self._birth
+        if lost and self._store.num_tokens(self.space):
+            await self._reseed(None)
+            return
+        oldest = (await self._log.read(self.space, ZERO)).entries[:1]
+        if era != self._era:
+            return
+        if self.cursor > ZERO and (not oldest or oldest[0][0] > self.cursor):
+            self._forgotten()
+        self.clear()
+        await self._synced(None)
+
+    async def _strand(self, page: Page) -> None:
+        """No generation can be loaded: ask for a new one, then found a history on what is left."""
+        await self._log.want_snapshot(self.space)
+        if self._stranded_at is None:
+            self._stranded_at = self._now()
+        if self._now() - self._stranded_at >= self._limits.patience_s:
+            self.clear()
+            await self._reseed(page.pointer)
+
+    async def _reseed(self, expected: bytes | None) -> None:
+        """Make this replica's state the base that all others start from."""
+        lease = await self._log.acquire(self.space)
+        if lease is None:
+            return
+        self.roll_back()
+        # The whole log that is left comes on top; what it shares with the base counts as seen.
+        position = Position(uuid.uuid4().hex, ZERO, 0, self.position().producers)
+        await self._upload(lease, position, expected, [])
+
+    async def _synced(self, pointer: bytes | None) -> None:
+        self._birth = await self._log.birth()
+        self._pointer = pointer
+        self._stranded_at = None
+        self._tokens_since_snapshot = 0
+        self.synced = True
+
+    def _stand_at(self, position: Position) -> None:
+        self._ahead = None
+        self.base, self.cursor, self._check = position.base, position.cursor, position.check
+        self._producers = {
+            (bytes.fromhex(name), boot): last for name, boot, last in position.producers
+        }
+
+    # --- snapshots
+
+    async def _load(self, generation: Generation) -> tuple[Position, Arrays] | None:
+        """Fetch one generation; None when it is missing or refused."""
+        try:
+            head = await self._part(generation, "header")
+            header = load_header(
+                head, space=self.space, max_len=self._limits.max_snapshot_bytes
+            )
+            inflater = Inflater(header)
+            for index in range(header.num_chunks):
+                frame = await self._part(generation, str(index))
+                await self._offload(inflater.add, index, frame)
+            arrays = await self._offload(inflater.finish)
+        except SnapshotError:
+            return None
+        return header.position, arrays
+
+    async def _part(self, generation: Generation, part: str) -> bytes:
+        data = await self._log.read_part(self.space, generation.key, part)
+        if data is None:
+            raise SnapshotError(f"{generation.key}: part {part} is missing")
+        return data
+
+    def _adopt(self, position: Position, arrays: Arrays, generation: Generation) -> bool:
+        if position.cursor != generation.covered:
+            return False
+        try:
+            self._store.restore(self.space, arrays)
+        except (ValueError, KeyError):
+            return False
+        self._stand_at(position)
+        return True
+
+    async def _upload(
+        self, lease: Lease, position: Position, expected: bytes | None, kept: list[Generation]
+    ) -> bool:
+        """Write the parts under a fresh key, then switch the pointer."""
+        arrays = self._store.export(self.space)
+        header = await self._offload(make_header, self.space, position, lease.epoch, arrays)
+        frames = chunks(arrays)
+        for index in range(header.num_chunks):
+            frame = await self._offload(next, frames)
+            if not await self._log.write_part(self.space, lease, str(index), frame):
+                return False
+        if not await self._log.write_part(self.space, lease, "header", dump_header(header)):
+            return False
+        newest = Generation(lease.key, lease.epoch, position.cursor)
+        pointer = Pointer(position.base, (newest, *kept))
+        old = _parse(expected)
+        keys = {g.key for g in old.generations} if old else set()
+        publication = Publication(
+            expected=expected,
+            pointer=pointer,
+            check=position.check,
+            num_parts=header.num_chunks + 1,
+            trim_to=kept[0].covered if kept else ZERO,
+            drop=tuple(keys - {g.key for g in pointer.generations}),
+        )
+        done = await self._log.publish(self.space, lease, publication)
+        self.counts.snapshots += done
+        return done
+
+
+def _parse(data: bytes | None) -> Pointer | None:
+    """Read a pointer; an unreadable one is a pointer to nothing on a base that nobody has."""
+    try:
+        return load_pointer(data) if data is not None else None
+    except SnapshotError:
+        return Pointer("unreadable", ())
