@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Sequence as Seq
 from typing import Any
 
-from tests.fake_drafts import FakeDrafts
 from transformers import PreTrainedModel
+
+from tests.fake_drafts import FakeDrafts
 from verifier.budget import StepCurve
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
