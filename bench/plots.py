@@ -1,0 +1,87 @@
+"""Draws what the benchmarks measured, as PNG files for the documentation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+COLUMNS = 3
+COLOURS = {
+    "ours": "#c0392b",
+    "prompt-lookup": "#7f8c8d",
+    "lookahead-paper": "#2980b9",
+    "arctic": "#27ae60",
+    "none": "#b7b7b7",
+}
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Tokens per step against drafted nodes per step: one source on one workload."""
+
+    source: str
+    workload: str
+    points: Points
+
+
+def plot_replay(
+    path: Path, curves: Sequence[Curve], reliability: Sequence[tuple[str, Points]]
+) -> None:
+    """Draw one panel per workload and, last, the reliability diagram."""
+    names = list(dict.fromkeys(curve.workload for curve in curves))
+    rows = ceil((len(names) + 1) / COLUMNS)
+    figure, grid = plt.subplots(
+        rows, COLUMNS, figsize=(4.4 * COLUMNS, 3.3 * rows), squeeze=False, layout="constrained"
+    )
+    axes = list(grid.flat)
+    for name, axis in zip(names, axes, strict=False):
+        _draw_workload(axis, name, [curve for curve in curves if curve.workload == name])
+    _draw_reliability(axes[len(names)], reliability)
+    for axis in axes[len(names) + 1 :]:
+        axis.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    _save(path)
+
+
+def _draw_workload(axis: Axes, name: str, curves: Sequence[Curve]) -> None:
+    for curve in curves:
+        drafted, tokens = zip(*curve.points, strict=True)
+        axis.plot(
+            drafted, tokens, "o-", ms=3.5, label=curve.source, color=COLOURS.get(curve.source)
+        )
+    axis.set_title(name, fontsize=10)
+    axis.set_xlabel("drafted nodes per step", fontsize=8)
+    axis.set_ylabel("tokens per step", fontsize=8)
+    axis.set_ylim(bottom=1.0 - 0.02 * (axis.get_ylim()[1] - 1.0))
+    axis.set_xlim(left=0)
+    axis.grid(alpha=0.3)
+
+
+def _draw_reliability(axis: Axes, series: Sequence[tuple[str, Points]]) -> None:
+    axis.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
+    for label, points in series:
+        if points:
+            said, true = zip(*points, strict=True)
+            axis.plot(said, true, "o-", ms=3, lw=1, label=label)
+    axis.set_title("said probability against accepted share", fontsize=10)
+    axis.set_xlabel("said", fontsize=8)
+    axis.set_ylabel("true", fontsize=8)
+    axis.grid(alpha=0.3)
+    if series:
+        axis.legend(fontsize=6, loc="upper left")
+
+
+def _save(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plt.savefig(path, dpi=130)
+    plt.close("all")
