@@ -1,0 +1,77 @@
+"""The budget takes the nodes that raise expected tokens per second, and none that do not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verifier.budget import MIN_GAIN, ROW_COUNTS, StepCurve, choose_nodes, load_or_measure
+
+falling = st.lists(st.floats(0, 1), max_size=8).map(lambda p: sorted(p, reverse=True))
+
+
+@given(st.lists(falling, min_size=1, max_size=4), st.floats(0.0, 1.0), st.integers(1, 5))
+def test_no_cut_promises_more_tokens_per_second(
+    probabilities: list[list[float]], slope: float, num_rows: int
+) -> None:
+    curve = StepCurve([1, 100], [1.0, 1.0 + 99 * slope])
+
+    def rate(counts: list[int]) -> float:
+        tokens = sum(sum(p[:n]) for p, n in zip(probabilities, counts, strict=True))
+        rows = num_rows + sum(counts)
+        return float((len(probabilities) + tokens) / curve.seconds(np.array([rows]))[0])
+
+    chosen = choose_nodes(curve, probabilities, len(probabilities), num_rows)
+    assert all(0 <= n <= len(p) for n, p in zip(chosen, probabilities, strict=True))
+    flat = sorted((p for ps in probabilities for p in ps), reverse=True)
+    plain = rate([0] * len(probabilities))
+    best = max(
+        (len(probabilities) + sum(flat[:n])) / curve.seconds(np.array([num_rows + n]))[0]
+        for n in range(len(flat) + 1)
+    )
+    assert rate(chosen) >= best * (1 - 1e-9) or best < MIN_GAIN * plain * (1 + 1e-9)
+
+
+def test_hopeless_drafts_are_left_out() -> None:
+    curve = StepCurve([1, 2, 64], [1.0, 1.1, 3.0])
+    assert choose_nodes(curve, [[0.01] * 10, [0.02]], 2, 2) == [0, 0]
+
+
+def test_certain_drafts_are_taken_whole() -> None:
+    curve = StepCurve([1, 2, 64], [1.0, 1.1, 3.0])
+    assert choose_nodes(curve, [[1.0] * 10, [0.0] * 3], 2, 2)[0] == 10
+
+
+def test_no_drafts_cost_no_choice() -> None:
+    assert choose_nodes(StepCurve([1, 2], [1.0, 1.0]), [[], []], 2, 2) == [0, 0]
+
+
+def test_tracking_moves_the_curve_towards_what_is_measured() -> None:
+    curve = StepCurve([1, 8, 64], [1.0, 2.0, 4.0])
+    for _ in range(200):
+        curve.track(8, 3.0)
+    assert curve.seconds(np.array([8]))[0] == pytest.approx(3.0, rel=0.05)
+    assert curve.plain_s == 1.0
+
+
+def test_one_outlier_moves_the_curve_little() -> None:
+    curve = StepCurve([1, 8, 64], [1.0, 2.0, 4.0])
+    curve.track(8, 1000.0)
+    assert curve.seconds(np.array([8]))[0] < 2.1
+
+
+def test_the_curve_is_measured_once_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "curves.json"
+    first = load_or_measure(path, "model", float)
+    again = load_or_measure(path, "model", lambda rows: pytest.fail("measured again"))
+    assert first.as_dict() == again.as_dict()
+    assert first.as_dict()["rows"] == list(ROW_COUNTS)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"model": 3}', '{"model": {"rows": [1]}}'])
+def test_a_damaged_file_is_measured_anew(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "curves.json"
+    path.write_text(content)
+    assert load_or_measure(path, "model", float).plain_s == 1.0
