@@ -1,18 +1,17 @@
-"""One log entry: token runs with the identity (producer, boot epoch, sequence number) of who wrote them.
+"""One log entry: token runs, and who wrote them: producer, boot epoch, sequence number.
 
-The bytes are a fixed header and a small zstd frame; a reader trusts nothing in them before it has checked it.
+The bytes are a fixed header and a small zstd frame; a reader trusts nothing it has not checked.
 """
 
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-TokenRun = NDArray[np.int32]
+from drafter.token_run import MAX_TOKEN_ID, TokenRun
 
 MAX_RUN_TOKENS = 1 << 16
 MAX_ENTRY_TOKENS = 1 << 16
@@ -65,7 +64,7 @@ def encode(entry: Entry) -> bytes:
 
 
 def decode(data: bytes) -> Entry:
-    """Unpack an entry; raises EntryError naming what is wrong, and never inflates past its limit."""
+    """Unpack an entry; raises EntryError naming what is wrong; inflates within limits."""
     if len(data) < _HEAD.size + _IDENTITY.size:
         raise EntryError(f"entry: {len(data)} bytes are too few")
     magic, version, checksum = _HEAD.unpack_from(data)
@@ -98,20 +97,8 @@ def inflate(frame: bytes, expected_len: int) -> bytes:
 def _split(lengths: NDArray[np.uint32], tokens: NDArray[np.int32]) -> tuple[TokenRun, ...]:
     """Cut the tokens into runs."""
     ends = np.cumsum(lengths, dtype=np.int64)
-    if not len(ends) or ends[-1] != len(tokens) or (len(tokens) and tokens.min() < 0):
-        raise EntryError(f"runs: lengths {ends[-1:]} over {len(tokens)} tokens, or a negative id")
+    if not len(ends) or ends[-1] != len(tokens):
+        raise EntryError(f"runs: {len(ends)} lengths do not add up to {len(tokens)} tokens")
+    if len(tokens) and not 0 <= tokens.min() <= tokens.max() <= MAX_TOKEN_ID:
+        raise EntryError(f"runs: {tokens.min()} to {tokens.max()} are not token ids")
     return tuple(np.split(tokens, ends[:-1]))
-
-
-def as_run(token_ids: Sequence[int] | NDArray[np.int32]) -> TokenRun:
-    """Return the ids as int32, or raise ValueError naming the first that is none."""
-    try:
-        given = np.asarray(token_ids)
-    except (OverflowError, ValueError) as error:
-        raise ValueError(f"token_ids: {error}") from error
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-        raise ValueError(f"token_ids: {given.dtype} of shape {given.shape} is not a row of ids")
-    bad = np.flatnonzero((given < 0) | (given > 0x7FFFFFFF))
-    if len(bad):
-        raise ValueError(f"token_ids[{bad[0]}]: {given[bad[0]]} is not a token id")
-    return given.astype(np.int32)

@@ -1,4 +1,4 @@
-"""The bounded queue of finished runs that wait to be appended; full, it drops the oldest and counts.
+"""The bounded queue of finished runs to be appended; when full, it drops the oldest and counts.
 
 One entry per space is in flight at a time. It keeps its identity until it is acknowledged, so the
 first copies of a producer's entries stand in the log in order, whatever was retried.
@@ -7,7 +7,8 @@ first copies of a producer's entries stand in the log in order, whatever was ret
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-from drafter.entry import MAX_ENTRY_RUNS, MAX_RUN_TOKENS, Entry, TokenRun, encode
+from drafter.entry import MAX_ENTRY_RUNS, MAX_RUN_TOKENS, Entry, encode
+from drafter.token_run import TokenRun
 
 # Small enough that a reader applies an entry in milliseconds, large enough to compress well.
 _ENTRY_TOKENS = 8192

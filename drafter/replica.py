@@ -1,9 +1,10 @@
-"""The protocol of one replica of one space: apply the log in order, once, and notice when it cannot.
+"""The protocol of one replica of one space: apply the log in order, once; notice when it cannot.
 
 State is a pure function of (base, cursor): the base snapshot and every entry up to the cursor, in
 log order. Everything here works on any Log; nothing here knows Redis.
 """
 
+import logging
 import uuid
 import zlib
 from collections import Counter
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from drafter.entry import EntryError, TokenRun, decode
+from drafter.entry import EntryError, decode
 from drafter.snapshot import (
     ZERO,
     Arrays,
@@ -27,26 +28,42 @@ from drafter.snapshot import (
     load_pointer,
     make_header,
 )
+from drafter.token_run import TokenRun
+
+_logger = logging.getLogger(__name__)
 
 # Dedupe remembers this many (producer, boot) pairs, the latest in log order, the same everywhere.
 MAX_PRODUCERS = 1024
 
 
-class Store(Protocol):
-    """The tries. One call is atomic; equal calls in equal order give equal digests."""
+class TokenTrie(Protocol):
+    """What the log is replayed into: equal runs in equal order give equal digests."""
 
-    def learn(self, space: str, token_ids: TokenRun) -> None: ...
-    def forget(self, space: str) -> None: ...
-    def export(self, space: str) -> Arrays: ...
-    def restore(self, space: str, arrays: Arrays) -> None: ...
-    def digest(self, space: str) -> str: ...
-    def num_tokens(self, space: str) -> int: ...
-    def num_bytes(self, space: str) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def learn(self, token_ids: TokenRun) -> None: ...
+    def export(self) -> Arrays: ...
+    def digest(self) -> str: ...
+
+
+class Store(Protocol):
+    """Where drafts find the trie of a space."""
+
+    def build(self, arrays: Arrays | None) -> TokenTrie:
+        """Make a trie from an export, or an empty one; ValueError if refused. Any thread."""
+
+    def place(self, space: str, trie: TokenTrie) -> None:
+        """Draft from this trie from now on."""
+
+    def forget(self, space: str) -> None:
+        """Drop the trie and all else that the space has taught, by its owner's wish."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One read of the log, entries first: those from the cursor's own entry on, then the pointer."""
+    """One read of the log: the entries from the cursor's own on, and after them the pointer."""
 
     entries: list[tuple[EntryId, bytes]]
     pointer: bytes | None
@@ -130,6 +147,7 @@ class Replica:
         now: Callable[[], float],
         offload: Callable[..., Awaitable[Any]],
         breathe: Callable[[], Awaitable[None]],
+        waiting: Callable[[], list[TokenRun]],
         forgotten: Callable[[], None],
     ) -> None:
         self.space = space
@@ -141,8 +159,10 @@ class Replica:
         self.caught_up_at: float | None = None
         self._check = 0
         self._producers: dict[tuple[bytes, int], int] = {}
+        self.trie = store.build(None)
         self._store, self._log, self._limits = store, log, limits
         self._now, self._offload, self._breathe = now, offload, breathe
+        self._waiting = waiting  # own runs that are not in the log yet
         self._forgotten = forgotten  # called when the space was emptied by somebody else
         self._pointer: bytes | None = None
         self._birth: str | None = None
@@ -150,9 +170,11 @@ class Replica:
         self._stranded_at: float | None = None
         self._tokens_since_snapshot = 0
         self._wanted = False
-        self._ahead: Arrays | None = None
+        # Drafts are made from this one while Redis is away: the trie plus what waits for Redis.
+        self._ahead: TokenTrie | None = None
         # Raised by whatever replaces the state under a running poll.
         self._era = 0
+        store.place(space, self.trie)
 
     @property
     def ahead(self) -> bool:
@@ -175,6 +197,8 @@ class Replica:
         fresh = page.entries if self.cursor == ZERO else page.entries[1:]
         if not fresh:
             self.caught_up_at = self._now()
+            if self.ahead and not self._waiting():
+                self.roll_back()
         for entry_id, data in fresh:
             self._apply(entry_id, data)
             await self._breathe()
@@ -182,24 +206,31 @@ class Replica:
                 return 0
         return len(fresh)
 
+    async def go_ahead(self) -> None:
+        """Draft from a copy that has also learned what waits, until the log moves on."""
+        era, cursor, trie = self._era, self.cursor, self.trie
+        copy = await self._offload(self._store.build, trie.export())
+        if (era, cursor, trie) == (self._era, self.cursor, self.trie) and self._ahead is None:
+            for run in self._waiting():
+                copy.learn(run)
+            self._ahead = copy
+            self._store.place(self.space, copy)
+
     def learn_ahead(self, run: TokenRun) -> None:
-        """Apply a run that the log does not have yet; undone before the log moves on."""
-        if self._ahead is None:
-            self._ahead = self._store.export(self.space)
-        self._store.learn(self.space, run)
+        """Let the copy learn one more run."""
+        if self._ahead is not None:
+            self._ahead.learn(run)
 
     def roll_back(self) -> None:
-        """Return to the state at the cursor."""
+        """Draft from the trie at the cursor again."""
         if self._ahead is not None:
-            self._store.restore(self.space, self._ahead)
             self._ahead = None
+            self._store.place(self.space, self.trie)
 
-    def clear(self) -> None:
-        """Forget everything here; the next poll starts over."""
-        self._era += 1
+    def forget(self) -> None:
+        """Forget everything here, as the owner of the space wishes."""
         self._store.forget(self.space)
-        self._stand_at(Position("", ZERO, 0, ()))
-        self.synced = False
+        self._clear()
 
     def position(self) -> Position:
         """Say where in which history the state stands."""
@@ -210,7 +241,7 @@ class Replica:
         """Tell whether enough was applied, or somebody asked."""
         if not self.synced or self.ahead or self.cursor == ZERO:
             return False
-        grown = self._limits.snapshot_growth * self._store.num_tokens(self.space)
+        grown = self._limits.snapshot_growth * self.trie.num_tokens
         return self._wanted or self._tokens_since_snapshot >= max(
             self._limits.snapshot_tokens, grown
         )
@@ -268,7 +299,7 @@ class Replica:
         if len(self._producers) > MAX_PRODUCERS:
             del self._producers[next(iter(self._producers))]
         for run in entry.runs:
-            self._store.learn(self.space, run)
+            self.trie.learn(run)
         self.counts.tokens += entry.num_tokens
         self._tokens_since_snapshot += entry.num_tokens
 
@@ -286,7 +317,8 @@ class Replica:
             loaded = await self._load(generation)
             if era != self._era:
                 return
-            if loaded and self._adopt(*loaded, generation):
+            if loaded:
+                self._stand_at(*loaded)
                 await self._synced(page.pointer)
                 return
             self._broken.add(generation.key)
@@ -295,7 +327,7 @@ class Replica:
     async def _resync_without_pointer(self) -> None:
         birth, era = await self._log.birth(), self._era
         lost = self._birth is not None and birth != self._birth
-        if lost and self._store.num_tokens(self.space):
+        if lost and self.trie.num_tokens:
             await self._reseed(None)
             return
         oldest = (await self._log.read(self.space, ZERO)).entries[:1]
@@ -303,7 +335,8 @@ class Replica:
             return
         if self.cursor > ZERO and (not oldest or oldest[0][0] > self.cursor):
             self._forgotten()
-        self.clear()
+            self._store.forget(self.space)
+        self._clear()
         await self._synced(None)
 
     async def _strand(self, page: Page) -> None:
@@ -312,7 +345,7 @@ class Replica:
         if self._stranded_at is None:
             self._stranded_at = self._now()
         if self._now() - self._stranded_at >= self._limits.patience_s:
-            self.clear()
+            self._clear()
             await self._reseed(page.pointer)
 
     async def _reseed(self, expected: bytes | None) -> None:
@@ -332,30 +365,39 @@ class Replica:
         self._tokens_since_snapshot = 0
         self.synced = True
 
-    def _stand_at(self, position: Position) -> None:
-        self._ahead = None
+    def _clear(self) -> None:
+        """Stand at the beginning with nothing; the next poll starts over."""
+        self._era += 1
+        self._stand_at(Position("", ZERO, 0, ()), self._store.build(None))
+        self.synced = False
+
+    def _stand_at(self, position: Position, trie: TokenTrie) -> None:
         self.base, self.cursor, self._check = position.base, position.cursor, position.check
         self._producers = {
             (bytes.fromhex(name), boot): last for name, boot, last in position.producers
         }
+        self.trie, self._ahead = trie, None
+        self._store.place(self.space, trie)
 
     # --- snapshots
 
-    async def _load(self, generation: Generation) -> tuple[Position, Arrays] | None:
+    async def _load(self, generation: Generation) -> tuple[Position, TokenTrie] | None:
         """Fetch one generation; None when it is missing or refused."""
         try:
             head = await self._part(generation, "header")
-            header = load_header(
-                head, space=self.space, max_len=self._limits.max_snapshot_bytes
-            )
+            header = load_header(head, space=self.space, max_len=self._limits.max_snapshot_bytes)
+            if header.position.cursor != generation.covered:
+                raise SnapshotError(f"{generation.key}: covers {header.position.cursor}")
             inflater = Inflater(header)
             for index in range(header.num_chunks):
                 frame = await self._part(generation, str(index))
                 await self._offload(inflater.add, index, frame)
             arrays = await self._offload(inflater.finish)
-        except SnapshotError:
+            return header.position, await self._offload(self._store.build, arrays)
+        except ValueError as error:
+            if generation.key not in self._broken:
+                _logger.warning("snapshot refused space=%s: %s", self.space, error)
             return None
-        return header.position, arrays
 
     async def _part(self, generation: Generation, part: str) -> bytes:
         data = await self._log.read_part(self.space, generation.key, part)
@@ -363,21 +405,11 @@ class Replica:
             raise SnapshotError(f"{generation.key}: part {part} is missing")
         return data
 
-    def _adopt(self, position: Position, arrays: Arrays, generation: Generation) -> bool:
-        if position.cursor != generation.covered:
-            return False
-        try:
-            self._store.restore(self.space, arrays)
-        except (ValueError, KeyError):
-            return False
-        self._stand_at(position)
-        return True
-
     async def _upload(
         self, lease: Lease, position: Position, expected: bytes | None, kept: list[Generation]
     ) -> bool:
         """Write the parts under a fresh key, then switch the pointer."""
-        arrays = self._store.export(self.space)
+        arrays = self.trie.export()
         header = await self._offload(make_header, self.space, position, lease.epoch, arrays)
         frames = chunks(arrays)
         for index in range(header.num_chunks):

@@ -23,7 +23,7 @@ CHUNK_LEN = 4 << 20
 MAX_HEADER_LEN = 1 << 20
 
 _MAGIC = b"LOOKAHEAD-SNAPSHOT-1\n"
-_DTYPES = frozenset("|b1 |i1 |u1 <i2 <u2 <i4 <u4 <i8 <u8 <f4 <f8".split())
+_DTYPES = frozenset(["|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8"])
 
 
 class SnapshotError(ValueError):
@@ -151,7 +151,7 @@ class Inflater:
             name: np.empty(shape, np.dtype(dtype)) for name, dtype, shape in header.arrays
         }
         self._places = [
-            memoryview(array).cast("B")[start:stop]
+            array.data.cast("B")[start:stop]
             for array in self._arrays.values()
             if array.nbytes
             for start, stop in _cuts(array.nbytes)
@@ -225,4 +225,4 @@ def _row(array: NDArray[Any]) -> memoryview:
     """See an array's bytes as one row, without a copy where it is contiguous."""
     if not array.nbytes:
         return memoryview(b"")
-    return memoryview(np.ascontiguousarray(array)).cast("B")
+    return np.ascontiguousarray(array).data.cast("B")

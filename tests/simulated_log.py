@@ -7,7 +7,7 @@ go away, come back empty, or be replaced by a replica that misses the last write
 import copy
 import random
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from drafter.replica import Lease, Page, Publication
 from drafter.snapshot import ZERO, EntryId
 
 Result = TypeVar("Result")
+Call = Coroutine[Any, Any, Result]
 LEASE_S = 15.0
 
 
@@ -164,7 +165,7 @@ class SimulatedLog:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def read(self, space: str, cursor: EntryId) -> Awaitable[Page]:
+    def read(self, space: str, cursor: EntryId) -> Call[Page]:
         def do() -> Page:
             server = self._world.server
             found = [entry for entry in server.entries if entry[0] >= cursor][:8]
@@ -172,7 +173,7 @@ class SimulatedLog:
 
         return self._world.call(do)
 
-    def append(self, space: str, data: bytes) -> Awaitable[None]:
+    def append(self, space: str, data: bytes) -> Call[None]:
         def do() -> None:
             server = self._world.change()
             now_ms = int((self._world.now_s + self._world.skew_s) * 1000)
@@ -182,7 +183,7 @@ class SimulatedLog:
 
         return self._world.call(do)
 
-    def birth(self) -> Awaitable[str]:
+    def birth(self) -> Call[str]:
         def do() -> str:
             if self._world.server.birth is None:
                 self._world.change().birth = self._world.new_birth()
@@ -191,7 +192,7 @@ class SimulatedLog:
 
         return self._world.call(do)
 
-    def acquire(self, space: str) -> Awaitable[Lease | None]:
+    def acquire(self, space: str) -> Call[Lease | None]:
         def do() -> Lease | None:
             world = self._world
             if world.server.lease and world.server.lease[1] > world.now_s:
@@ -208,7 +209,7 @@ class SimulatedLog:
         held = self._world.server.lease
         return held is not None and held[0] == lease.token and held[1] > self._world.now_s
 
-    def write_part(self, space: str, lease: Lease, part: str, data: bytes) -> Awaitable[bool]:
+    def write_part(self, space: str, lease: Lease, part: str, data: bytes) -> Call[bool]:
         def do() -> bool:
             if not self._holds(lease):
                 return False
@@ -217,10 +218,10 @@ class SimulatedLog:
 
         return self._world.call(do)
 
-    def read_part(self, space: str, key: str, part: str) -> Awaitable[bytes | None]:
+    def read_part(self, space: str, key: str, part: str) -> Call[bytes | None]:
         return self._world.call(lambda: self._world.server.parts.get((key, part)))
 
-    def publish(self, space: str, lease: Lease, publication: Publication) -> Awaitable[bool]:
+    def publish(self, space: str, lease: Lease, publication: Publication) -> Call[bool]:
         def do() -> bool:
             server, covered = self._world.server, publication.pointer.newest.covered
             there = [zlib.crc32(data) for at, data in server.entries if at == covered]
@@ -239,13 +240,13 @@ class SimulatedLog:
 
         return self._world.call(do)
 
-    def want_snapshot(self, space: str) -> Awaitable[None]:
+    def want_snapshot(self, space: str) -> Call[None]:
         def do() -> None:
             self._world.change().wanted = True
 
         return self._world.call(do)
 
-    def forget(self, space: str) -> Awaitable[None]:
+    def forget(self, space: str) -> Call[None]:
         def do() -> None:
             birth = self._world.change().birth
             self._world.server = Server(birth=birth)

@@ -6,17 +6,17 @@ A failing seed is printed; run it alone with `replay(seed)`.
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 
-from drafter.entry import TokenRun
 from drafter.outbox import Outbox
-from drafter.replica import Replica, ReplicaLimits
+from drafter.replica import Replica, ReplicaLimits, TokenTrie
 from drafter.snapshot import Arrays
+from drafter.token_run import TokenRun
 from tests.simulated_log import SimulatedLog, Turn, World
 
 NUM_SEEDS = 10_000
@@ -24,33 +24,47 @@ SPACE = "vocabulary/namespace"
 LIMITS = ReplicaLimits(snapshot_tokens=12, snapshot_growth=0.1, patience_s=1.0)
 
 
-class RingStore:
+class Ring:
     """The newest `capacity` tokens in order: the order of learning shows in the digest."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.tokens: list[int] = []
+        self.num_bytes = 0
 
-    def learn(self, space: str, token_ids: TokenRun) -> None:
-        self.tokens = (self.tokens + token_ids.tolist())[-self.capacity :]
-
-    def forget(self, space: str) -> None:
-        self.tokens = []
-
-    def export(self, space: str) -> Arrays:
-        return {"tokens": np.array(self.tokens, np.int32)}
-
-    def restore(self, space: str, arrays: Arrays) -> None:
-        self.tokens = arrays["tokens"].tolist()
-
-    def digest(self, space: str) -> str:
-        return hashlib.sha256(repr(self.tokens).encode()).hexdigest()
-
-    def num_tokens(self, space: str) -> int:
+    @property
+    def num_tokens(self) -> int:
         return len(self.tokens)
 
-    def num_bytes(self, space: str) -> int:
-        return 4 * len(self.tokens)
+    def learn(self, token_ids: TokenRun) -> None:
+        self.tokens = (self.tokens + token_ids.tolist())[-self.capacity :]
+
+    def export(self) -> Arrays:
+        return {"tokens": np.array(self.tokens, np.int32)}
+
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self.tokens).encode()).hexdigest()
+
+
+class RingStore:
+    """Remembers which ring a space drafts from."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.ring = Ring(capacity)
+
+    def build(self, arrays: Arrays | None) -> Ring:
+        ring = Ring(self.capacity)
+        if arrays is not None:
+            ring.tokens = arrays["tokens"].tolist()
+        return ring
+
+    def place(self, space: str, trie: TokenTrie) -> None:
+        assert isinstance(trie, Ring)
+        self.ring = trie
+
+    def forget(self, space: str) -> None:
+        self.ring = Ring(self.capacity)
 
 
 @dataclass
@@ -103,6 +117,7 @@ class Simulation:
 
     def boot(self, name: str) -> None:
         async def inline(function: Callable[..., Any], *args: Any) -> Any:
+            await Turn()
             return function(*args)
 
         async def breathe() -> None:
@@ -120,6 +135,7 @@ class Simulation:
             now=lambda: self.world.now_s,
             offload=inline,
             breathe=breathe,
+            waiting=lambda: outbox.waiting(SPACE),
             forgotten=lambda: outbox.discard(SPACE),
         )
         peer = self.peers[name] = Peer(store, outbox, replica)
@@ -127,7 +143,7 @@ class Simulation:
         self.world.spawn(f"{name} send", self.send(peer))
         self.world.spawn(f"{name} snapshot", self.snapshot(peer))
 
-    async def patiently(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
         try:
             return await call()
         except ConnectionError:
@@ -161,21 +177,23 @@ class Simulation:
                 await self.patiently(peer.replica.snapshot)
             await Turn()
 
+    async def go_ahead(self, peer: Peer) -> None:
+        await Turn()
+        await peer.replica.go_ahead()
+
     def learn(self) -> None:
         self.num_runs += 1
         run = np.full(self.rng.randint(1, 4), self.num_runs, np.int32)
         peer = self.rng.choice(list(self.peers.values()))
         peer.outbox.add(SPACE, run)
-        if peer.replica.ahead:
-            peer.replica.learn_ahead(run)
+        peer.replica.learn_ahead(run)
 
     def flip(self) -> None:
         """Take the server away or bring it back; peers learn ahead while it is away."""
         self.world.down = not self.world.down
-        for peer in self.peers.values():
-            if self.world.down and self.rng.random() < 0.7 and not peer.replica.ahead:
-                for run in peer.outbox.waiting(SPACE):
-                    peer.replica.learn_ahead(run)
+        for name, peer in self.peers.items():
+            if self.world.down and self.rng.random() < 0.7:
+                self.world.spawn(f"{name} ahead", self.go_ahead(peer))
 
     def pause(self) -> None:
         task = self.rng.choice(["tail", "send", "snapshot", "snapshot"])
@@ -193,10 +211,10 @@ class Simulation:
         async def do() -> None:
             known = set(self.history.acknowledged)
             peer.outbox.discard(SPACE)
-            peer.replica.clear()
+            peer.replica.forget()
             while await self.patiently(self.forget_in_log) is None:
                 await Turn()
-            peer.replica.clear()
+            peer.replica.forget()
             # A copy of an entry that is still on its way when the space is forgotten may come back.
             self.world.drop_late()
             self.history.forgotten |= known
@@ -239,9 +257,9 @@ class Simulation:
         """Return which promise broke, or None."""
         if not self.settled():
             return "the peers did not settle"
-        if len({peer.store.digest(SPACE) for peer in self.peers.values()}) != 1:
+        if len({peer.store.ring.digest() for peer in self.peers.values()}) != 1:
             return "the digests differ"
-        tokens = next(iter(self.peers.values())).store.tokens
+        tokens = next(iter(self.peers.values())).store.ring.tokens
         starts = [t for i, t in enumerate(tokens) if i == 0 or tokens[i - 1] != t]
         if len(starts) != len(set(starts)):
             return "a run was counted twice"
@@ -274,6 +292,6 @@ def test_same_seed_gives_the_same_history() -> None:
     first.run()
     second.run()
     assert first.world.now_s == second.world.now_s
-    assert [p.store.tokens for p in first.peers.values()] == [
-        p.store.tokens for p in second.peers.values()
+    assert [p.store.ring.tokens for p in first.peers.values()] == [
+        p.store.ring.tokens for p in second.peers.values()
     ]
