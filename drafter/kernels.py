@@ -1,0 +1,61 @@
+"""How every kernel is compiled: without the interpreter lock, and cached where a disk allows it.
+
+Kernels are free functions over plain arrays; the classes that own the arrays are in other files.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+
+# Inside a kernel every number is a NumPy scalar or a Python one.
+Int = int | np.integer[Any]
+Real = float | np.floating[Any]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function on its first call; it releases the interpreter lock and is cached."""
+    # A dispatcher is called exactly like the function it compiles.
+    return cast(Function, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def use_writable_cache() -> None:
+    """Point numba at a private folder when the configured or usual one cannot be written."""
+    configured = numba.config.CACHE_DIR  # type: ignore[attr-defined]  # made at import
+    beside = Path(__file__).parent
+    usual = Path(configured) if configured else beside / "__pycache__"
+    if _is_writable(usual):
+        return
+    numba.config.CACHE_DIR = str(_private_folder())  # type: ignore[attr-defined]  # as above
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _private_folder() -> Path:
+    """A folder only this user can write: cached kernels are code, so nobody else may plant one."""
+    folder = Path(tempfile.gettempdir()) / f"lookahead-kernels-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="lookahead-kernels-"))
+    private = status.st_uid == os.getuid() and not status.st_mode & 0o022
+    if folder.is_symlink() or not private or not _is_writable(folder):
+        return Path(tempfile.mkdtemp(prefix="lookahead-kernels-"))
+    return folder
+
+
+use_writable_cache()

@@ -1,0 +1,139 @@
+"""Kernels of the suffix trie: a ring of tokens and, per context length, chains of equal contexts.
+
+One int32 array holds a whole trie: a header, the ring, per token its links, and the heads of the
+chains. Positions count tokens since the trie was made; a slot is the position modulo the capacity.
+Links and heads hold a position plus one, so that zeroed memory is an empty trie.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drafter.kernels import Int, kernel
+
+Arena = NDArray[np.int32]
+
+# Header fields, then the ring, the links and the heads.
+CAPACITY, HEAD, TAIL, NUM_HEADS = 0, 1, 2, 3
+HEADER_LEN = 8
+# Context lengths that have chains; ORDER_AT maps a length to its chain.
+ORDERS = (1, 2, 4, 8)
+NUM_ORDERS = 4
+MAX_ORDER = 8
+ORDER_AT = np.array([-1, 0, 1, -1, 2, -1, -1, -1, 3], np.int64)
+ORDER_LEN = np.array([1, 2, 4, 8, 1 << 30], np.int64)
+# Matches are compared no further back than this.
+MAX_MATCH_LEN = 32
+BOUNDARY = -1
+# Odd, and negative only because int64 has no more room: Knuth's multiplicative hash.
+_GOLDEN = np.int64(-7046029254386353131)
+
+
+@kernel
+def append_tokens(arena: Arena, token_ids: Arena, num_tokens: Int) -> None:
+    """Append tokens; every context that ends at one of them can be matched at once."""
+    capacity = np.int64(arena[CAPACITY])
+    tail = np.int64(arena[TAIL])
+    head = np.int64(arena[HEAD])
+    ring = arena[HEADER_LEN : HEADER_LEN + capacity]
+    for index in range(num_tokens):
+        ring[head & (capacity - 1)] = token_ids[index]
+        if head - tail == capacity:
+            tail += 1
+        _link(arena, ring, head, tail)
+        head += 1
+    arena[HEAD] = head
+    arena[TAIL] = tail
+
+
+@kernel
+def _link(arena: Arena, ring: Arena, position: Int, tail: Int) -> None:
+    """Put the position in front of the chain of each context that ends there."""
+    capacity = np.int64(arena[CAPACITY])
+    num_heads = np.int64(arena[NUM_HEADS])
+    links = HEADER_LEN + capacity + (position & (capacity - 1)) * NUM_ORDERS
+    heads = HEADER_LEN + capacity * (1 + NUM_ORDERS)
+    arena[links : links + NUM_ORDERS] = 0
+    mixed = np.int64(0)
+    for length in range(1, MAX_ORDER + 1):
+        back = position - length + 1
+        if back < tail:
+            return
+        token = ring[back & (capacity - 1)]
+        if token < 0:
+            return
+        mixed = (mixed ^ token) * _GOLDEN
+        order = ORDER_AT[length]
+        if order >= 0:
+            slot = heads + order * num_heads + ((mixed >> 24) & (num_heads - 1))
+            arena[links + order] = arena[slot]
+            arena[slot] = position + 1
+
+
+@kernel
+def hash_context(context: Arena, context_len: Int, hashes: NDArray[np.int64]) -> Int:
+    """Hash the context (latest token first) for each order; return how many orders it fills."""
+    mixed = np.int64(0)
+    num_orders = 0
+    for length in range(1, min(context_len, MAX_ORDER) + 1):
+        mixed = (mixed ^ context[length - 1]) * _GOLDEN
+        if ORDER_AT[length] >= 0:
+            hashes[num_orders] = mixed >> 24
+            num_orders += 1
+    return num_orders
+
+
+@kernel
+def match_len(arena: Arena, position: Int, context: Arena, context_len: Int) -> Int:
+    """Count how many tokens up to and with `position` equal the context (latest token first)."""
+    capacity = np.int64(arena[CAPACITY])
+    tail = np.int64(arena[TAIL])
+    length = 0
+    while length < context_len and position - length >= tail:
+        if arena[HEADER_LEN + ((position - length) & (capacity - 1))] != context[length]:
+            break
+        length += 1
+    return length
+
+
+@kernel
+def chain_start(arena: Arena, order: Int, mixed: Int) -> Int:
+    """Return the latest position on the hash's chain; below the tail where there is none."""
+    capacity = np.int64(arena[CAPACITY])
+    num_heads = np.int64(arena[NUM_HEADS])
+    heads = HEADER_LEN + capacity * (1 + NUM_ORDERS)
+    return np.int64(arena[heads + order * num_heads + (mixed & (num_heads - 1))]) - 1
+
+
+@kernel
+def chain_next(arena: Arena, order: Int, position: Int) -> Int:
+    """Return the position before this one on its chain."""
+    capacity = np.int64(arena[CAPACITY])
+    links = HEADER_LEN + capacity + (position & (capacity - 1)) * NUM_ORDERS
+    return np.int64(arena[links + order]) - 1
+
+
+@kernel
+def token_after(arena: Arena, position: Int) -> Int:
+    """Return the token that followed the position; negative at a run's end."""
+    following = position + 1
+    if following >= arena[HEAD] or following < arena[TAIL]:
+        return BOUNDARY
+    return np.int64(arena[HEADER_LEN + (following & (arena[CAPACITY] - 1))])
+
+
+@kernel
+def find_places(
+    arena: Arena, context: Arena, context_len: Int, order: Int, positions: Arena
+) -> Int:
+    """Write where the whole context ends, latest first, as many as fit; return their number."""
+    hashes = np.empty(NUM_ORDERS, np.int64)
+    hash_context(context, context_len, hashes)
+    position = chain_start(arena, order, hashes[order])
+    tail = np.int64(arena[TAIL])
+    found = 0
+    while position >= tail and found < len(positions):
+        if match_len(arena, position, context, context_len) == context_len:
+            positions[found] = position
+            found += 1
+        position = chain_next(arena, order, position)
+    return found

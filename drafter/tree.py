@@ -1,0 +1,19 @@
+"""The draft tree: what the drafter answers and the verifier checks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class DraftTree:
+    """Drafted nodes in order of falling probability; every prefix is a valid tree."""
+
+    token_ids: NDArray[np.int32]  # [nodes]
+    parents: NDArray[np.int32]  # [nodes], parents[i] < i; -1 = child of the last committed token
+    # Calibrated chance that the node is accepted: it and all nodes above it.
+    probabilities: NDArray[np.float32]  # [nodes]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)

@@ -1,0 +1,194 @@
+"""The trie against a plain-Python twin, after every operation; and what it refuses."""
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from drafter.token_run import MAX_TOKEN_ID
+from drafter.trie import MIN_CAPACITY, Trie
+
+SMALLEST = 4 * (8 + 9 * MIN_CAPACITY)
+RUNS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
+
+
+class Twin:
+    """The same promises from a list of tokens: look at every place, believe nothing else."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.tokens: list[int] = []
+        self.learned = 0
+
+    def append(self, run: list[int]) -> None:
+        self.tokens = (self.tokens + run)[-self.capacity :]
+        self.learned += len(run)
+
+    def places(self, context: list[int]) -> list[int]:
+        ends = range(len(self.tokens) - 1, len(context) - 2, -1)
+        return [end for end in ends if self.tokens[end - len(context) + 1 : end + 1] == context]
+
+    def remove(self, run: list[int]) -> bool:
+        ends = [index for index, token in enumerate(self.tokens) if token < 0]
+        for start, end in reversed(list(zip([0, *(end + 1 for end in ends)], ends, strict=False))):
+            if self.tokens[start:end] == run:
+                del self.tokens[start : end + 1]
+                self.learned -= len(run) + 1
+                return True
+        return False
+
+
+class TrieMachine(RuleBasedStateMachine):
+    """Any order of operations leaves the trie equal to the twin."""
+
+    @initialize()
+    def start(self) -> None:
+        self.trie = Trie(max_bytes=SMALLEST)
+        self.twin = Twin(MIN_CAPACITY)
+        self.runs: list[list[int]] = []
+
+    @rule(run=RUNS)
+    def learn(self, run: list[int]) -> None:
+        self.trie.learn(np.array(run, np.int32))
+        self.twin.append([*run, -1])
+        self.runs.append(run)
+
+    @rule(run=RUNS, times=st.integers(10, 40))
+    def learn_much(self, run: list[int], times: int) -> None:
+        self.learn(run * times)
+
+    @rule(run=RUNS)
+    def append(self, run: list[int]) -> None:
+        self.trie.append(np.array(run, np.int32))
+        self.twin.append(run)
+        self.runs.clear()
+
+    @rule(index=st.integers(0, 100))
+    def remove(self, index: int) -> None:
+        run = self.runs.pop(index % len(self.runs)) if self.runs else [9, 9, 9]
+        if self.twin.remove(run):
+            self.trie.remove(np.array(run, np.int32))
+        else:
+            with pytest.raises(KeyError):
+                self.trie.remove(np.array(run, np.int32))
+
+    @rule()
+    def restore(self) -> None:
+        other = Trie(max_bytes=SMALLEST)
+        other.restore(self.trie.export())
+        assert other.digest() == self.trie.digest()
+        self.trie = other
+
+    @rule(context=st.lists(st.integers(0, 3), min_size=1, max_size=12))
+    def look_up(self, context: list[int]) -> None:
+        base = int(self.trie.arena[2])
+        expected = self.twin.places(context)
+        found = self.trie.places(np.array(context, np.int32), limit=5000)
+        assert [int(place) - base for place in found] == expected
+
+    @rule(context=st.lists(st.integers(0, 3), max_size=12))
+    def longest(self, context: list[int]) -> None:
+        lengths = [n for n in range(1, len(context) + 1) if self.twin.places(context[-n:])]
+        assert self.trie.match_len(np.array(context, np.int32)) == max(lengths, default=0)
+
+    @invariant()
+    def agrees(self) -> None:
+        self.trie.check()
+        assert self.trie.live_tokens().tolist() == self.twin.tokens
+        assert self.trie.num_learned == self.twin.learned
+
+
+TestTrieMachine = TrieMachine.TestCase
+TestTrieMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+
+
+def test_children_are_ordered_by_count_then_by_age() -> None:
+    trie = Trie()
+    for following in (5, 6, 5, 7):
+        trie.learn(np.array([1, 2, following], np.int32))
+    assert trie.children(np.array([1, 2], np.int32)) == [(5, 2), (7, 1), (6, 1)]
+
+
+def test_no_match_crosses_a_boundary() -> None:
+    trie = Trie()
+    trie.learn(np.array([1, 2], np.int32))
+    trie.learn(np.array([3, 4], np.int32))
+    assert trie.children(np.array([2], np.int32)) == []
+    assert trie.match_len(np.array([2, 3], np.int32)) == 1
+
+
+def test_removing_leaves_the_digest_of_a_trie_that_never_learned() -> None:
+    with_run, without = Trie(), Trie()
+    for trie in (with_run, without):
+        trie.learn(np.arange(50, dtype=np.int32))
+    with_run.learn(np.arange(20, dtype=np.int32))
+    assert with_run.digest() != without.digest()
+    with_run.remove(np.arange(20, dtype=np.int32))
+    assert with_run.digest() == without.digest()
+
+
+def test_growth_keeps_every_token_and_the_limit_evicts_the_oldest() -> None:
+    trie = Trie(max_bytes=4 * SMALLEST)
+    run = np.arange(10 * MIN_CAPACITY, dtype=np.int32)
+    for start in range(0, len(run), 100):
+        trie.append(run[start : start + 100])
+        trie.check()
+    kept = trie.live_tokens()
+    assert len(kept) == 4 * MIN_CAPACITY
+    assert np.array_equal(kept, run[-len(kept) :])
+    assert trie.num_bytes <= 4 * SMALLEST
+
+
+def test_one_token_repeated_is_cheap_and_found() -> None:
+    trie = Trie()
+    trie.learn(np.full(100_000, 7, np.int32))
+    assert trie.children(np.full(40, 7, np.int32), limit=8)[0][0] == 7
+    trie.check()
+
+
+@pytest.mark.parametrize(
+    "ids", [[-1], [MAX_TOKEN_ID + 1], [1 << 40], [1 << 80], [1.5], [[1], [2]], ["a"]]
+)
+def test_what_is_no_token_id_is_refused_and_nothing_changes(ids: list[object]) -> None:
+    trie = Trie()
+    trie.learn(np.array([1, 2, 3], np.int32))
+    before = trie.digest()
+    with pytest.raises(ValueError, match="token_ids"):
+        trie.learn(ids)  # type: ignore[arg-type]  # what a careless caller sends
+    trie.check()
+    assert trie.digest() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": np.array([1, -2], np.int32)},
+        {"tokens": np.array([1, 2], np.int64)},
+        {"tokens": np.zeros((2, 2), np.int32)},
+        {"tokens": np.array([MAX_TOKEN_ID + 1], np.int32)},
+        {"num_learned": np.array([1], np.int64)},
+        {"num_learned": np.array([-5], np.int64)},
+        {"num_learned": np.array([1 << 62], np.int64)},
+        {"num_learned": np.array(7, np.int64)},
+        {"index": np.zeros(4, np.int32)},
+    ],
+)
+def test_a_hostile_export_is_refused(change: dict[str, np.ndarray]) -> None:
+    trie = Trie()
+    trie.learn(np.array([1, 2, 3], np.int32))
+    before = trie.digest()
+    with pytest.raises(ValueError, match=r"tokens|num_learned|arrays"):
+        trie.restore({**trie.export(), **change})
+    assert trie.digest() == before
+
+
+def test_a_smaller_replica_keeps_the_newest_of_an_export() -> None:
+    large, small = Trie(), Trie(max_bytes=SMALLEST)
+    for start in range(0, 5000, 50):
+        run = np.arange(start, start + 50, dtype=np.int32)
+        large.learn(run)
+        small.learn(run)
+    restored = Trie(max_bytes=SMALLEST)
+    restored.restore(large.export())
+    assert restored.digest() == small.digest()
