@@ -20,17 +20,24 @@ from verifier.stopping import StoppingParams
 FREE_NODES = StepCurve([1, 64], [1.0, 1.0])  # rows cost nothing: AUTO verifies all it is given
 
 
+class LetterDetokenizer:
+    """One character per id."""
+
+    def push(self, token_id: int) -> str:
+        return chr(0x100 + token_id)
+
+    def pending(self) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""
+
+
 class LetterTokenizer:
-    """One character per id; the engine needs no more of a tokenizer."""
+    """The engine needs no more of a tokenizer."""
 
-    def decoder(self, *, special_tokens: bool) -> "LetterTokenizer":
-        return self
-
-    def decode(self, token_ids: list[int]) -> str:
-        return "".join(chr(0x100 + token_id) for token_id in token_ids)
-
-    def is_byte(self, token_id: int) -> bool:
-        return False
+    def detokenizer(self, *, special_tokens: bool) -> LetterDetokenizer:
+        return LetterDetokenizer()
 
 
 def target_model(hf: PreTrainedModel, *, max_sequences: int, max_context: int) -> TargetModel:

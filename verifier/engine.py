@@ -94,8 +94,8 @@ class Engine:
 
     def submit(self, request: Request) -> Sequence:
         """Queue a request, or raise scheduler.QueueFull."""
-        decoder = self._tokenizer.decoder(special_tokens=request.special_tokens)
-        sequence = Sequence(next(self._ids), request, decoder)
+        detokenizer = self._tokenizer.detokenizer(special_tokens=request.special_tokens)
+        sequence = Sequence(next(self._ids), request, detokenizer)
         self._scheduler.enqueue(sequence)
         self._wake.set()
         return sequence

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from verifier.acceptance import Accepted
-from verifier.detokenizer import Decoder, Detokenizer
+from verifier.detokenizer import Detokenizer
 from verifier.events import Completion, TokenRun
 from verifier.ranking import TokenLogprobs
 from verifier.request import Mode, Request
@@ -57,7 +57,7 @@ class Stats:
 class Sequence:
     """One running request. The engine owns it; its client reads the events."""
 
-    def __init__(self, sequence_id: int, request: Request, decoder: Decoder) -> None:
+    def __init__(self, sequence_id: int, request: Request, detokenizer: Detokenizer) -> None:
         self.id = sequence_id
         self.request = request
         self.token_ids = list(request.prompt_token_ids)
@@ -72,7 +72,7 @@ class Sequence:
             ending_ids=request.stopping.ending_ids,
             min_tokens=request.stopping.min_tokens,
         )
-        self.output = Output(Detokenizer(decoder), request.stopping)
+        self.output = Output(detokenizer, request.stopping)
         self.events: asyncio.Queue[TokenRun | Completion | Exception] = asyncio.Queue()
 
     @property

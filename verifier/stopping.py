@@ -1,7 +1,7 @@
 """The one emit path: every token, plain or drafted, passes through `Output.push`.
 
-It detokenizes, looks for stop strings, then ending ids, then the length cap, in that order of
-report. Text that may be the beginning of a stop string is held back until it is certain.
+It looks for ending ids, then for stop strings in the text, then at the length cap. Text that may
+be the beginning of a stop string is held back until it is certain.
 """
 
 import enum
@@ -48,7 +48,8 @@ class Output:
     """The output of one sequence: ids, certain text, held-back text.
 
     An ending id is kept among the ids and shows no text. A stop string cuts the text before it
-    (after it with `include_stop_string`); the ids up to the token that completed it are kept.
+    (after it with `include_stop_string`); the ids up to the token that completed it are kept. Of
+    stop strings completed by one token the one that begins earliest wins, then the longest.
     """
 
     def __init__(self, detokenizer: Detokenizer, params: StoppingParams) -> None:
@@ -57,16 +58,18 @@ class Output:
         self._params = params
         self._certain = ""  # text ready to be taken
         self._held = ""  # may become a stop string
-        self._drafted_len = 0  # leading characters of `_certain` that were drafted
+        self._drafted_len = 0  # leading characters of `_certain` that drafted tokens released
         self._only_drafted = True
         self._is_cut = False  # a stop string ended the text; nothing follows it
 
     def push(self, token_id: int, *, is_drafted: bool) -> Finish | None:
         """Emit one token; return why it ended the output, if it did."""
         self.token_ids.append(token_id)
-        finish = self._finish_by_id(token_id)
-        delta = "" if finish else self._detokenizer.push(token_id)
-        return self._finish_by_text(delta, is_drafted) or finish or self._finish_by_length()
+        if token_id in self._params.ending_ids:
+            return Finish(FinishReason.STOP, stop_token_id=token_id)
+        delta = self._detokenizer.push(token_id)
+        finish = self._finish_by_text(delta, is_drafted)
+        return finish or self._finish_by_length()
 
     def take_text(self) -> tuple[str, int]:
         """Text that became certain since the last call, and how much of its head was drafted."""
@@ -82,30 +85,29 @@ class Output:
         self._certain = self._held = ""
         return tail
 
-    def _finish_by_id(self, token_id: int) -> Finish | None:
-        if token_id not in self._params.ending_ids:
-            return None
-        return Finish(FinishReason.STOP, stop_token_id=token_id)
-
     def _finish_by_text(self, delta: str, is_drafted: bool) -> Finish | None:
-        if not delta:
-            return None
-        if not self._params.stop_strings:
+        stop_strings = self._params.stop_strings
+        if not stop_strings:
             self._release(delta, is_drafted)
             return None
         text = self._held + delta
         # Below min_tokens nothing may end the output, and text passed by then is past.
         if len(self.token_ids) >= self._params.min_tokens:
-            stop = first_stop(text, self._params.stop_strings)
+            # Bytes that are whole characters by now count, though more bytes may follow.
+            pending = text + self._detokenizer.pending()
+            stop = first_stop(pending, stop_strings, past_len=len(self._held))
             if stop is not None:
-                end = stop.end if self._params.include_stop_string else stop.start
-                self._held, self._is_cut = "", True
-                self._release(text[:end], is_drafted)
-                return Finish(FinishReason.STOP, stop_string=text[stop.start : stop.end])
-        hold = longest_possible_stop(text, self._params.stop_strings)
-        self._held = text[len(text) - hold :]
-        self._release(text[: len(text) - hold], is_drafted)
+                return self._cut(pending, stop, is_drafted)
+        certain_len = len(text) - longest_possible_stop(text, stop_strings)
+        self._held = text[certain_len:]
+        self._release(text[:certain_len], is_drafted)
         return None
+
+    def _cut(self, text: str, stop: "Stop", is_drafted: bool) -> Finish:
+        end = stop.end if self._params.include_stop_string else stop.start
+        self._held, self._is_cut = "", True
+        self._release(text[:end], is_drafted)
+        return Finish(FinishReason.STOP, stop_string=text[stop.start : stop.end])
 
     def _finish_by_length(self) -> Finish | None:
         is_full = len(self.token_ids) >= self._params.max_tokens
@@ -126,10 +128,15 @@ class Stop:
     end: int
 
 
-def first_stop(text: str, stop_strings: tuple[str, ...]) -> Stop | None:
-    """The earliest stop string in the text; of those that begin together, the longest."""
-    found = [Stop(text.find(s), text.find(s) + len(s)) for s in stop_strings if s in text]
-    return min(found, key=lambda stop: (stop.start, -stop.end)) if found else None
+def first_stop(text: str, stop_strings: tuple[str, ...], *, past_len: int) -> Stop | None:
+    """The earliest stop string that ends after `past_len`; of those that begin together, the
+    longest."""
+    found = []
+    for stop_string in stop_strings:
+        start = text.find(stop_string, max(0, past_len - len(stop_string) + 1))
+        if start >= 0:
+            found.append(Stop(start, start + len(stop_string)))
+    return min(found, key=lambda stop: (stop.start, -stop.end), default=None)
 
 
 def longest_possible_stop(text: str, stop_strings: tuple[str, ...]) -> int:

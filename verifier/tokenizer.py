@@ -1,15 +1,31 @@
-"""The model's own tokenizer: text and chat messages to ids, ids to text, and its fingerprint."""
+"""The model's own tokenizer: text and chat messages to ids, ids to text, and its fingerprint.
+
+Special tokens spelled out in plain text become those tokens, since plain text is how prompts are
+written by hand. Spelled out in a chat message they stay text: a message cannot end its own turn.
+"""
 
 import hashlib
 import json
 import re
+import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+from verifier.detokenizer import Detokenizer, detokenizer_for
+
+# Whatever a template that meets unexpected messages may raise.
+TEMPLATE_ERRORS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+)
 
 
 class ChatError(ValueError):
@@ -17,7 +33,7 @@ class ChatError(ValueError):
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer, as the services need it."""
+    """A Hugging Face tokenizer, as the services need it. Safe to call from several threads."""
 
     def __init__(self, backend: Any, eos_token_ids: frozenset[int]) -> None:
         self.eos_token_ids = eos_token_ids
@@ -25,29 +41,78 @@ class Tokenizer:
         vocabulary: dict[str, int] = backend.get_vocab()
         self.size = 1 + max(vocabulary.values())
         self.fingerprint = _fingerprint(vocabulary)
-        self._byte_ids = frozenset(i for token, i in vocabulary.items() if BYTE_TOKEN.match(token))
+        tokens = [""] * self.size
+        for token, token_id in vocabulary.items():
+            tokens[token_id] = token
+        self.special_ids = _special_ids(backend)
+        self._special_text = _any_of([tokens[i] for i in sorted(self.special_ids)])
+        # Encoding through the Rust object changes no settings, unlike the Python call.
+        self._rust = getattr(backend, "backend_tokenizer", None)
+        if self._rust is not None:
+            self._rust.no_truncation()
+            self._rust.no_padding()
+        self._makers = {
+            shown: detokenizer_for(HuggingFaceCodec(self, tokens, special_tokens=shown))
+            for shown in (False, True)
+        }
 
     @property
     def has_chat_template(self) -> bool:
         """Whether chat messages can be rendered."""
         return bool(self._backend.chat_template)
 
+    @property
+    def decoder_description(self) -> str:
+        """What the Rust decoder is made of, as JSON; empty for a tokenizer in Python."""
+        decoder = getattr(self._rust, "decoder", None)
+        return "" if decoder is None else decoder.__getstate__().decode()
+
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        """Ids of the text. Special tokens spelled out in it become those tokens."""
-        ids: list[int] = self._backend(text, add_special_tokens=special_tokens)["input_ids"]
+        """Ids of the text; `special_tokens` adds those that begin and end a text."""
+        if self._rust is not None:
+            ids: list[int] = self._rust.encode(text, add_special_tokens=special_tokens).ids
+        else:
+            ids = self._backend(text, add_special_tokens=special_tokens)["input_ids"]
         return ids
 
-    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[dict[str, str]], *, generation_prompt: bool = True
+    ) -> list[int]:
         """Ids of the messages rendered with the model's chat template, ready for an answer."""
         if not self.has_chat_template:
             raise ChatError("the model has no chat template; send text or token ids")
+        # Stands in for special tokens spelled out by users, and cannot be guessed by them.
+        guard = f"\ue000{secrets.token_hex(8)}:"
+        guarded = [self._guarded(message, guard) for message in messages]
         try:
             text: str = self._backend.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                guarded, tokenize=False, add_generation_prompt=generation_prompt
             )
-        except (TemplateError, TypeError, KeyError) as error:
+        except TEMPLATE_ERRORS as error:
             raise ChatError(f"the model's chat template refuses the messages: {error}") from error
-        return self.encode(text, special_tokens=False)
+        return self._encode_guarded(text, guard)
+
+    def _guarded(self, message: dict[str, str], guard: str) -> dict[str, str]:
+        if self._special_text is None:
+            return message
+        replace = self._special_text.sub
+        return {
+            name: replace(lambda match: f"{guard}{match[0].encode().hex()}\ue001", text)
+            for name, text in message.items()
+        }
+
+    def _encode_guarded(self, text: str, guard: str) -> list[int]:
+        ids: list[int] = []
+        parts = re.split(f"{guard}([0-9a-f]+)\ue001", text)
+        for i, part in enumerate(parts):
+            if i % 2:
+                # A special token's first character and its rest are ordinary text.
+                spelled = bytes.fromhex(part).decode()
+                ids += self.encode(spelled[:1], special_tokens=False)
+                ids += self.encode(spelled[1:], special_tokens=False)
+            elif part:
+                ids += self.encode(part, special_tokens=False)
+        return ids
 
     def decode(self, token_ids: list[int], *, special_tokens: bool = False) -> str:
         """The text of the ids."""
@@ -58,29 +123,25 @@ class Tokenizer:
         )
         return text
 
-    def decoder(self, *, special_tokens: bool) -> "SpecialTokensDecoder":
-        """A decoder that shows special tokens or hides them."""
-        return SpecialTokensDecoder(self, special_tokens)
-
-    def is_byte(self, token_id: int) -> bool:
-        """Whether the token is a byte-fallback token."""
-        return token_id in self._byte_ids
+    def detokenizer(self, *, special_tokens: bool) -> Detokenizer:
+        """A fresh incremental detokenizer that shows special tokens or hides them."""
+        return self._makers[special_tokens]()
 
 
-class SpecialTokensDecoder:
-    """`Detokenizer`'s view of a tokenizer."""
+class HuggingFaceCodec:
+    """A tokenizer's decoding, special tokens shown or hidden."""
 
-    def __init__(self, tokenizer: Tokenizer, special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, tokens: list[str], *, special_tokens: bool) -> None:
+        self.tokens = tokens
+        self.hidden_ids = frozenset() if special_tokens else tokenizer.special_ids
+        self.has_byte_level = '"ByteLevel"' in tokenizer.decoder_description
+        self.has_byte_fallback = '"ByteFallback"' in tokenizer.decoder_description
         self._tokenizer = tokenizer
         self._special_tokens = special_tokens
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of the ids."""
         return self._tokenizer.decode(token_ids, special_tokens=self._special_tokens)
-
-    def is_byte(self, token_id: int) -> bool:
-        """Whether the token is a byte-fallback token."""
-        return self._tokenizer.is_byte(token_id)
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -93,14 +154,33 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def _eos_token_ids(name: str, backend: Any) -> frozenset[int]:
-    """The generation configuration's ids, as `generate` uses them; else the tokenizer's own."""
-    try:
-        eos = GenerationConfig.from_pretrained(name).eos_token_id
-    except OSError:
-        eos = None
-    eos = backend.eos_token_id if eos is None else eos
-    ids = eos if isinstance(eos, list) else [eos]
-    return frozenset(i for i in ids if i is not None)
+    """End-of-sequence ids as `generate` finds them; else the tokenizer's own."""
+    sources: list[Callable[[], Any]] = [
+        lambda: GenerationConfig.from_pretrained(name).eos_token_id,
+        lambda: AutoConfig.from_pretrained(name, trust_remote_code=False).eos_token_id,
+        lambda: backend.eos_token_id,
+    ]
+    for source in sources:
+        try:
+            eos = source()
+        except (OSError, ValueError, AttributeError):
+            continue  # no such file, or a model without the notion
+        ids = eos if isinstance(eos, list) else [eos]
+        if found := frozenset(i for i in ids if i is not None):
+            return found
+    return frozenset()
+
+
+def _special_ids(backend: Any) -> frozenset[int]:
+    added = getattr(backend, "added_tokens_decoder", {})
+    marked = {token_id for token_id, token in added.items() if token.special}
+    return frozenset(marked | set(backend.all_special_ids))
+
+
+def _any_of(texts: list[str]) -> re.Pattern[str] | None:
+    """A pattern for the longest of these that fits; one character alone cannot be split."""
+    longest_first = sorted((t for t in texts if len(t) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
 def _fingerprint(vocabulary: dict[str, int]) -> str:
