@@ -22,6 +22,7 @@ from verifier.tree import EMPTY_TREE, DraftTree, InvalidTree, checked_tree, rero
 logger = logging.getLogger(__name__)
 
 HANG_S = 2.0  # a reply later than this means the drafter hangs: try another one
+CONNECT_S = 2.0
 MAX_BACKOFF_S = 2.0
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", 8 << 20)]
 LEARN = {
@@ -197,7 +198,7 @@ class DraftClient:
 
     async def _converse(self, address: str) -> None:
         async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            await asyncio.wait_for(channel.channel_ready(), HANG_S)
+            await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
             self._requests = asyncio.Queue()
             call = DrafterServiceStub(channel).Draft(self._outgoing(self._requests))
             self._call = call
@@ -229,6 +230,8 @@ class DraftClient:
             if tracked is not None:
                 self._keep(tracked, draft)
         self._answered.set()
+        if self._closing:
+            self.request({})  # the engine may be idle by now
 
     def _keep(self, tracked: _Tracked, draft: pb.Draft) -> None:
         """The one place where a bad draft becomes no draft."""

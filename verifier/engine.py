@@ -142,6 +142,7 @@ class Engine:
                     sequence.num_prompt,
                     sequence.request.speculation,
                 )
+                self._drafts.request({})  # the drafter reads the prompt while the model does
 
     def _drop_cancelled(self) -> None:
         for sequence in [s for s in self._scheduler.running if s.is_cancelled]:
