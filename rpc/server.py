@@ -52,6 +52,7 @@ class RpcServer:
 
     async def start(self, address: str) -> int:
         """Bind `address` (host:port or unix:path), not serving yet; return the bound port."""
+        _check_port(address)
         for name in self._service_names:
             await self.set_health(name, serving=False)
         try:
@@ -119,6 +120,13 @@ def _options(max_streams_per_connection: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]
+
+
+def _check_port(address: str) -> None:
+    """Refuse what grpc would quietly take modulo 65536."""
+    port = address.rpartition(":")[2]
+    if not address.startswith("unix:") and not (port.isdecimal() and int(port) < 65536):
+        raise OSError(f"cannot listen on {address!r}: want host:port or unix:path")
 
 
 @contextmanager

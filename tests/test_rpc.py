@@ -260,6 +260,14 @@ async def test_a_taken_port_is_an_error() -> None:
         assert server.grpc is not None
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:999999", "127.0.0.1", "127.0.0.1:-1", ""])
+async def test_what_is_no_address_is_an_error(address: str) -> None:
+    server = RpcServer([SERVICE])
+    with pytest.raises(OSError, match="cannot listen"):
+        await server.start(address)
+    await server.stop()
+
+
 async def test_unix_sockets_work(tmp_path: Path) -> None:
     async with running(Scripted(nothing), f"unix:{tmp_path}/rpc.sock") as (_, channel):
         stub = pb_grpc.DrafterServiceStub(channel)

@@ -1,0 +1,25 @@
+"""Settings of a drafter: read once, from the environment and the command line, then frozen."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class DrafterConfig(BaseSettings):
+    """Environment variables carry the prefix LOOKAHEAD_DRAFTER_."""
+
+    model_config = SettingsConfigDict(env_prefix="LOOKAHEAD_DRAFTER_", frozen=True)
+
+    listen: str = Field("127.0.0.1:50052", min_length=1, description="Address to serve on")
+    # Secret because it may carry a password; empty: learn into this process's memory only.
+    redis_url: SecretStr = Field(SecretStr(""), description="Redis that holds the shared memory")
+    max_namespace_bytes: int = Field(
+        64 << 20, ge=1 << 20, description="Memory of one namespace's trie"
+    )
+    max_memory_bytes: int = Field(1 << 30, ge=1 << 20, description="Memory of all tries together")
+    max_live_tokens: int = Field(
+        8 << 20, ge=1 << 20, description="Tokens of all open sequences together"
+    )
+    grace_s: float = Field(0.5, ge=0, description="Seconds running calls get at shutdown")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

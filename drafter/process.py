@@ -1,0 +1,80 @@
+"""One drafter process from start to end: build the parts, warm up, serve, stop."""
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from drafter.config import DrafterConfig
+from drafter.memory import MemoryLimits, SharedMemory
+from drafter.service import NAME, DrafterService
+from drafter.session_store import SessionStore
+from drafter.sessions import DraftSessions
+from drafter.token_run import TokenRun
+from protos.drafter_pb2_grpc import add_DrafterServiceServicer_to_server
+from rpc.server import RpcServer
+
+logger = logging.getLogger(__name__)
+
+# In the health service: SERVING while what is learned here reaches other drafters and outlives
+# this process. Drafting goes on without.
+SHARED_MEMORY = "shared-memory"
+_REPORT_S = 1.0
+
+
+async def serve(config: DrafterConfig) -> None:
+    """Serve until SIGTERM or SIGINT; SystemExit where the settings do not work here."""
+    try:
+        sessions, memory = build(config)
+    except ValueError as error:
+        raise SystemExit(f"drafter: {error}") from error
+    server = RpcServer([NAME])
+    service = DrafterService(sessions, memory, max_live_tokens=config.max_live_tokens)
+    add_DrafterServiceServicer_to_server(service, server.grpc)
+    try:
+        await server.start(config.listen)
+    except OSError as error:
+        raise SystemExit(f"drafter: {error}") from error
+    await memory.start()
+    reporting = asyncio.create_task(_report_health(server, memory), name="health")
+    try:
+        await asyncio.to_thread(warm_up)
+        await server.mark_serving()
+        await server.run_until_signalled(grace_s=config.grace_s)
+    finally:
+        reporting.cancel()
+        with suppress(asyncio.CancelledError):
+            await reporting
+        await memory.stop()
+
+
+def build(config: DrafterConfig) -> tuple[DraftSessions, SharedMemory]:
+    """Make the sessions, and the memory that they learn into and draft from."""
+
+    def finished(space: str, run: TokenRun) -> None:
+        memory.append(space, run)
+
+    sessions = DraftSessions(finished, max_namespace_bytes=config.max_namespace_bytes)
+    memory = SharedMemory(
+        SessionStore(sessions, max_namespace_bytes=config.max_namespace_bytes),
+        redis_url=config.redis_url.get_secret_value() or None,
+        limits=MemoryLimits(max_bytes=config.max_memory_bytes),
+    )
+    return sessions, memory
+
+
+def warm_up() -> None:
+    """Compile every kernel, or load it from its cache, before the first request needs it."""
+    sessions = DraftSessions()
+    sessions.open(0, namespace="warm-up", token_ids=[1, 2, 3, 1, 2], prediction=[1, 2])
+    sessions.propose(0, 16)
+    sessions.observe(0, [3, 1], num_verified=0, successors=[[3, 1], [2, 1]])
+    sessions.propose(0, 16)
+    sessions.close(0)
+
+
+async def _report_health(server: RpcServer, memory: SharedMemory) -> None:
+    """Say in the health service whether the shared memory is there."""
+    while True:
+        status = memory.status()
+        await server.set_health(SHARED_MEMORY, serving=status.shared and status.connected)
+        await asyncio.sleep(_REPORT_S)
