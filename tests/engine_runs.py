@@ -58,6 +58,7 @@ def make_request(
     num_tokens: int,
     *,
     mode: Mode = Mode.TREE,
+    namespace: str = "default",
     sampling: SamplingParams | None = None,
     **stopping: Any,
 ) -> Request:
@@ -67,7 +68,7 @@ def make_request(
         prompt_token_ids=tuple(prompt),
         sampling=sampling or SamplingParams(),
         stopping=StoppingParams(max_tokens=num_tokens, **stopping),
-        speculation=Speculation(mode=mode, max_nodes=64, max_depth=64),
+        speculation=Speculation(mode=mode, max_nodes=64, max_depth=64, namespace=namespace),
     )
 
 

@@ -15,6 +15,7 @@ from verifier.budget import StepCurve, choose_nodes
 from verifier.config import VerifierConfig
 from verifier.draft_client import DraftClient
 from verifier.model import Form, TargetModel
+from verifier.prefix_cache import PrefixCache
 from verifier.request import Mode, Request
 from verifier.scheduler import Scheduler
 from verifier.sequence import NO_SLOT, Sequence
@@ -53,8 +54,9 @@ class Engine:
         self._curve = curve
         self._config = config
         self._scheduler: Scheduler[Sequence] = Scheduler(
-            max_running=config.max_sequences, max_waiting=config.max_waiting
+            max_running=model.slots.num_slots, max_waiting=config.max_waiting
         )
+        self._prefixes = PrefixCache(model.slots)
         self._ids = itertools.count(1)
         self._wake = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="forward")
@@ -80,17 +82,26 @@ class Engine:
         if self._drafts is not None:
             self._drafts.start()
         self._task = asyncio.create_task(self._run(), name="engine")
+        self._task.add_done_callback(self._end_all)
 
     async def stop(self) -> None:
         """End running sequences cleanly with what they have, then the loop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for sequence in [*self._scheduler.running, *self._scheduler.drain()]:
-            sequence.complete(Finish(FinishReason.SHUTDOWN))
         if self._drafts is not None:
             await self._drafts.stop()
         self._worker.shutdown()
+
+    def _end_all(self, task: asyncio.Task[None]) -> None:
+        """The loop has ended: cleanly if it was cancelled, else with an error for everyone."""
+        for sequence in [*self._scheduler.running, *self._scheduler.drain()]:
+            if task.cancelled():
+                sequence.complete(Finish(FinishReason.SHUTDOWN))
+            else:
+                sequence.fail(EngineError(f"the engine died: {task.exception()!r}"))
+        if not task.cancelled():
+            logger.critical("engine_died", exc_info=task.exception())
 
     def submit(self, request: Request) -> Sequence:
         """Queue a request, or raise scheduler.QueueFull."""
@@ -133,7 +144,9 @@ class Engine:
 
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
-            sequence.slot = self.model.slots.allocate()
+            sequence.slot, sequence.num_reused = self._prefixes.take(
+                sequence.namespace, sequence.token_ids
+            )
             sequence.clock.admitted = time.perf_counter()
             if self._drafts is not None and sequence.uses_drafts:
                 self._drafts.open(
@@ -150,7 +163,7 @@ class Engine:
 
     def _release(self, sequence: Sequence, *, learn: bool) -> None:
         self._scheduler.remove(sequence)
-        self.model.slots.free(sequence.slot)
+        self._prefixes.give(sequence.slot)
         if self._drafts is not None:
             self._drafts.close(sequence.id, learn=learn)
 

@@ -27,6 +27,7 @@ class Completion:
     text: str
     num_prompt_tokens: int
     num_output_tokens: int
+    num_reused_tokens: int
     queue_ms: float
     prefill_ms: float
     decode_ms: float

@@ -92,7 +92,7 @@ class KVCache:
         self.is_packed = is_packed
         self.placement = Placement(torch.empty(0), torch.empty(0), ())
         self._lengths = [0] * num_slots
-        self._free = list(range(num_slots - 1, -1, -1))
+        self._free = list(range(num_slots))  # least recently used first
         self._storages = _allocate(shapes, num_slots, capacity, dtype, device)
         self.cache = Cache(layers=[SlotLayer(self, k, v) for k, v in _views(self._storages)])
 
@@ -101,17 +101,24 @@ class KVCache:
         """Slots that no sequence holds."""
         return len(self._free)
 
-    def allocate(self) -> int:
-        """Take a free slot."""
+    def allocate(self, slot: int | None = None, *, length: int = 0) -> int:
+        """Take a free slot, by default the least recently used; keep its first `length` rows."""
         assert self._free, "allocate without a free slot"
-        slot = self._free.pop()
-        self._lengths[slot] = 0
+        slot = self._free[0] if slot is None else slot
+        self._free.remove(slot)
+        self._lengths[slot] = length
         return slot
 
     def free(self, slot: int) -> None:
-        """Give a slot back; what it held is void."""
+        """Give a slot back; its rows stay until it is taken again."""
         assert slot not in self._free, f"slot {slot} is free already"
         self._free.append(slot)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give a slot the first rows of another one."""
+        for storage in self._storages:
+            storage[:, target, :, :length] = storage[:, source, :, :length]
+        self._lengths[target] = length
 
     def length(self, slot: int) -> int:
         """Committed rows of a slot."""

@@ -10,7 +10,7 @@ class PlainSlots:
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self._free = list(range(num_slots - 1, -1, -1))
+        self._free = list(range(num_slots))
         self._caches: dict[int, Any] = {}
         self._lengths = [0] * num_slots
 
@@ -22,7 +22,7 @@ class PlainSlots:
     def allocate(self) -> int:
         """Take a free slot."""
         assert self._free, "allocate without a free slot"
-        slot = self._free.pop()
+        slot = self._free.pop(0)
         self._lengths[slot] = 0
         return slot
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from verifier.acceptance import Accepted
@@ -63,6 +63,7 @@ class Sequence:
         self.token_ids = list(request.prompt_token_ids)
         self.num_prompt = len(self.token_ids)
         self.slot = NO_SLOT
+        self.num_reused = 0  # leading prompt tokens whose rows were there already
         self.is_cancelled = False
         self.clock = Clock()
         self.stats = Stats()
@@ -138,6 +139,7 @@ class Sequence:
                 text=self.output.flush(),
                 num_prompt_tokens=self.num_prompt,
                 num_output_tokens=self.num_output,
+                num_reused_tokens=self.num_reused,
                 queue_ms=(admitted - self.clock.submitted) * 1e3,
                 prefill_ms=(first - admitted) * 1e3,
                 decode_ms=(now - first) * 1e3,
@@ -153,7 +155,7 @@ class Sequence:
         """End with an error instead of a completion."""
         self.events.put_nowait(error)
 
-    async def stream(self) -> AsyncIterator[TokenRun | Completion]:
+    async def stream(self) -> AsyncGenerator[TokenRun | Completion, None]:
         """Yield events up to the completion; raise the error of a failed sequence."""
         while True:
             event = await self.events.get()
