@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Tokenizer:
         for token, token_id in vocabulary.items():
             tokens[token_id] = token
         self.special_ids = _special_ids(backend)
-        self._special_text = _any_of([tokens[i] for i in sorted(self.special_ids)])
+        self._special_tokens = [tokens[i] for i in sorted(self.special_ids)]
         # Encoding through the Rust object changes no settings, unlike the Python call.
         self._rust = getattr(backend, "backend_tokenizer", None)
         if self._rust is not None:
@@ -100,6 +101,10 @@ class Tokenizer:
             name: replace(lambda match: f"{guard}{match[0].encode().hex()}\ue001", text)
             for name, text in message.items()
         }
+
+    @cached_property
+    def _special_text(self) -> re.Pattern[str] | None:
+        return _any_of(self._special_tokens)
 
     def _encode_guarded(self, text: str, guard: str) -> list[int]:
         ids: list[int] = []

@@ -1,0 +1,101 @@
+"""From the wire to the domain: a request is checked here, once, and nowhere else.
+
+Everything that can be said without tokenizing is checked first and reported together.
+"""
+
+import secrets
+
+from protos import verifier_pb2 as pb
+from rpc.errors import InvalidRequest
+from verifier.inputs import Limits, check_ids, check_input, encode_input
+from verifier.params import (
+    check_output,
+    check_speculation,
+    check_stopping,
+    parse_sampling,
+    parse_speculation,
+    parse_stopping,
+)
+from verifier.request import Request
+from verifier.sampling import BANNED, SamplingParams
+from verifier.stopping import StoppingParams
+from verifier.tokenizer import Tokenizer
+from verifier.violations import Violations
+
+MAX_REQUEST_ID_CHARS = 128
+
+
+def parse_generate(message: pb.GenerateRequest, tokenizer: Tokenizer, limits: Limits) -> Request:
+    """Return the request, tokenized, or raise InvalidRequest naming what is wrong with it."""
+    violations = Violations()
+    _check_request_id(message.request_id, violations)
+    check_input(message, limits, violations)
+    sampling = parse_sampling(message.sampling, limits.vocabulary_size, violations)
+    check_stopping(message.stopping, limits, violations)
+    check_output(message.output, violations)
+    check_speculation(message.speculation, limits, violations)
+    violations.raise_any()
+    prompt = _prompt(message, tokenizer, limits)
+    stopping = parse_stopping(
+        message.stopping, limits.max_context - len(prompt), tokenizer.eos_token_ids, violations
+    )
+    _check_choice_left(sampling, stopping, limits, violations)
+    violations.raise_any()
+    return Request(
+        request_id=message.request_id or secrets.token_hex(8),
+        prompt_token_ids=prompt,
+        sampling=sampling,
+        stopping=stopping,
+        speculation=parse_speculation(message.speculation, tokenizer, limits),
+        logprobs=message.output.logprobs,
+        num_top_logprobs=message.output.top_logprobs,
+        special_tokens=message.output.special_tokens,
+    )
+
+
+def parse_tokenize(
+    message: pb.TokenizeRequest, tokenizer: Tokenizer, limits: Limits
+) -> tuple[int, ...]:
+    """Return the ids of the input, or raise InvalidRequest."""
+    violations = Violations()
+    check_input(message, limits, violations)
+    violations.raise_any()
+    return encode_input(message, tokenizer, special_tokens=not message.without_special_tokens)
+
+
+def parse_detokenize(message: pb.DetokenizeRequest, tokenizer: Tokenizer, limits: Limits) -> str:
+    """Return the text of the ids, or raise InvalidRequest."""
+    violations = Violations()
+    check_ids(message.token_ids, "token_ids", limits.vocabulary_size, violations)
+    violations.raise_any()
+    return tokenizer.decode(list(message.token_ids), special_tokens=message.special_tokens)
+
+
+def _check_request_id(request_id: str, violations: Violations) -> None:
+    violations.require(
+        len(request_id) <= MAX_REQUEST_ID_CHARS and request_id.isprintable(),
+        "request_id",
+        f"must be at most {MAX_REQUEST_ID_CHARS} printable characters",
+        request_id,
+    )
+
+
+def _check_choice_left(
+    sampling: SamplingParams, stopping: StoppingParams, limits: Limits, violations: Violations
+) -> None:
+    banned = {token_id for token_id, bias in sampling.logit_bias if bias <= BANNED}
+    banned |= stopping.ending_ids if stopping.min_tokens else set()
+    problem = "bans every token, together with those that would end the output"
+    violations.require(len(banned) < limits.vocabulary_size, "sampling.logit_bias", problem)
+
+
+def _prompt(message: pb.GenerateRequest, tokenizer: Tokenizer, limits: Limits) -> tuple[int, ...]:
+    prompt = encode_input(message, tokenizer, special_tokens=True)
+    field = str(message.WhichOneof("input"))
+    if not 0 < len(prompt) < limits.max_context:
+        needed = f"must come to 1 to {limits.max_context - 1} tokens, to leave room in the context"
+        raise InvalidRequest.at(field, needed, len(prompt))
+    outside = [token_id for token_id in prompt if token_id >= limits.vocabulary_size]
+    if outside:
+        raise InvalidRequest.at(field, "has a token that this model does not know", outside[0])
+    return prompt

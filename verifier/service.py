@@ -1,0 +1,156 @@
+"""The verifier's rpcs: parse, hand to the engine, stream what it says."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any, NoReturn, TypeVar
+
+from protos import verifier_pb2 as pb
+from protos import verifier_pb2_grpc as pb_grpc
+from rpc.errors import ResourceExhausted, ServiceError, Unavailable
+from verifier.config import VerifierConfig
+from verifier.engine import Engine, EngineError
+from verifier.events import Completion
+from verifier.inputs import Limits
+from verifier.model import Form
+from verifier.parsing import parse_detokenize, parse_generate, parse_tokenize
+from verifier.replies import event_reply, started_reply
+from verifier.request import Request
+from verifier.sampling import SamplingError
+from verifier.scheduler import QueueFull
+from verifier.sequence import Sequence
+from verifier.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+NAME = "lookahead.v1.VerifierService"
+RETRY_WHEN_FULL_S = 1.0
+RETRY_WHEN_LOADING_S = 2.0
+VERIFICATIONS = {
+    Form.PACKED: pb.GetModelResponse.VERIFICATION_TREE,
+    Form.SINGLE: pb.GetModelResponse.VERIFICATION_TREE_SINGLE,
+    Form.PLAIN: pb.GetModelResponse.VERIFICATION_NONE,
+}
+
+T = TypeVar("T")
+
+
+class Backend:
+    """What the rpcs work on, once it is loaded."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, config: VerifierConfig) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        model = engine.model
+        self.limits = Limits(
+            vocabulary_size=model.vocabulary_size,
+            max_context=model.max_context,
+            max_nodes=config.max_nodes,
+            max_depth=config.max_depth,
+            allows_drafts=model.form is not Form.PLAIN,
+        )
+        self._description = pb.GetModelResponse(
+            model=model.name,
+            model_fingerprint=model.fingerprint,
+            vocabulary_fingerprint=tokenizer.fingerprint,
+            architecture=model.architecture,
+            vocabulary_size=model.vocabulary_size,
+            max_context_len=model.max_context,
+            max_sequences=config.max_sequences,
+            max_waiting=config.max_waiting,
+            verification=VERIFICATIONS[model.form],
+            verification_reason=model.reason,
+            max_nodes=config.max_nodes if self.limits.allows_drafts else 0,
+            has_chat_template=tokenizer.has_chat_template,
+            eos_token_ids=sorted(tokenizer.eos_token_ids),
+            device=f"{model.device} {str(model.dtype).removeprefix('torch.')}",
+        )
+
+    def describe(self) -> pb.GetModelResponse:
+        """The model, and whether a drafter is there now."""
+        self._description.drafter_connected = self.engine.drafter_connected
+        return self._description
+
+
+class VerifierService(pb_grpc.VerifierServiceServicer):
+    """Answers UNAVAILABLE until it is given a backend."""
+
+    def __init__(self) -> None:
+        self.backend: Backend | None = None
+        # Tokenizing a long prompt must not hold up the engine's loop.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: Any
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        backend = self._ready()
+        parsed = await self._in_worker(parse_generate, request, backend.tokenizer, backend.limits)
+        sequence = _submit(backend.engine, parsed)
+        # A client that goes away is seen here or in `finally`, depending on where we wait.
+        context.add_done_callback(lambda _: backend.engine.cancel(sequence))
+        try:
+            yield started_reply(parsed, backend.describe())
+            async with aclosing(sequence.stream()) as events:
+                async for event in events:
+                    yield event_reply(event)
+                    if isinstance(event, Completion):
+                        _log_end(parsed, event)
+        except (SamplingError, EngineError) as error:
+            _fail(parsed, error)
+        finally:
+            backend.engine.cancel(sequence)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+        return self._ready().describe()
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
+        backend = self._ready()
+        ids = await self._in_worker(parse_tokenize, request, backend.tokenizer, backend.limits)
+        fingerprint = backend.tokenizer.fingerprint
+        return pb.TokenizeResponse(token_ids=ids, vocabulary_fingerprint=fingerprint)
+
+    async def Detokenize(
+        self, request: pb.DetokenizeRequest, context: Any
+    ) -> pb.DetokenizeResponse:
+        backend = self._ready()
+        text = await self._in_worker(parse_detokenize, request, backend.tokenizer, backend.limits)
+        return pb.DetokenizeResponse(text=text)
+
+    def _ready(self) -> Backend:
+        if self.backend is None:
+            raise Unavailable("the model is loading", retry_after_s=RETRY_WHEN_LOADING_S)
+        return self.backend
+
+    async def _in_worker(self, function: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, function, *arguments)
+
+
+def _submit(engine: Engine, request: Request) -> Sequence:
+    try:
+        return engine.submit(request)
+    except QueueFull as error:
+        raise ResourceExhausted(str(error), retry_after_s=RETRY_WHEN_FULL_S) from error
+
+
+def _fail(request: Request, error: Exception) -> NoReturn:
+    logger.error("request_failed request_id=%s error=%s", request.request_id, error)
+    raise ServiceError(str(error)) from error
+
+
+def _log_end(request: Request, completion: Completion) -> None:
+    logger.info(
+        "request_end request_id=%s reason=%s prompt_tokens=%d output_tokens=%d accepted=%d "
+        "steps=%d queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f",
+        request.request_id,
+        completion.finish.reason.name,
+        completion.num_prompt_tokens,
+        completion.num_output_tokens,
+        completion.num_accepted_tokens,
+        completion.num_steps,
+        completion.queue_ms,
+        completion.prefill_ms,
+        completion.decode_ms,
+    )
