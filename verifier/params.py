@@ -53,7 +53,8 @@ class Range:
         return self.low <= value <= self.high and not (self.excludes_low and value == self.low)
 
     def __str__(self) -> str:
-        return f"{'above' if self.excludes_low else 'from'} {self.low:g} to {self.high:g}"
+        low, high = f"{self.low:g}", f"{self.high:g}"
+        return f"above {low} and at most {high}" if self.excludes_low else f"{low} to {high}"
 
 
 SAMPLING_RANGES = {

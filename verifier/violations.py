@@ -12,7 +12,9 @@ class Violations:
     def require(self, is_right: bool, field: str, problem: str, value: object = None) -> bool:
         """Note the problem unless it `is_right`; return which."""
         if not is_right:
-            quoted = "" if value is None else f", got {repr(value)[:MAX_VALUE_CHARS]}"
+            # Numbers arrive in single precision: 1.01 should not read 1.0099999904632568.
+            shown = f"{value:g}" if isinstance(value, float) else repr(value)
+            quoted = "" if value is None else f", got {shown[:MAX_VALUE_CHARS]}"
             self._found.append(FieldViolation(field, problem + quoted))
         return is_right
 
