@@ -31,7 +31,7 @@ def resolve_model(model: str, console: Console, environ: Mapping[str, str] = os.
     """Return what to load for `model`; converts the demo model where that was never done."""
     if model != DEMO:
         return model
-    directory = models_directory(environ)
+    directory = cache_directory(environ) / "models"
     target = directory / DEMO_NAME
     if not is_complete(target):
         with _lock(directory / f".{DEMO_NAME}.lock"):
@@ -40,10 +40,10 @@ def resolve_model(model: str, console: Console, environ: Mapping[str, str] = os.
     return str(target)
 
 
-def models_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where converted models live."""
+def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where everything is kept that can be made again."""
     cache = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", Path.home())) / ".cache"
-    return Path(cache) / "lookahead" / "models"
+    return Path(cache) / "lookahead"
 
 
 def is_complete(target: Path) -> bool:

@@ -1,0 +1,89 @@
+"""Commands that run something: the whole local stack, or one service of it."""
+
+import os
+import sys
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lookahead import options
+from lookahead.model_cache import DEMO, cache_directory, resolve_model
+from lookahead.serve import serve as run_stack
+from lookahead.stack import StackConfig, StackError
+
+services = typer.Typer()
+
+Listen = Annotated[str | None, typer.Option(help="Address to serve on, host:port or unix:path.")]
+EXTRAS = {"drafter": "numba", "verifier": "torch"}  # what each extra brings that nothing else does
+
+
+@services.command()
+def serve(
+    model: options.Model = DEMO,
+    redis: options.Redis = "",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the verifier.")] = 50051,
+    drafter_port: Annotated[int, typer.Option(min=1, max=65535, help="And the drafter.")] = 50052,
+    host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
+) -> None:
+    """Run the whole stack on this machine: Redis, drafter and verifier."""
+    console = Console()
+    require_extras("drafter", "verifier")
+    cache = cache_directory()
+    config = StackConfig(
+        model=resolve_model(model, console),
+        directory=cache / "logs" / f"serve-{port}",
+        redis_dir=cache / "redis",
+        verifier_address=f"{host}:{port}",
+        drafter_address=f"{host}:{drafter_port}",
+        redis=redis,
+        environ=os.environ,
+    )
+    run_stack(console, config)
+
+
+@services.command()
+def drafter(
+    listen: Listen = None,
+    redis: Annotated[str | None, typer.Option(help="Redis URL of the shared memory.")] = None,
+) -> None:
+    """Run one drafter. More settings: environment variables LOOKAHEAD_DRAFTER_*."""
+    require_extras("drafter")
+    _become("drafter", LOOKAHEAD_DRAFTER_LISTEN=listen, LOOKAHEAD_DRAFTER_REDIS_URL=redis)
+
+
+@services.command()
+def verifier(
+    model: options.Model = DEMO,
+    listen: Listen = None,
+    drafter: Annotated[
+        str | None, typer.Option(help="Addresses of drafters, comma-separated.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+) -> None:
+    """Run one verifier. More settings: environment variables LOOKAHEAD_VERIFIER_*."""
+    require_extras("verifier")
+    _become(
+        "verifier",
+        LOOKAHEAD_VERIFIER_MODEL=resolve_model(model, Console(stderr=True)),
+        LOOKAHEAD_VERIFIER_LISTEN=listen,
+        LOOKAHEAD_VERIFIER_DRAFTER=drafter,
+        LOOKAHEAD_VERIFIER_DEVICE=device,
+        LOOKAHEAD_VERIFIER_DTYPE=dtype,
+    )
+
+
+def require_extras(*names: str) -> None:
+    """Refuse to start services whose dependencies are not installed."""
+    missing = [name for name in names if find_spec(EXTRAS[name]) is None]
+    if missing:
+        extras = ",".join(missing)
+        raise StackError(f"not installed: run pip install 'lookahead-serving[{extras}]'")
+
+
+def _become(module: str, **settings: str | None) -> None:
+    """Replace this process by the service: its signals, its output and its exit status."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    os.execve(sys.executable, [sys.executable, "-m", module], {**os.environ, **given})

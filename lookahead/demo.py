@@ -1,0 +1,70 @@
+"""`make demo`: a short live session on a real model, from nothing to a table of speeds.
+
+Drafts come only from the documents in the prompts: the memory starts empty and learns nothing.
+"""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.markup import escape
+from rich.rule import Rule
+
+from lookahead.cli_services import require_extras
+from lookahead.client import Client
+from lookahead.compare import Comparison, compare, comparison_table
+from lookahead.display import legend, print_runs, printable
+from lookahead.model_cache import resolve_model
+from lookahead.requests import GenerateParams
+from lookahead.samples import Sample, load_samples
+from lookahead.serve import shown_stack
+from lookahead.stack import StackConfig
+
+MAX_TOKENS = 128
+NUM_PROMPT_LINES = 3
+PARAMS: GenerateParams = {"max_tokens": MAX_TOKENS, "temperature": 0.0}
+# The first forward passes of a process are slower than all later ones, whatever they compute.
+WARM_UP: GenerateParams = {"max_tokens": 8, "learn": "none"}
+
+
+def run_demo(console: Console, model: str) -> list[Comparison]:
+    """Start a stack of its own, run the prompts, print the table, stop."""
+    require_extras("drafter", "verifier")
+    path = resolve_model(model, console)
+    # Unix sockets: a demo must not collide with whatever else runs on this machine.
+    with TemporaryDirectory(prefix="lookahead-") as directory:
+        config = StackConfig(
+            model=path,
+            directory=Path(directory),
+            redis_dir=Path(directory) / "redis",
+            verifier_address=f"unix:{directory}/verifier.sock",
+            drafter_address=f"unix:{directory}/drafter.sock",
+            environ=os.environ,
+        )
+        with shown_stack(console, config), Client(config.verifier_address) as client:
+            return run_session(console, client)
+
+
+def run_session(console: Console, client: Client) -> list[Comparison]:
+    """Answer the prompts on a running server and print what it took."""
+    samples = load_samples()
+    client.generate(samples[0].text, **WARM_UP).wait()
+    console.print()
+    console.print(legend())
+    comparisons = [_show(console, client, sample) for sample in samples]
+    console.print(Rule("plain decoding beside lookahead", style="dim"))
+    console.print(comparison_table(comparisons))
+    return comparisons
+
+
+def _show(console: Console, client: Client, sample: Sample) -> Comparison:
+    """Print the end of the prompt, then the answer as it comes."""
+    console.print()
+    console.print(Rule(escape(sample.name), align="left", style="dim"))
+    lines = sample.text.splitlines()
+    console.print(f"[dim]… a document of {len(sample.text.split())} words …[/]", highlight=False)
+    console.out(printable("\n".join(lines[-NUM_PROMPT_LINES:])), style="dim", end="")
+    if sample.text.endswith("\n"):
+        console.out("")
+    return compare(client, sample, PARAMS, lambda runs: print_runs(console, runs))

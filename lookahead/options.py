@@ -1,0 +1,60 @@
+"""Options that several commands share, each written down once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SAMPLING = "How tokens are chosen"
+DRAFTING = "Drafting: changes the speed, never the text"
+
+Address = Annotated[
+    str, typer.Option(envvar="LOOKAHEAD_ADDRESS", help="Verifier to talk to, host:port.")
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="LOOKAHEAD_VERIFIER_MODEL",
+        help="Local path, hub id or .gguf file; demo: Gemma 3 270M.",
+    ),
+]
+Redis = Annotated[
+    str,
+    typer.Option(help="Redis URL of the shared memory; none: keep it in the drafter only."),
+]
+File = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", allow_dash=True, help="Prompt file; - is standard input."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", help="Most tokens to emit.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Stop at this text; may be repeated.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", "-t", help="0: greedy, the default.", rich_help_panel=SAMPLING),
+]
+TopP = Annotated[float | None, typer.Option(help="Nucleus, 0 to 1.", rich_help_panel=SAMPLING)]
+TopK = Annotated[int | None, typer.Option(help="Best k tokens only.", rich_help_panel=SAMPLING)]
+MinP = Annotated[
+    float | None, typer.Option(help="Least share of the best token's.", rich_help_panel=SAMPLING)
+]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option(help="Above 1 repeats less.", rich_help_panel=SAMPLING)
+]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same text.", rich_help_panel=SAMPLING)]
+Speculation = Annotated[
+    str | None, typer.Option(help="auto, off, chain or tree.", rich_help_panel=DRAFTING)
+]
+Namespace = Annotated[
+    str | None, typer.Option(help="Memory to draft from and learn into.", rich_help_panel=DRAFTING)
+]
+Learn = Annotated[
+    str | None,
+    typer.Option(help="What to remember: all, output or none.", rich_help_panel=DRAFTING),
+]
+Prediction = Annotated[
+    Path | None,
+    typer.Option(help="File with text expected in the output.", rich_help_panel=DRAFTING),
+]

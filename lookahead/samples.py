@@ -1,0 +1,32 @@
+"""Prompts that hold a document, for the demo and the check; written for a base model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DIRECTORY = Path(__file__).parent / "prompts"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt and the name it goes by in tables."""
+
+    name: str
+    text: str
+
+
+def load_samples() -> list[Sample]:
+    """Return the built-in prompts."""
+    return [
+        Sample("document answers", _read("lighthouse")),
+        Sample("minutes as a list", _read("minutes")),
+        Sample("table as JSON", _read("stock")),
+    ]
+
+
+def read_sample(path: Path) -> Sample:
+    """Return a prompt of the user's own."""
+    return Sample(path.name, path.read_text())
+
+
+def _read(name: str) -> str:
+    return (DIRECTORY / f"{name}.txt").read_text()

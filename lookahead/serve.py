@@ -1,0 +1,87 @@
+"""Shows the local stack starting, and keeps it until it is told to stop."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from lookahead.client import Client
+from lookahead.stack import Stack, StackConfig
+
+NAMES = {"redis": "memory", "drafter": "drafter", "verifier": "verifier"}
+READY = """
+[bold green]Ready.[/] [bold]{model}[/] ({device}) speaks gRPC on [bold]{address}[/].
+In another terminal:
+  lookahead generate "The lighthouse was built in"
+  lookahead check      [dim]the same words with drafting on and off?[/]
+  lookahead chat
+[dim]Logs are in {directory}. Ctrl-C stops everything.[/]
+"""
+
+
+class StartUp:
+    """A line for each process, with a spinner until it serves."""
+
+    def __init__(self, console: Console, config: StackConfig) -> None:
+        self._details = {
+            "redis": f"private Redis, kept in {config.redis_dir}",
+            "drafter": config.drafter_address,
+            "verifier": f"loading {Path(config.model).name}",
+        }
+        self._tasks: dict[str, TaskID] = {}
+        self.progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("[bold]{task.description:<9}"),
+            BarColumn(bar_width=12),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[detail]}"),
+            console=console,
+        )
+
+    def report(self, name: str, is_ready: bool) -> None:
+        """Take the stack's word that a process was started or serves."""
+        if name not in self._tasks:
+            detail = self._details[name]
+            self._tasks[name] = self.progress.add_task(NAMES[name], total=None, detail=detail)
+        if is_ready:
+            self.progress.update(self._tasks[name], total=1, completed=1)
+
+
+@contextmanager
+def shown_stack(console: Console, config: StackConfig) -> Iterator[Stack]:
+    """Run a stack for the length of a `with` block; SIGTERM ends it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start_up = StartUp(console, config)
+    stack = Stack(config)
+    try:
+        with start_up.progress:
+            stack.start(start_up.report)
+        yield stack
+    finally:
+        with console.status("Stopping"):
+            stack.stop()
+
+
+def serve(console: Console, config: StackConfig) -> None:
+    """Run a stack until Ctrl-C; StackError if one of its processes dies."""
+    with shown_stack(console, config) as stack:
+        with Client(config.verifier_address) as client:
+            model = client.model()
+        console.print(
+            READY.format(
+                model=model.model,
+                device=model.device,
+                address=config.verifier_address,
+                directory=config.directory,
+            ),
+            highlight=False,
+        )
+        if model.verification_reason:
+            console.print(f"[yellow]Drafting is limited: {model.verification_reason}[/]")
+        try:
+            stack.watch()
+        except KeyboardInterrupt:
+            console.print("[dim]interrupted[/]")

@@ -1,0 +1,150 @@
+"""The local stack: Redis, drafter and verifier on one machine, the same processes as production.
+
+Nothing is restarted silently: a child that dies is an error, and the others are stopped.
+"""
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lookahead.child import ChildProcess
+from lookahead.health import is_serving
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.1
+# In this order: the verifier's last words go to the drafter, the drafter's to Redis.
+STOP_TIMEOUTS_S = {"verifier": 5.0, "drafter": 5.0, "redis": 5.0}
+NO_REDIS = "none"
+
+Report = Callable[[str, bool], None]  # name of a child, whether it is ready
+
+
+class StackError(RuntimeError):
+    """The stack cannot start, or one of its processes died."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackConfig:
+    """What to run and where. `redis` is a URL, NO_REDIS, or empty for a private server."""
+
+    model: str
+    directory: Path  # logs and short-lived files
+    redis_dir: Path  # what the private server keeps
+    verifier_address: str
+    drafter_address: str
+    redis: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+class Stack:
+    """Starts, watches and stops the processes."""
+
+    def __init__(self, config: StackConfig) -> None:
+        self.config = config
+        self.children: dict[str, ChildProcess] = {}
+
+    def start(self, report: Report = lambda name, is_ready: None) -> None:
+        """Start everything and wait until it serves; `report` hears of each step."""
+        for address in (self.config.drafter_address, self.config.verifier_address):
+            _check_free(address)
+        self.config.directory.mkdir(parents=True, exist_ok=True)
+        redis_url = self._start_redis(report)
+        self._start_drafter(redis_url)
+        self._start_verifier()
+        waiting = {
+            "drafter": self.config.drafter_address,
+            "verifier": self.config.verifier_address,
+        }
+        for name in waiting:
+            report(name, False)
+        while waiting:
+            self.check()
+            for name in [name for name, address in waiting.items() if is_serving(address)]:
+                del waiting[name]
+                report(name, True)
+            time.sleep(POLL_S)
+
+    def check(self) -> None:
+        """Raise StackError if a process has died."""
+        for child in self.children.values():
+            if child.status is not None:
+                raise StackError(
+                    f"the {child.name} process ended with status {child.status}; "
+                    f"the end of {child.log_path}:\n{child.log_tail()}"
+                )
+
+    def watch(self) -> None:
+        """Return never; raise StackError when a process dies."""
+        while True:
+            self.check()
+            time.sleep(POLL_S)
+
+    def stop(self) -> None:
+        """Stop everything, in order; an interrupt meanwhile kills what is left."""
+        try:
+            for name, timeout_s in STOP_TIMEOUTS_S.items():
+                if name in self.children:
+                    self.children[name].stop(timeout_s)
+        except KeyboardInterrupt:
+            for child in self.children.values():
+                child.kill()
+        self.children.clear()
+
+    def _start_redis(self, report: Report) -> str:
+        if self.config.redis:
+            return "" if self.config.redis == NO_REDIS else self.config.redis
+        report("redis", False)
+        url_file = self.config.directory / "redis.url"
+        url_file.unlink(missing_ok=True)
+        self._run("redis", "lookahead.private_redis", str(self.config.redis_dir), str(url_file))
+        while not url_file.exists():
+            self.check()
+            time.sleep(POLL_S)
+        report("redis", True)
+        return url_file.read_text()
+
+    def _start_drafter(self, redis_url: str) -> None:
+        self._run(
+            "drafter",
+            "drafter",
+            LOOKAHEAD_DRAFTER_LISTEN=self.config.drafter_address,
+            LOOKAHEAD_DRAFTER_REDIS_URL=redis_url,
+        )
+
+    def _start_verifier(self) -> None:
+        self._run(
+            "verifier",
+            "verifier",
+            LOOKAHEAD_VERIFIER_LISTEN=self.config.verifier_address,
+            LOOKAHEAD_VERIFIER_DRAFTER=self.config.drafter_address,
+            LOOKAHEAD_VERIFIER_MODEL=self.config.model,
+            LOOKAHEAD_VERIFIER_DRAIN_S="1",
+        )
+
+    def _run(self, name: str, module: str, *arguments: str, **settings: str) -> None:
+        self.children[name] = ChildProcess(
+            name,
+            [module, *arguments],
+            log_path=self.config.directory / f"{name}.log",
+            # A setting of the user's own, say a device, stands unless the stack decides it.
+            environ={**self.config.environ, **settings},
+        )
+        logger.info("started name=%s pid=%d", name, self.children[name].pid)
+
+
+def _check_free(address: str) -> None:
+    """Refuse an address in use: the server there would look like ours to the health check."""
+    if address.startswith("unix:"):
+        return  # inside our own directory
+    host, _, port = address.rpartition(":")
+    try:
+        family, *_, where = socket.getaddrinfo(host.strip("[]"), int(port))[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except (OSError, ValueError, OverflowError) as error:
+        raise StackError(f"cannot listen on {address}: {error}") from error
