@@ -1,0 +1,168 @@
+"""A verifier without a model: follows the contract, one token per character, words made up here.
+
+Special prompts: "forever" never ends, "overload" is refused as a full server would, "cut" ends
+without a last message. With namespace "broken" drafting changes the text, as it never should.
+"""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from protos import verifier_pb2 as pb
+from protos import verifier_pb2_grpc as pb_grpc
+
+RUN_LEN = 5  # tokens per step with drafting, all but the last one drafted
+ANSWER = "and so the tower was painted in three broad bands, red, white and red again"
+
+
+class FakeVerifier(pb_grpc.VerifierServiceServicer):
+    """Remembers the last request, and how many streams were cancelled."""
+
+    def __init__(self, *, has_chat_template: bool = True) -> None:
+        self.requests: list[pb.GenerateRequest] = []
+        self.was_cancelled = threading.Event()
+        self._has_chat_template = has_chat_template
+
+    def Generate(self, request: pb.GenerateRequest, context: Any) -> Iterator[pb.GenerateResponse]:
+        self.requests.append(request)
+        if request.sampling.temperature > 100:
+            _abort_invalid(context, "sampling.temperature", "must be 0..100")
+        if request.text == "overload":
+            _abort_busy(context)
+        context.add_callback(self.was_cancelled.set)
+        yield _started(request)
+        text = _text(request)
+        step = 1 if request.speculation.mode == pb.Speculation.MODE_OFF else RUN_LEN
+        starts = range(0, len(text), step)
+        if request.text == "forever":
+            yield from _forever(context)
+        for start in starts:
+            yield _tokens(request, start, text[start : start + step])
+        if request.text != "cut":
+            yield _finished(request, text, num_steps=len(starts))
+
+    def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+        return pb.GetModelResponse(
+            model="fake",
+            architecture="FakeForCausalLM",
+            vocabulary_size=128,
+            verification=pb.GetModelResponse.VERIFICATION_TREE_SINGLE,
+            has_chat_template=self._has_chat_template,
+            eos_token_ids=[0],
+            device="cpu float32",
+        )
+
+    def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
+        text = request.text or request.chat.messages[-1].content
+        bos = [] if request.without_special_tokens else [2]
+        return pb.TokenizeResponse(token_ids=[*bos, *map(ord, text)])
+
+    def Detokenize(self, request: pb.DetokenizeRequest, context: Any) -> pb.DetokenizeResponse:
+        return pb.DetokenizeResponse(text="".join(map(chr, request.token_ids)))
+
+
+@contextmanager
+def serving(servicer: FakeVerifier) -> Iterator[str]:
+    """Serve on a free port for the length of a `with` block; give the address."""
+    server = grpc.server(ThreadPoolExecutor(8))
+    pb_grpc.add_VerifierServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait(5)
+
+
+def _text(request: pb.GenerateRequest) -> str:
+    text = ANSWER
+    if request.sampling.temperature > 0:
+        text = text[request.sampling.seed % 8 :]
+    is_drafted = request.speculation.mode != pb.Speculation.MODE_OFF
+    if request.speculation.namespace == "broken" and is_drafted:
+        text = text[:7] + "?" + text[8:]
+    return text[: request.stopping.max_tokens or len(text)]
+
+
+def _started(request: pb.GenerateRequest) -> pb.GenerateResponse:
+    mode = request.speculation.mode or pb.Speculation.MODE_AUTO
+    started = pb.Started(
+        request_id=request.request_id or "made-up",
+        model="fake",
+        num_prompt_tokens=len(request.text),
+        sampling=request.sampling,
+        stopping=request.stopping,
+        speculation=pb.Speculation(mode=mode),
+    )
+    return pb.GenerateResponse(started=started)
+
+
+def _tokens(request: pb.GenerateRequest, first_index: int, text: str) -> pb.GenerateResponse:
+    num_drafted = 0 if request.speculation.mode == pb.Speculation.MODE_OFF else len(text) - 1
+    tokens = pb.Tokens(
+        first_index=first_index,
+        token_ids=list(map(ord, text)),
+        text=text,
+        num_drafted=num_drafted,
+        drafted_text_len=num_drafted,
+        draft_sources=[pb.DRAFT_SOURCE_LOCAL] * num_drafted,
+    )
+    if request.output.logprobs:
+        best = pb.TokenLogprob(token_id=ord(text[0]), logprob=-0.5)
+        tokens.logprobs.extend(pb.TokenLogprobs(logprob=-0.5, top=[best]) for _ in text)
+    return pb.GenerateResponse(tokens=tokens)
+
+
+def _finished(request: pb.GenerateRequest, text: str, *, num_steps: int) -> pb.GenerateResponse:
+    is_cut = len(text) == request.stopping.max_tokens
+    finished = pb.Finished(
+        reason=pb.Finished.FINISH_REASON_LENGTH if is_cut else pb.Finished.FINISH_REASON_STOP,
+        text="" if is_cut else ".",
+        usage=pb.Usage(num_prompt_tokens=len(request.text), num_output_tokens=len(text)),
+        timings=pb.Timings(queue_ms=1, prefill_ms=2, decode_ms=10 * num_steps),
+        speculation=pb.SpeculationSummary(
+            num_steps=num_steps,
+            num_drafts=num_steps,
+            num_draft_tokens=2 * (len(text) - num_steps),
+            num_accepted_tokens=len(text) - num_steps,
+            accept_len_histogram=[0, num_steps],
+        ),
+    )
+    if not is_cut:
+        finished.stop_token_id = 0
+    return pb.GenerateResponse(finished=finished)
+
+
+def _forever(context: Any) -> Iterator[pb.GenerateResponse]:
+    index = 0
+    while context.is_active():
+        yield pb.GenerateResponse(
+            tokens=pb.Tokens(first_index=index, token_ids=[97], text="a", num_drafted=0)
+        )
+        index += 1
+
+
+def _abort_invalid(context: Any, field: str, description: str) -> None:
+    bad_request = error_details_pb2.BadRequest()
+    bad_request.field_violations.add(field=field, description=description)
+    _abort(context, code_pb2.INVALID_ARGUMENT, f"{field}: {description}", bad_request)
+
+
+def _abort_busy(context: Any) -> None:
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=250_000_000))
+    _abort(context, code_pb2.RESOURCE_EXHAUSTED, "the queue is full", retry)
+
+
+def _abort(context: Any, code: int, message: str, detail: Any) -> None:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    status = status_pb2.Status(code=code, message=message, details=[packed])
+    context.abort_with_status(rpc_status.to_status(status))
