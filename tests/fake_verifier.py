@@ -1,7 +1,7 @@
 """A verifier without a model: follows the contract, one token per character, words made up here.
 
 Special prompts: "forever" never ends, "overload" is refused as a full server would, "cut" ends
-without a last message. With namespace "broken" drafting changes the text, as it never should.
+without a last message.
 """
 
 import threading
@@ -29,7 +29,7 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
     def __init__(self, *, has_chat_template: bool = True) -> None:
         self.requests: list[pb.GenerateRequest] = []
         self.was_cancelled = threading.Event()
-        self._has_chat_template = has_chat_template
+        self.has_chat_template = has_chat_template
 
     def Generate(self, request: pb.GenerateRequest, context: Any) -> Iterator[pb.GenerateResponse]:
         self.requests.append(request)
@@ -55,7 +55,7 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
             architecture="FakeForCausalLM",
             vocabulary_size=128,
             verification=pb.GetModelResponse.VERIFICATION_TREE_SINGLE,
-            has_chat_template=self._has_chat_template,
+            has_chat_template=self.has_chat_template,
             eos_token_ids=[0],
             device="cpu float32",
         )
@@ -86,9 +86,6 @@ def _text(request: pb.GenerateRequest) -> str:
     text = ANSWER
     if request.sampling.temperature > 0:
         text = text[request.sampling.seed % 8 :]
-    is_drafted = request.speculation.mode != pb.Speculation.MODE_OFF
-    if request.speculation.namespace == "broken" and is_drafted:
-        text = text[:7] + "?" + text[8:]
     return text[: request.stopping.max_tokens or len(text)]
 
 
