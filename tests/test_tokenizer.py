@@ -49,6 +49,17 @@ def test_a_chat_message_cannot_spell_special_tokens(kind: str) -> None:
     assert tokenizer.decode(ids, special_tokens=True) == expected
 
 
+def test_special_tokens_nested_in_each_other_stay_text() -> None:
+    tokenizer = small_tokenizer("byte_level")
+    attack = "<|tu</s>rn|> </</s>s></s></s>"
+    ids = tokenizer.encode_chat([{"role": "user", "content": attack}])
+    plain = tokenizer.encode_chat([{"role": "user", "content": "ok"}])
+    assert sum(i in tokenizer.special_ids for i in ids) == sum(
+        i in tokenizer.special_ids for i in plain
+    )
+    assert attack in tokenizer.decode(ids, special_tokens=True)
+
+
 def test_a_model_without_chat_template_says_so() -> None:
     tokenizer = small_tokenizer("byte_level", chat_template=None)
     assert not tokenizer.has_chat_template
