@@ -56,14 +56,15 @@ class DrafterService(pb_grpc.DrafterServiceServicer):
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> AsyncIterator[pb.DraftResponse]:
         stream = DraftStream(self._sessions, self._memory, self._live_tokens, self._session_ids)
-        started = time.monotonic()
+        # Asked now: once the call is gone, asking crashes the process.
+        peer, started = context.peer(), time.monotonic()
         try:
             async for request in request_iterator:
                 yield await stream.answer(request)
         finally:
             # Reached however the stream ends: half-closed, cancelled, broken or refused.
             stream.release()
-            _log_end(stream, context.peer(), time.monotonic() - started)
+            _log_end(stream, peer, time.monotonic() - started)
 
     async def Learn(
         self,

@@ -55,11 +55,21 @@ def as_rows(successors: Rows, num_tokens: int) -> NDArray[np.int32] | None:
     if len(successors) != num_tokens:
         raise ValueError(f"successors: {len(successors)} rows for {num_tokens} tokens")
     rows = np.full((num_tokens, SUCCESSOR_RANKS), -1, np.int32)
+    if isinstance(successors, np.ndarray) and successors.ndim == 2:
+        best = _checked_ids("successors", successors[:, :SUCCESSOR_RANKS])
+        rows[:, : best.shape[1]] = best
+        return rows
     for index, row in enumerate(successors):
         best = np.asarray(row)[:SUCCESSOR_RANKS]
-        if best.ndim != 1 or (best.size and best.dtype.kind not in "iu"):
+        if best.ndim != 1:
             raise ValueError(f"successors[{index}]: {row!r} is not a row of token ids")
-        if best.size and (best.min() < 0 or best.max() > MAX_TOKEN_ID):
-            raise ValueError(f"successors[{index}]: {best.tolist()} are not token ids")
-        rows[index, : best.size] = best
+        rows[index, : best.size] = _checked_ids(f"successors[{index}]", best)
     return rows
+
+
+def _checked_ids(name: str, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    if ids.size and ids.dtype.kind not in "iu":
+        raise ValueError(f"{name}: {ids.tolist()} are not token ids")
+    if ids.size and (ids.min() < 0 or ids.max() > MAX_TOKEN_ID):
+        raise ValueError(f"{name}: {ids.tolist()} are not token ids")
+    return ids

@@ -14,6 +14,8 @@ MAX_OBSERVED_TOKENS = 1 << 12
 MAX_PREDICTION_TOKENS = 1 << 16
 MAX_NODES = 64
 MAX_SUCCESSORS = 64
+# So few ids are checked faster without NumPy.
+_FEW = 64
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,128}")
 
@@ -69,6 +71,8 @@ def _check_len(values: Sequence[int], path: str, limit: int) -> None:
 
 
 def _checked_slice(values: Sequence[int], start: int, path: str) -> TokenRun:
+    if len(values) < _FEW and max(values, default=0) <= MAX_TOKEN_ID:
+        return np.fromiter(values, dtype=np.int32, count=len(values))
     ids = np.fromiter(values, dtype=np.int64, count=len(values))
     if len(ids) and ids.max() > MAX_TOKEN_ID:  # unsigned on the wire, so never negative
         index = int(np.argmax(ids > MAX_TOKEN_ID))
