@@ -387,6 +387,33 @@ class Speculation(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Exactness:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ExactnessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Speculation._Exactness.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        EXACTNESS_UNSPECIFIED: Speculation._Exactness.ValueType  # 0
+        """Take the server's default."""
+        EXACTNESS_GUARDED: Speculation._Exactness.ValueType  # 1
+        """A greedy choice too close to call in a wide pass is decided by a plain one."""
+        EXACTNESS_EXACT: Speculation._Exactness.ValueType  # 2
+        """All passes have one shape, so results are bit-equal with drafting on or off; slower."""
+        EXACTNESS_FAST: Speculation._Exactness.ValueType  # 3
+        """No guard: equal up to near ties."""
+
+    class Exactness(_Exactness, metaclass=_ExactnessEnumTypeWrapper):
+        """How sure it is that rounding in wide passes changes no word."""
+
+    EXACTNESS_UNSPECIFIED: Speculation.Exactness.ValueType  # 0
+    """Take the server's default."""
+    EXACTNESS_GUARDED: Speculation.Exactness.ValueType  # 1
+    """A greedy choice too close to call in a wide pass is decided by a plain one."""
+    EXACTNESS_EXACT: Speculation.Exactness.ValueType  # 2
+    """All passes have one shape, so results are bit-equal with drafting on or off; slower."""
+    EXACTNESS_FAST: Speculation.Exactness.ValueType  # 3
+    """No guard: equal up to near ties."""
+
     class _Mode:
         ValueType = _typing.NewType("ValueType", _builtins.int)
         V: _TypeAlias = ValueType  # noqa: Y015
@@ -451,6 +478,7 @@ class Speculation(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     LEARN_FIELD_NUMBER: _builtins.int
     PREDICTION_FIELD_NUMBER: _builtins.int
+    EXACTNESS_FIELD_NUMBER: _builtins.int
     mode: Global___Speculation.Mode.ValueType
     """Shape of the drafts."""
     max_nodes: _builtins.int
@@ -463,6 +491,8 @@ class Speculation(_message.Message):
     """What the memory may learn from this request."""
     prediction: _builtins.str
     """A text the caller expects in the output, for example the file being edited."""
+    exactness: Global___Speculation.Exactness.ValueType
+    """How sure it is that rounding changes no word; unset takes the server's default."""
     def __init__(
         self,
         *,
@@ -472,10 +502,11 @@ class Speculation(_message.Message):
         namespace: _builtins.str = ...,
         learn: Global___Speculation.Learning.ValueType = ...,
         prediction: _builtins.str = ...,
+        exactness: Global___Speculation.Exactness.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth", "_max_nodes", b"_max_nodes", "max_depth", b"max_depth", "max_nodes", b"max_nodes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth", "_max_nodes", b"_max_nodes", "learn", b"learn", "max_depth", b"max_depth", "max_nodes", b"max_nodes", "mode", b"mode", "namespace", b"namespace", "prediction", b"prediction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth", "_max_nodes", b"_max_nodes", "exactness", b"exactness", "learn", b"learn", "max_depth", b"max_depth", "max_nodes", b"max_nodes", "mode", b"mode", "namespace", b"namespace", "prediction", b"prediction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_depth: _TypeAlias = _typing.Literal["max_depth"]  # noqa: Y015
     _WhichOneofArgType__max_depth: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth"]  # noqa: Y015
@@ -841,6 +872,7 @@ class SpeculationSummary(_message.Message):
     NUM_DRAFTS_FIELD_NUMBER: _builtins.int
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_RECHECKS_FIELD_NUMBER: _builtins.int
     ACCEPT_LEN_HISTOGRAM_FIELD_NUMBER: _builtins.int
     num_steps: _builtins.int
     """Decode steps; the first token comes from the prompt and costs none."""
@@ -850,6 +882,8 @@ class SpeculationSummary(_message.Message):
     """Nodes verified."""
     num_accepted_tokens: _builtins.int
     """Drafted tokens that were emitted."""
+    num_rechecks: _builtins.int
+    """Tokens too close to call in a wide pass, which a plain pass decided."""
     @_builtins.property
     def accept_len_histogram(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """accept_len_histogram[n] = steps that emitted n drafted tokens."""
@@ -861,11 +895,12 @@ class SpeculationSummary(_message.Message):
         num_drafts: _builtins.int = ...,
         num_draft_tokens: _builtins.int = ...,
         num_accepted_tokens: _builtins.int = ...,
+        num_rechecks: _builtins.int = ...,
         accept_len_histogram: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_len_histogram", b"accept_len_histogram", "num_accepted_tokens", b"num_accepted_tokens", "num_draft_tokens", b"num_draft_tokens", "num_drafts", b"num_drafts", "num_steps", b"num_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_len_histogram", b"accept_len_histogram", "num_accepted_tokens", b"num_accepted_tokens", "num_draft_tokens", b"num_draft_tokens", "num_drafts", b"num_drafts", "num_rechecks", b"num_rechecks", "num_steps", b"num_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

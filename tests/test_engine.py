@@ -66,8 +66,9 @@ async def test_a_waiting_request_can_be_cancelled(model: TargetModel) -> None:
 
 async def test_a_full_queue_refuses(model: TargetModel) -> None:
     engine = make_engine(model, None, max_waiting=1)
-    engine.submit(make_request(PROMPT, 4))
-    with pytest.raises(QueueFull, match="1 requests are waiting"):
+    for _ in range(3):
+        engine.submit(make_request(PROMPT, 4))
+    with pytest.raises(QueueFull, match="3 requests are waiting"):
         engine.submit(make_request(PROMPT, 4))
     await engine.stop()
 

@@ -26,9 +26,9 @@ def test_namespaces_take_turns() -> None:
 
 def test_the_queue_is_bounded() -> None:
     scheduler: Scheduler[Waiting] = Scheduler(max_running=1, max_waiting=2)
-    for i in range(2):
+    for i in range(3):
         scheduler.enqueue(Waiting("a", i))
-    with pytest.raises(QueueFull, match="2 requests are waiting"):
+    with pytest.raises(QueueFull, match="3 requests are waiting"):
         scheduler.enqueue(Waiting("b", 3))
 
 

@@ -12,24 +12,32 @@ from verifier.tree import DraftTree, child_index
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """`token_ids[:-1]` are the nodes of `path`; the last one is the next token."""
+    """The nodes of `path`, then the next token, unless the walk was broken off before it."""
 
     token_ids: tuple[int, ...]
     path: tuple[int, ...]  # accepted nodes of the tree, from the root down
 
+    @property
+    def is_broken_off(self) -> bool:
+        """The target's choice after the last node is still to be made."""
+        return len(self.token_ids) == len(self.path)
 
-def accept(tree: DraftTree, choose: Callable[[int], int]) -> Accepted:
+
+def accept(tree: DraftTree, choose: Callable[[int], int | None]) -> Accepted:
     """Walk the tree by `choose(row)`, the target's token after row 0 (the root) or row 1 + node.
 
-    `choose` is called once per emitted token, in order.
+    `choose` is called once per emitted token, in order; None breaks the walk off.
     """
     children = child_index(tree)
     token_ids: list[int] = []
     path: list[int] = []
     node: int | None = -1
     while node is not None:
-        token_ids.append(choose(node + 1))
-        node = children.get((node, token_ids[-1]))
+        token_id = choose(node + 1)
+        if token_id is None:
+            break
+        token_ids.append(token_id)
+        node = children.get((node, token_id))
         if node is not None:
             path.append(node)
     return Accepted(tuple(token_ids), tuple(path))

@@ -58,8 +58,20 @@ def prompt_segment(slot: int, kv_len: int, token_ids: tuple[int, ...], *, is_las
     return Segment(slot, kv_len, token_ids, None, is_last)
 
 
-def draft_segment(slot: int, kv_len: int, root: int, tree: DraftTree) -> Segment:
-    """The last committed token, whose row is not in the cache yet, and the draft below it."""
+def draft_segment(
+    slot: int, kv_len: int, root: int, tree: DraftTree, *, num_rows: int = 0
+) -> Segment:
+    """The last committed token, whose row is not in the cache yet, and the draft below it.
+
+    Idle children of the root pad it to `num_rows`; acceptance never looks at them.
+    """
+    num_idle = max(num_rows - 1 - len(tree), 0)
+    if num_idle:
+        tree = DraftTree(
+            (*tree.token_ids, *([0] * num_idle)),
+            (*tree.parents, *([-1] * num_idle)),
+            (*tree.probabilities, *([0.0] * num_idle)),
+        )
     return Segment(slot, kv_len, (root, *tree.token_ids), tree, True)
 
 

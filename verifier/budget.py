@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 ROW_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 # Weight of one new measurement; and how far below the curve's own promise a gain must not fall.
-TRACKING = 0.03
+TRACKING = 0.1
 MIN_GAIN = 1.02
 
 

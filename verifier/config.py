@@ -23,5 +23,6 @@ class VerifierConfig(BaseSettings):
     max_nodes: int = Field(24, ge=0, le=64, description="Most drafted nodes a sequence and step")
     max_depth: int = Field(24, ge=1, le=64, description="Most drafted tokens on one path")
     prefill_rows: int = Field(256, ge=1, description="Prompt rows in one step beside decoding")
+    exactness: Literal["guarded", "exact", "fast"] = "guarded"
     drain_s: float = Field(30.0, ge=0, description="Seconds running streams get at shutdown")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -16,7 +16,7 @@ from verifier.config import VerifierConfig
 from verifier.draft_client import DraftClient
 from verifier.model import Form, TargetModel
 from verifier.prefix_cache import PrefixCache
-from verifier.request import Mode, Request
+from verifier.request import Exactness, Mode, Request
 from verifier.scheduler import Scheduler
 from verifier.sequence import NO_SLOT, Sequence
 from verifier.step import Result, StepResult, Work, run_step
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 # Prompt rows in one pass while nobody waits for decoding: large, for throughput.
 LONE_PREFILL_ROWS = 1024
+# Exact sequences decode in passes of this many rows, and read prompts in runs of so many.
+EXACT_ROWS = 8
+EXACT_PREFILL_ROWS = 256
 # A draft may take this share of a plain step before the step goes on without it.
 DRAFT_SHARE = 0.25
 MAX_DRAFT_WAIT_S = 0.02
@@ -47,12 +50,17 @@ class Engine:
         drafts: DraftClient | None,
         curve: StepCurve,
         config: VerifierConfig,
+        *,
+        margin: float = 0.0,
     ) -> None:
+        """`margin`: greedy choices closer than this may be rounding in a wide pass."""
         self.model = model
         self._tokenizer = tokenizer
         self._drafts = drafts if model.form is not Form.PLAIN else None
         self._curve = curve
         self._config = config
+        self._margin = margin
+        self._must_be_plain = False  # a choice was too close to call in the last pass
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
         )
@@ -134,9 +142,10 @@ class Engine:
         await self._await_drafts()
         works = self._plan()
         step = await self._forward(works)
+        self._must_be_plain = False
         for result in step.results if step else []:
             self._settle(result)
-        if step is not None and all(work.segment.tree is not None for work in works):
+        if step is not None and all(w.segment.tree is not None and not w.is_alone for w in works):
             self._curve.track(step.num_rows, step.forward_s)
         self._ask_for_drafts()
         # Let clients read and new requests in, even when no draft is waited for.
@@ -145,7 +154,7 @@ class Engine:
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
             sequence.slot, sequence.num_reused = self._prefixes.take(
-                sequence.namespace, sequence.token_ids
+                sequence.namespace, sequence.token_ids, may_reuse=not sequence.is_exact
             )
             sequence.clock.admitted = time.perf_counter()
             if self._drafts is not None and sequence.uses_drafts:
@@ -185,23 +194,47 @@ class Engine:
 
     def _decode_works(self, decoding: list[Sequence]) -> list[Work]:
         trees = [self._draft(sequence) for sequence in decoding]
-        free = [s.request.speculation.mode is Mode.AUTO for s in decoding]
+        if self._must_be_plain:
+            trees = [EMPTY_TREE] * len(trees)
+        free = [s.request.speculation.mode is Mode.AUTO and not s.is_exact for s in decoding]
         fixed_rows = len(decoding) + sum(
             len(tree) for tree, is_free in zip(trees, free, strict=True) if not is_free
         )
         offered = [t.probabilities if f else () for t, f in zip(trees, free, strict=True)]
         counts = choose_nodes(self._curve, offered, len(decoding), fixed_rows)
-        works = []
-        for sequence, tree, is_free, count in zip(decoding, trees, free, counts, strict=True):
-            cut = prefix(tree, count) if is_free else tree
-            kv_len = self.model.slots.length(sequence.slot)
-            segment = draft_segment(sequence.slot, kv_len, sequence.token_ids[-1], cut)
-            works.append(Work(sequence, segment, self._wants_successors(sequence)))
-        return works
+        cuts = [
+            prefix(tree, count) if is_free else tree
+            for tree, is_free, count in zip(trees, free, counts, strict=True)
+        ]
+        margin = self._margin if any(cuts) else 0.0
+        return [
+            self._decode_work(sequence, cut, margin)
+            for sequence, cut in zip(decoding, cuts, strict=True)
+        ]
+
+    def _decode_work(self, sequence: Sequence, tree: DraftTree, margin: float) -> Work:
+        is_guarded = sequence.request.speculation.exactness is Exactness.GUARDED
+        return Work(
+            sequence,
+            draft_segment(
+                sequence.slot,
+                self.model.slots.length(sequence.slot),
+                sequence.token_ids[-1],
+                tree,
+                num_rows=EXACT_ROWS if self._is_padded(sequence) else 0,
+            ),
+            tree,
+            wants_successors=self._wants_successors(sequence),
+            margin=margin if is_guarded else 0.0,
+            is_alone=sequence.is_exact,
+        )
+
+    def _is_padded(self, sequence: Sequence) -> bool:
+        return sequence.is_exact and self.model.form is not Form.PLAIN
 
     def _prefill_work(self, sequence: Sequence, room: int) -> Work:
         kv_len = self.model.slots.length(sequence.slot)
-        end = min(kv_len + room, sequence.num_prompt)
+        end = min(kv_len + (EXACT_PREFILL_ROWS if sequence.is_exact else room), sequence.num_prompt)
         if self.model.form is Form.PLAIN:
             end = sequence.num_prompt  # recurrent models take a prompt whole
         segment = prompt_segment(
@@ -210,16 +243,27 @@ class Engine:
             tuple(sequence.token_ids[kv_len:end]),
             is_last=end == sequence.num_prompt,
         )
-        return Work(sequence, segment, self._wants_successors(sequence))
+        return Work(
+            sequence,
+            segment,
+            EMPTY_TREE,
+            wants_successors=self._wants_successors(sequence),
+            margin=0.0,
+            is_alone=sequence.is_exact,
+        )
 
     def _draft(self, sequence: Sequence) -> DraftTree:
         """The sequence's tree in the shape it asked for, no deeper than it may still emit."""
         if self._drafts is None or not sequence.uses_drafts:
             return EMPTY_TREE
+        if sequence.is_exact and self.model.has_experts:
+            return EMPTY_TREE
         speculation = sequence.request.speculation
         # The step's own next token takes one place of what is left.
         max_depth = min(speculation.max_depth, sequence.num_left - 1)
         tree = limit_depth(self._drafts.tree(sequence.id), max_depth)
+        if sequence.is_exact:
+            return best_chain(tree, min(speculation.max_nodes, EXACT_ROWS - 1))
         if speculation.mode is Mode.CHAIN:
             return best_chain(tree, speculation.max_nodes)
         return prefix(tree, speculation.max_nodes)
@@ -247,10 +291,14 @@ class Engine:
             self._release(sequence, learn=False)
         if result.accepted is None:
             return
+        self._must_be_plain |= result.accepted.is_broken_off
         finish = sequence.emit(result.accepted, result.tree, result.logprobs)
         if self._drafts is not None:
             self._drafts.observe(
-                sequence.id, num_verified=len(result.tree), successors=result.successors
+                sequence.id,
+                # What follows a walk that was broken off says nothing about the draft.
+                num_verified=0 if result.accepted.is_broken_off else len(result.tree),
+                successors=result.successors,
             )
         if finish is not None:
             sequence.complete(finish)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from protos import verifier_pb2 as pb
 from rpc.errors import InvalidRequest
+from verifier.request import Exactness
 from verifier.tokenizer import ChatError, Tokenizer
 from verifier.violations import Violations
 
@@ -23,6 +24,7 @@ class Limits:
     max_nodes: int
     max_depth: int
     allows_drafts: bool
+    exactness: Exactness = Exactness.GUARDED  # where a request names none
 
     @property
     def max_text_bytes(self) -> int:

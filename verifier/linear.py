@@ -17,7 +17,9 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 TRIAL_ROWS = (1, 8)
-NUM_TRIALS = 3
+NUM_TRIALS = 5
+# A busy machine disturbs single products; only a clear loss speaks against packing.
+CLEAR_LOSS = 1.3
 
 
 def pack_linears(model: nn.Module) -> int:
@@ -37,7 +39,7 @@ def pack_linears(model: nn.Module) -> int:
             if shape not in is_faster:
                 is_faster[shape] = _is_faster(packed, linear)
             if is_faster[shape]:
-                linear.forward = packed  # type: ignore[method-assign]
+                linear.forward = packed  # type: ignore[method-assign, assignment]
                 num_packed += 1
     logger.info("linears_packed packed=%d of=%d", num_packed, len(linears))
     return num_packed
@@ -49,7 +51,8 @@ def _can_pack(linears: list[nn.Linear]) -> bool:
         return False
     size = sum(weight.nbytes for weight in weights)
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return torch.backends.mkldnn.is_available() and size < 0.8 * available
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_onednn and size < 0.8 * available
 
 
 def _packed(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
@@ -74,7 +77,7 @@ def _is_faster(packed: Callable[[Tensor], Tensor], linear: nn.Linear) -> bool:
         ]
         packed_s += min(t[0] for t in times)
         stock_s += min(t[1] for t in times)
-    return packed_s < stock_s
+    return packed_s < CLEAR_LOSS * stock_s
 
 
 def _seconds(run: Callable[[], Tensor]) -> float:

@@ -60,6 +60,13 @@ class TargetModel:
         self._stock_attention = model.config._attn_implementation
 
     @property
+    def has_experts(self) -> bool:
+        """Whether a row's rounding depends on which experts the other rows of its pass take."""
+        config = self._model.config.get_text_config()
+        names = ("num_experts", "num_local_experts", "n_routed_experts")
+        return any(getattr(config, name, None) for name in names)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the configuration and of every weight's name, shape and type."""
         weights = [(n, list(p.shape), str(p.dtype)) for n, p in self._model.named_parameters()]

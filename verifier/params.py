@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from protos import verifier_pb2 as pb
 from verifier.inputs import Limits, check_ids, check_len
-from verifier.request import Learning, Mode, Speculation
+from verifier.request import Exactness, Learning, Mode, Speculation
 from verifier.sampling import SamplingParams
 from verifier.stopping import StoppingParams
 from verifier.tokenizer import Tokenizer
@@ -38,6 +38,11 @@ LEARNINGS = {
     pb.Speculation.LEARNING_NONE: Learning.NONE,
     pb.Speculation.LEARNING_OUTPUT: Learning.OUTPUT,
     pb.Speculation.LEARNING_ALL: Learning.ALL,
+}
+EXACTNESS = {
+    pb.Speculation.EXACTNESS_GUARDED: Exactness.GUARDED,
+    pb.Speculation.EXACTNESS_EXACT: Exactness.EXACT,
+    pb.Speculation.EXACTNESS_FAST: Exactness.FAST,
 }
 
 
@@ -180,6 +185,12 @@ def check_speculation(message: pb.Speculation, limits: Limits, violations: Viola
     """Check how drafting is used."""
     violations.require(message.mode in MODES, "speculation.mode", "is unknown", message.mode)
     violations.require(message.learn in LEARNINGS, "speculation.learn", "is unknown", message.learn)
+    violations.require(
+        not message.exactness or message.exactness in EXACTNESS,
+        "speculation.exactness",
+        "is unknown",
+        message.exactness,
+    )
     for name in ("max_nodes", "max_depth"):
         value = getattr(message, name)
         violations.require(
@@ -207,6 +218,7 @@ def parse_speculation(message: pb.Speculation, tokenizer: Tokenizer, limits: Lim
         max_depth=min(message.max_depth or MAX_NODES, limits.max_depth),
         namespace=message.namespace or DEFAULT_NAMESPACE,
         learn=LEARNINGS[message.learn],
+        exactness=EXACTNESS.get(message.exactness, limits.exactness),
         # What is beyond the context cannot be in the output.
         prediction=tuple(prediction[: min(limits.max_context, MAX_PREDICTION_TOKENS)]),
     )

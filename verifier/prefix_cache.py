@@ -32,11 +32,13 @@ class PrefixCache:
         self._held: dict[int, _Held] = {}
         self._running: set[int] = set()
 
-    def take(self, namespace: str, token_ids: Sequence[int]) -> tuple[int, int]:
+    def take(
+        self, namespace: str, token_ids: Sequence[int], *, may_reuse: bool = True
+    ) -> tuple[int, int]:
         """A slot for the sequence, and how many leading tokens' rows it holds already."""
         if isinstance(self._slots, PlainSlots):
             return self._slots.allocate(), 0
-        source, length = self._longest(namespace, token_ids)
+        source, length = self._longest(namespace, token_ids) if may_reuse else (-1, 0)
         if length < MIN_REUSED:
             slot, length = self._slots.allocate(), 0
         elif source in self._running:

@@ -4,7 +4,7 @@ from typing import cast
 
 from protos import verifier_pb2 as pb
 from verifier.events import Completion, TokenRun
-from verifier.params import LEARNINGS, MODES
+from verifier.params import EXACTNESS, LEARNINGS, MODES
 from verifier.ranking import TokenLogprobs
 from verifier.request import Request, Speculation
 from verifier.sampling import SamplingParams
@@ -12,6 +12,7 @@ from verifier.stopping import FinishReason, StoppingParams
 
 WIRE_MODES = {mode: wire for wire, mode in MODES.items()}  # the last wins: never UNSPECIFIED
 WIRE_LEARNINGS = {learn: wire for wire, learn in LEARNINGS.items()}
+WIRE_EXACTNESS = {exactness: wire for wire, exactness in EXACTNESS.items()}
 WIRE_REASONS = {
     FinishReason.STOP: pb.Finished.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.Finished.FINISH_REASON_LENGTH,
@@ -68,6 +69,7 @@ def _finished(completion: Completion) -> pb.Finished:
         usage=pb.Usage(
             num_prompt_tokens=completion.num_prompt_tokens,
             num_output_tokens=completion.num_output_tokens,
+            num_reused_tokens=completion.num_reused_tokens,
         ),
         timings=pb.Timings(
             queue_ms=completion.queue_ms,
@@ -79,6 +81,7 @@ def _finished(completion: Completion) -> pb.Finished:
             num_drafts=completion.num_drafts,
             num_draft_tokens=completion.num_draft_tokens,
             num_accepted_tokens=completion.num_accepted_tokens,
+            num_rechecks=completion.num_rechecks,
             accept_len_histogram=completion.accept_len_histogram,
         ),
     )
@@ -117,4 +120,5 @@ def _speculation(speculation: Speculation) -> pb.Speculation:
         max_depth=speculation.max_depth,
         namespace=speculation.namespace,
         learn=WIRE_LEARNINGS[speculation.learn],
+        exactness=WIRE_EXACTNESS[speculation.exactness],
     )

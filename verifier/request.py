@@ -16,6 +16,14 @@ class Mode(enum.Enum):
     TREE = 4
 
 
+class Exactness(enum.Enum):
+    """How sure it is that rounding in wide passes changes no word."""
+
+    GUARDED = 1  # what is too close to call in a wide pass is decided by a plain one
+    EXACT = 2  # all passes have one shape: bit-equal with drafting on or off
+    FAST = 3  # no guard
+
+
 class Learning(enum.Enum):
     """What the memory may learn from the request."""
 
@@ -34,6 +42,7 @@ class Speculation:
     namespace: str = "default"
     learn: Learning = Learning.ALL
     prediction: tuple[int, ...] = ()
+    exactness: Exactness = Exactness.GUARDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,9 @@ class Scheduler(Generic[S]):
         return not self.running and not self._waiting
 
     def enqueue(self, sequence: S) -> None:
-        """Let a sequence wait, or raise QueueFull."""
-        if self.num_waiting >= self.max_waiting:
+        """Let a sequence wait, or raise QueueFull. Those that find room at once do not count."""
+        room = self.max_running - len(self.running)
+        if self.num_waiting >= self.max_waiting + room:
             raise QueueFull(f"{self.num_waiting} requests are waiting already")
         self._waiting.setdefault(sequence.namespace, deque()).append(sequence)
 

@@ -10,7 +10,7 @@ from verifier.acceptance import Accepted
 from verifier.detokenizer import Detokenizer
 from verifier.events import Completion, TokenRun
 from verifier.ranking import TokenLogprobs
-from verifier.request import Mode, Request
+from verifier.request import Exactness, Mode, Request
 from verifier.sampling import Sampler
 from verifier.stopping import Finish, Output
 from verifier.tree import DraftTree
@@ -34,6 +34,7 @@ class Stats:
     num_steps: int = 0
     num_drafts: int = 0
     num_draft_tokens: int = 0
+    num_rechecks: int = 0
     accept_lens: Counter[int] = field(default_factory=Counter)
 
     def count(self, num_nodes: int, num_accepted: int) -> None:
@@ -87,6 +88,11 @@ class Sequence:
         return self.request.speculation.mode is not Mode.OFF
 
     @property
+    def is_exact(self) -> bool:
+        """Whether its passes must all have one shape."""
+        return self.request.speculation.exactness is Exactness.EXACT
+
+    @property
     def num_output(self) -> int:
         """Tokens emitted."""
         return len(self.token_ids) - self.num_prompt
@@ -108,11 +114,14 @@ class Sequence:
             if finish is not None:
                 break
         num_emitted = self.num_output - first_index
+        self.stats.num_rechecks += accepted.is_broken_off
         num_drafted = min(len(accepted.path), num_emitted)
         if first_index:
             self.stats.count(len(tree), num_drafted)
         else:
             self.clock.first_token = time.perf_counter()
+        if not num_emitted:
+            return None
         text, drafted_len = self.output.take_text()
         sources = tuple(tree.sources[i] for i in accepted.path[:num_drafted] if tree.sources)
         self.events.put_nowait(
@@ -147,6 +156,7 @@ class Sequence:
                 num_drafts=self.stats.num_drafts,
                 num_draft_tokens=self.stats.num_draft_tokens,
                 num_accepted_tokens=self.stats.num_accepted,
+                num_rechecks=self.stats.num_rechecks,
                 accept_len_histogram=self.stats.histogram,
             )
         )

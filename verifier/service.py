@@ -17,7 +17,7 @@ from verifier.inputs import Limits
 from verifier.model import Form
 from verifier.parsing import parse_detokenize, parse_generate, parse_tokenize
 from verifier.replies import event_reply, started_reply
-from verifier.request import Request
+from verifier.request import Exactness, Request
 from verifier.sampling import SamplingError
 from verifier.scheduler import QueueFull
 from verifier.sequence import Sequence
@@ -50,6 +50,7 @@ class Backend:
             max_nodes=config.max_nodes,
             max_depth=config.max_depth,
             allows_drafts=model.form is not Form.PLAIN,
+            exactness=Exactness[config.exactness.upper()],
         )
         self._description = pb.GetModelResponse(
             model=model.name,

@@ -19,7 +19,8 @@ from verifier.probe import choose_form
 from verifier.tokenizer import Tokenizer, load_tokenizer
 from verifier.tree import EMPTY_TREE, DraftTree
 
-NUM_TIMINGS = 5
+NUM_TIMINGS = 4
+NUM_NOISE_STEPS = 12
 PROMPT_LEN = 64  # of the sequence that steps are timed on
 
 
@@ -54,7 +55,9 @@ def make_engine(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig
         if addresses
         else None
     )
-    return Engine(model, tokenizer, drafts, step_curve(model), config)
+    return Engine(
+        model, tokenizer, drafts, step_curve(model), config, margin=rounding_margin(model)
+    )
 
 
 def load_engine(config: VerifierConfig) -> tuple[Engine, Tokenizer]:
@@ -97,6 +100,29 @@ def _step_s(model: TargetModel, slot: int, rows: int) -> float:
         logits[:, 0].tolist()  # wait for the device
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
+
+
+def rounding_margin(model: TargetModel) -> float:
+    """Greedy choices closer than this may turn out otherwise in a pass of another width.
+
+    Four times the largest difference seen between a plain pass and a wide one: either of the two
+    logits may be off, and not all differences were seen.
+    """
+    if model.form is Form.PLAIN:
+        return 0.0
+    slot = model.slots.allocate()
+    try:
+        noise = 0.0
+        for step in range(NUM_NOISE_STEPS):
+            root = 2 + step % (model.vocabulary_size - 2)
+            kv_len = model.slots.length(slot)
+            wide = model.forward([draft_segment(slot, kv_len, root, _chain(15))])[0]
+            plain = model.forward([draft_segment(slot, kv_len, root, EMPTY_TREE)])[0]
+            noise = max(noise, float((wide - plain).abs().max()))
+            model.commit(slot, [0])
+        return 4 * noise
+    finally:
+        model.slots.free(slot)
 
 
 def _chain(num_nodes: int) -> DraftTree:

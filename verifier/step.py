@@ -12,7 +12,7 @@ from verifier.model import TargetModel
 from verifier.ranking import TokenLogprobs, argmax_ids, logprobs, top_ids
 from verifier.sampling import SamplingError
 from verifier.sequence import Sequence
-from verifier.tree import EMPTY_TREE, DraftTree
+from verifier.tree import DraftTree
 
 SUCCESSORS_PER_TOKEN = 8
 
@@ -23,7 +23,10 @@ class Work:
 
     sequence: Sequence
     segment: Segment
+    tree: DraftTree  # the segment's own may be padded
     wants_successors: bool
+    margin: float  # greedy choices closer than this are left open; 0 leaves none
+    is_alone: bool  # in a pass of its own, whose shape nobody else changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,11 @@ class StepResult:
 def run_step(model: TargetModel, works: list[Work]) -> StepResult:
     """Run one forward pass over all works and settle each."""
     started = time.perf_counter()
-    logits = model.forward([work.segment for work in works])
+    alone = [work for work in works if work.is_alone]
+    together = [work for work in works if not work.is_alone]
+    passes = [[work] for work in alone] + ([together] if together else [])
+    logits = torch.cat([model.forward([work.segment for work in works]) for works in passes])
+    works = alone + together
     # The one transfer that waits for the device.
     best = argmax_ids(logits).tolist()
     forward_s = time.perf_counter() - started
@@ -67,32 +74,42 @@ def run_step(model: TargetModel, works: list[Work]) -> StepResult:
 def _settle(model: TargetModel, work: Work, logits: Tensor, best: list[int]) -> Result:
     """Accept what the target agrees with and keep its rows."""
     sequence, segment = work.sequence, work.segment
-    tree = segment.tree or EMPTY_TREE
+    tree = work.tree
     if not segment.needs_logits:
         model.commit(segment.slot, list(range(segment.num_rows)))
         return Result(sequence, tree, None, [])
     try:
-        accepted = accept(tree, lambda row: _choose(sequence, logits[row], best[row]))
+        accepted = accept(tree, lambda row: _choose(work, logits[row], best[row]))
     except SamplingError as error:
         return Result(sequence, tree, None, [], error=error)
-    rows = [0, *(node + 1 for node in accepted.path)]
+    # A row is kept once the token after it is known: the last token's row is the next root.
+    rows = [0, *(node + 1 for node in accepted.path)][: len(accepted.token_ids)]
     kept = rows if segment.tree is not None else list(range(segment.num_rows))
     model.commit(segment.slot, kept)
     visited = logits[rows]
-    successors = top_ids(visited, SUCCESSORS_PER_TOKEN).tolist() if work.wants_successors else []
+    wants_successors = work.wants_successors and len(rows) > 0
+    successors = top_ids(visited, SUCCESSORS_PER_TOKEN).tolist() if wants_successors else []
     return Result(sequence, tree, accepted, successors, _logprobs(sequence, visited, accepted))
 
 
-def _choose(sequence: Sequence, logits: Tensor, best: int) -> int:
-    sampler = sequence.sampler
+def _choose(work: Work, logits: Tensor, best: int) -> int | None:
+    sampler = work.sequence.sampler
     if sampler.takes_argmax:
         if not bool(torch.isfinite(logits[best])):
             raise SamplingError("the model returned logits that are not finite")
+        if work.margin and _lead(logits) < work.margin:
+            return None
         token_id = best
     else:
         token_id = sampler.choose(logits)
     sampler.push(token_id)
     return token_id
+
+
+def _lead(logits: Tensor) -> float:
+    """How far the best logit is ahead of the second."""
+    first, second = logits[top_ids(logits[None], 2)[0]].tolist()
+    return float(first - second)
 
 
 def _logprobs(sequence: Sequence, logits: Tensor, accepted: Accepted) -> tuple[TokenLogprobs, ...]:
