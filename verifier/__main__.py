@@ -2,22 +2,41 @@
 
 import argparse
 import asyncio
+import logging
+import sys
+
+from pydantic import ValidationError
 
 from rpc.telemetry import configure_logging
 from verifier.config import VerifierConfig
 from verifier.process import serve
 
+logger = logging.getLogger(__name__)
+
 
 def main() -> None:
     """Read the settings, log, serve."""
+    config = read_config()
+    configure_logging(config.log_level)
+    try:
+        asyncio.run(serve(config))
+    except OSError as error:
+        # No such model, or an address that is taken: the message says it all.
+        logger.error("cannot_serve error=%s", error)
+        sys.exit(1)
+
+
+def read_config() -> VerifierConfig:
+    """Settings of the command line over those of the environment."""
     parser = argparse.ArgumentParser(prog="python -m verifier", description=__doc__)
     for name, field in VerifierConfig.model_fields.items():
-        # Unset ones come from the environment; pydantic checks them all.
         parser.add_argument(f"--{name.replace('_', '-')}", help=field.description)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
-    config = VerifierConfig(**given)
-    configure_logging(config.log_level)
-    asyncio.run(serve(config))
+    try:
+        return VerifierConfig(**given)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        parser.error("; ".join(problems))
 
 
 if __name__ == "__main__":

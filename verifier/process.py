@@ -30,7 +30,11 @@ async def serve(config: VerifierConfig) -> None:
     service = VerifierService()
     add_VerifierServiceServicer_to_server(service, server.grpc)
     await server.start(config.listen)
-    engine, tokenizer = await asyncio.to_thread(load_engine, config)
+    try:
+        engine, tokenizer = await asyncio.to_thread(load_engine, config)
+    except BaseException:
+        await server.stop()
+        raise
     engine.start()
     await warm_up(engine)
     service.backend = Backend(engine, tokenizer, config)
