@@ -49,7 +49,12 @@ class Outbox:
 
     def spaces(self) -> list[str]:
         """Return the spaces that have something to send."""
-        return [space for space, queue in self._queues.items() if queue.in_flight or queue.runs]
+        return [space for space in self._queues if self.has(space)]
+
+    def has(self, space: str) -> bool:
+        """Tell whether a space has something to send."""
+        queue = self._queues.get(space)
+        return queue is not None and bool(queue.in_flight or queue.runs)
 
     def waiting(self, space: str) -> list[TokenRun]:
         """Return a space's runs that are not acknowledged yet, oldest first."""

@@ -9,7 +9,7 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from drafter.entry import EntryError, decode
@@ -59,6 +59,9 @@ class Store(Protocol):
 
     def forget(self, space: str) -> None:
         """Drop the trie and all else that the space has taught, by its owner's wish."""
+
+    def unload(self, space: str) -> bool:
+        """Drop the trie to free its memory; False while it is in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,9 @@ class Counts:
     skipped: int = 0
     snapshots: int = 0
 
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
 
 class Replica:
     """One space as this process holds it. `poll` and `snapshot` may run side by side."""
@@ -174,6 +180,7 @@ class Replica:
         self._ahead: TokenTrie | None = None
         # Raised by whatever replaces the state under a running poll.
         self._era = 0
+        self.rolled_back_at: float | None = None
         store.place(space, self.trie)
 
     @property
@@ -225,6 +232,7 @@ class Replica:
         """Draft from the trie at the cursor again."""
         if self._ahead is not None:
             self._ahead = None
+            self.rolled_back_at = self._now()
             self._store.place(self.space, self.trie)
 
     def forget(self) -> None:
@@ -236,6 +244,17 @@ class Replica:
         """Say where in which history the state stands."""
         producers = tuple((key[0].hex(), key[1], last) for key, last in self._producers.items())
         return Position(self.base, self.cursor, self._check, producers)
+
+    def where(self) -> str:
+        """Name the position: equal names mean equal tries."""
+        return f"{self.base[:12] or 'root'}:{self.cursor[0]}-{self.cursor[1]}"
+
+    def snapshot_age_s(self) -> float | None:
+        """Return how far the newest snapshot lies behind the cursor in time; None without one."""
+        pointer = _parse(self._pointer)
+        if pointer is None or not pointer.generations:
+            return None
+        return max(0.0, (self.cursor[0] - pointer.newest.covered[0]) / 1000)
 
     def snapshot_due(self) -> bool:
         """Tell whether enough was applied, or somebody asked."""

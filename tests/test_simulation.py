@@ -66,6 +66,9 @@ class RingStore:
     def forget(self, space: str) -> None:
         self.ring = Ring(self.capacity)
 
+    def unload(self, space: str) -> bool:
+        return False
+
 
 @dataclass
 class Peer:

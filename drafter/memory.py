@@ -1,0 +1,274 @@
+"""What a drafter process remembers: tries that follow the shared log, or live alone without one.
+
+Nothing here is on the way of a draft: `append` queues, everything else runs in background tasks.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from drafter.log import RedisLog
+from drafter.log_connection import describe
+from drafter.member import Member, MemberTimes, end, going_on
+from drafter.outbox import Outbox
+from drafter.replica import ReplicaLimits, Store, TokenTrie
+from drafter.token_run import TokenRun, as_run
+
+_logger = logging.getLogger(__name__)
+_SPACE = re.compile(r"[A-Za-z0-9._:-]{1,128}/[A-Za-z0-9._-]{1,128}")
+_MONITOR_S = 1.0
+_FLUSH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLimits:
+    """Bounds of the shared memory in this process and in Redis."""
+
+    max_bytes: int = 1 << 30  # tries of all spaces together
+    max_outbox_runs: int = 100_000
+    max_outbox_bytes: int = 64 << 20
+    ttl_s: int | None = None  # an idle space is forgotten after this
+    replica: ReplicaLimits = field(default_factory=ReplicaLimits)
+    times: MemberTimes = field(default_factory=MemberTimes)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStatus:
+    """How the shared memory is doing, for health details and metrics."""
+
+    shared: bool  # False: no Redis is configured, what is learned dies with the process
+    connected: bool
+    num_spaces: int
+    num_bytes: int
+    outbox_runs: int
+    outbox_bytes: int
+    outbox_dropped: int
+    applied_entries: int
+    applied_tokens: int
+    duplicates: int
+    holes: int
+    skipped: int
+    snapshots: int
+    unloaded: int
+    resyncs: dict[str, int]  # by reason
+    spaces_ahead: int  # drafting from runs that the log does not have yet
+    lag_s: float  # since the slowest space was last seen to be up to date
+    snapshot_age_s: float | None  # of the oldest newest snapshot
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceStatus:
+    """One space as this replica holds it."""
+
+    space: str
+    num_tokens: int
+    num_bytes: int
+    digest: str
+    position: str  # where in which history; equal positions have equal digests
+
+
+class SharedMemory:
+    """Follows and feeds the log of each space in use. One event loop owns it."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        redis_url: str | None = None,
+        producer: bytes | None = None,
+        limits: MemoryLimits | None = None,
+    ) -> None:
+        self._store, self._limits = store, limits or MemoryLimits()
+        self._log = RedisLog(redis_url, ttl_s=self._limits.ttl_s) if redis_url else None
+        self._url = redis_url
+        self._outbox = Outbox(
+            producer or uuid.uuid4().bytes,
+            time.time_ns(),
+            max_runs=self._limits.max_outbox_runs,
+            max_bytes=self._limits.max_outbox_bytes,
+        )
+        self._members: dict[str, Member] = {}
+        self._local: dict[str, TokenTrie] = {}
+        self._used_at: dict[str, float] = {}
+        self._unloaded = 0
+        self._connected = False
+        self._last_error = ""
+        self._past: Counter[str] = Counter()
+        self._monitor: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return at once; connects in the background, however long that takes."""
+        where = describe(self._url) if self._url else "none, memory dies with the process"
+        _logger.info("shared memory log=%s", where)
+        self._monitor = asyncio.create_task(self._watch(), name="memory monitor")
+
+    async def stop(self) -> None:
+        """Send what waits, for at most a second, and end all tasks."""
+        deadline = time.monotonic() + _FLUSH_S
+        while self._outbox.spaces() and self._log and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        members, self._members = list(self._members.values()), {}
+        await asyncio.gather(*(member.stop() for member in members))
+        if self._monitor is not None:
+            await end([self._monitor])
+        if self._log is not None:
+            try:
+                await self._log.close()
+            except ConnectionError as error:
+                _logger.info("closing the log: %s", error)
+
+    def append(self, space: str, token_ids: Sequence[int] | TokenRun) -> None:
+        """Learn a finished run, here and on all replicas; never waits."""
+        run = as_run("token_ids", token_ids)
+        self._use(space)
+        if not len(run):
+            return
+        if self._log is None:
+            self._local[space].learn(run)
+            return
+        self._outbox.add(space, run)
+        self._members[space].wake(run)
+
+    async def load(self, space: str) -> None:
+        """Begin to follow a space, in the background."""
+        self._use(space)
+
+    async def forget(self, space: str) -> int:
+        """Forget a space here and everywhere; return how many tokens were held here.
+
+        ConnectionError when Redis could not be told: then it is forgotten here only for now.
+        """
+        trie = self._trie(space)
+        num_tokens = trie.num_tokens if trie else 0
+        self._outbox.discard(space)
+        if space in self._members:
+            self._members[space].replica.forget()
+        elif space in self._local:
+            self._store.forget(space)
+            self._local[space] = self._store.build(None)
+            self._store.place(space, self._local[space])
+        if self._log is not None:
+            await self._log.forget(_checked(space))
+        return num_tokens
+
+    def spaces(self) -> list[str]:
+        """Name the spaces in memory."""
+        return sorted(self._used_at)
+
+    def describe(self, space: str) -> SpaceStatus | None:
+        """Describe a space if it is in memory; hashes it, so not for every second."""
+        trie, member = self._trie(space), self._members.get(space)
+        if trie is None:
+            return None
+        where = member.replica.where() if member else ""
+        return SpaceStatus(space, trie.num_tokens, trie.num_bytes, trie.digest(), where)
+
+    def status(self) -> MemoryStatus:
+        """Count; cheap enough for every second."""
+        members = list(self._members.values())
+        totals = self._past.copy()
+        resyncs: Counter[str] = Counter()
+        for member in members:
+            totals.update(member.replica.counts.as_dict())
+            resyncs.update(member.replica.resyncs)
+        ages = [age for member in members if (age := member.replica.snapshot_age_s()) is not None]
+        return MemoryStatus(
+            shared=self._log is not None,
+            connected=self._connected,
+            num_spaces=len(self._used_at),
+            num_bytes=self._num_bytes(),
+            outbox_runs=self._outbox.num_runs,
+            outbox_bytes=self._outbox.num_bytes,
+            outbox_dropped=self._outbox.dropped,
+            applied_entries=totals["entries"],
+            applied_tokens=totals["tokens"],
+            duplicates=totals["duplicates"],
+            holes=totals["holes"],
+            skipped=totals["skipped"],
+            snapshots=totals["snapshots"],
+            unloaded=self._unloaded,
+            resyncs=dict(resyncs),
+            spaces_ahead=sum(member.replica.ahead for member in members),
+            lag_s=max((member.lag_s() for member in members), default=0.0),
+            snapshot_age_s=max(ages, default=None),
+            last_error=self._last_error,
+        )
+
+    def _use(self, space: str) -> None:
+        """Note that a space is in use, and follow it if it is not followed yet."""
+        if space not in self._used_at:
+            self._follow(_checked(space))
+        self._used_at[space] = time.monotonic()
+
+    def _follow(self, space: str) -> None:
+        if self._log is None:
+            self._local[space] = self._store.build(None)
+            self._store.place(space, self._local[space])
+            return
+        member = Member(
+            space,
+            self._store,
+            self._log,
+            self._outbox,
+            limits=self._limits.replica,
+            times=self._limits.times,
+        )
+        self._members[space] = member
+        member.start()
+
+    def _trie(self, space: str) -> TokenTrie | None:
+        member = self._members.get(space)
+        return member.replica.trie if member else self._local.get(space)
+
+    def _num_bytes(self) -> int:
+        tries = [self._trie(space) for space in self._used_at]
+        return sum(trie.num_bytes for trie in tries if trie)
+
+    async def _watch(self) -> None:
+        """Once a second: is Redis there, is memory within its limit."""
+        while going_on():
+            try:
+                if self._log is not None:
+                    await self._greet(self._log)
+                await self._shrink()
+            except Exception:
+                _logger.exception("watching the memory failed")
+            await asyncio.sleep(_MONITOR_S)
+
+    async def _greet(self, log: RedisLog) -> None:
+        try:
+            await log.birth()
+            if not self._connected:
+                _logger.info("shared memory connected")
+            self._connected, self._last_error = True, ""
+        except ConnectionError as error:
+            if self._connected or not self._last_error:
+                _logger.warning("shared memory unreachable: %s", error)
+            self._connected, self._last_error = False, str(error)
+
+    async def _shrink(self) -> None:
+        """Unload the spaces that nobody used for longest, until the rest fits."""
+        for space in sorted(self._used_at, key=self._used_at.__getitem__):
+            if self._num_bytes() <= self._limits.max_bytes:
+                return
+            if self._outbox.has(space) or not self._store.unload(space):
+                continue
+            self._unloaded += 1
+            del self._used_at[space]
+            self._local.pop(space, None)
+            member = self._members.pop(space, None)
+            if member is not None:
+                self._past.update(member.replica.counts.as_dict())
+                await member.stop()
+
+
+def _checked(space: str) -> str:
+    if not _SPACE.fullmatch(space):
+        raise ValueError(f"space: {space!r} is not VOCABULARY/NAMESPACE")
+    return space
