@@ -142,9 +142,11 @@ def _check_free(address: str) -> None:
         return  # inside our own directory
     host, _, port = address.rpartition(":")
     try:
+        if not 0 < int(port) < 65536:
+            raise ValueError("a port is 1..65535")
         family, *_, where = socket.getaddrinfo(host.strip("[]"), int(port))[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(where)
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError) as error:
         raise StackError(f"cannot listen on {address}: {error}") from error
