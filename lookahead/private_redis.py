@@ -6,6 +6,7 @@ appears once the server answers.
 
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from drafter.local_redis import LocalRedis
@@ -14,16 +15,16 @@ from drafter.local_redis import LocalRedis
 def main() -> None:
     """Start the server, announce it, wait for SIGTERM, stop it."""
     data_dir, url_file = (Path(argument) for argument in sys.argv[1:])
-    stop_signals = {signal.SIGTERM, signal.SIGINT}
-    # Blocked from the start: a signal during start-up must wait for the server to be stoppable.
-    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
+    stopping = threading.Event()
+    # A handler, not a blocked signal: the server would inherit the block and never hear its own.
+    signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
     redis = LocalRedis(data_dir)
-    redis.start()
     try:
+        redis.start()
         partial = url_file.with_suffix(".partial")
         partial.write_text(redis.url)
         partial.rename(url_file)
-        signal.sigwait(stop_signals)
+        stopping.wait()
     finally:
         redis.stop()
 
