@@ -2,15 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Everything is pinned by constraints.txt; the marker file makes the second run start at once.
-install: .venv/installed
-.venv/installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+# Everything is pinned by constraints.txt; the marker files make later runs start at once.
+install: .venv/installed-dev
 
-demo: install
-	$(BIN)/lookahead demo
+.venv/installed-%: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing pinned dependencies into .venv; the first time takes a few minutes."
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+demo: .venv/installed-demo
+	@$(BIN)/lookahead demo
 
 test: install
 	$(BIN)/python -m pytest
@@ -28,7 +30,7 @@ protos: install
 bench: install
 	$(BIN)/python -m bench.serve
 
-up: install
+up: .venv/installed-demo
 	$(BIN)/lookahead serve
 
 clean:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from lookahead.client import Client
 from lookahead.stack import Stack, StackConfig
@@ -37,8 +38,9 @@ class StartUp:
             TextColumn("[bold]{task.description:<9}"),
             BarColumn(bar_width=12),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[detail]}"),
+            TextColumn("[dim]{task.fields[detail]}", table_column=Column(ratio=1, no_wrap=True)),
             console=console,
+            expand=True,
         )
 
     def report(self, name: str, is_ready: bool) -> None:
