@@ -135,8 +135,10 @@ class Sampler:
         """Draw among the surviving tokens in token-id order, in float64."""
         ids = top_ids(scores[None], SHORTLIST)[0]
         short = torch.stack([ids.double(), scores[ids].double()])
-        total = torch.logsumexp(scores, 0).double().expand(2, 1)
-        host = torch.cat([short, total], 1).cpu().numpy()  # the one sync
+        # The sum over the whole vocabulary; after top-k only the kept tokens count.
+        cuts = 0 < self.params.top_k < len(scores)
+        total = short[:, :1] if cuts else torch.logsumexp(scores, 0).expand(2, 1)
+        host = torch.cat([short, total.double()], 1).cpu().numpy()  # the one sync
         best = host[1, :-1]
         _check(best[0])
         is_all = len(best) == len(scores)
