@@ -11,13 +11,15 @@ from verifier.budget import StepCurve
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
 from verifier.events import Completion, TokenRun
+from verifier.measurements import Measurements
 from verifier.model import TargetModel
 from verifier.probe import choose_form
 from verifier.request import Mode, Request, Speculation
 from verifier.sampling import SamplingParams
 from verifier.stopping import StoppingParams
 
-FREE_NODES = StepCurve([1, 64], [1.0, 1.0])  # rows cost nothing: AUTO verifies all it is given
+# Rows cost nothing, so AUTO verifies all it is given; nothing is too close to call.
+FREE_NODES = Measurements(StepCurve([1, 64], [1.0, 1.0]), margin=0.0, rows_agree=True)
 
 
 class LetterDetokenizer:

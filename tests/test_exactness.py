@@ -11,10 +11,10 @@ from tests.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.reference import FAMILIES, VOCABULARY_SIZE, Family
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
+from verifier.measurements import measure
 from verifier.model import Form, TargetModel
 from verifier.probe import choose_form
 from verifier.request import Exactness, Mode, Request
-from verifier.startup import rounding_margin
 from verifier.tree import DraftTree
 
 PROMPTS = [[5, 9, 33, 4, 17], [3] * 20, [11, 60], [(5 * i) % 61 + 3 for i in range(30)]]
@@ -31,14 +31,8 @@ def bfloat16_model(family: Family) -> TargetModel:
 
 def make_engine(model: TargetModel, drafts: FakeDrafts | None, margin: float) -> Engine:
     config = VerifierConfig(model="small")
-    return Engine(
-        model,
-        LetterTokenizer(),  # type: ignore[arg-type]
-        drafts,  # type: ignore[arg-type]
-        FREE_NODES,
-        config,
-        margin=margin,
-    )
+    measured = replace(FREE_NODES, margin=margin, rows_agree=measure(model).rows_agree)
+    return Engine(model, LetterTokenizer(), drafts, measured, config)  # type: ignore[arg-type]
 
 
 def with_exactness(request: Request, exactness: Exactness) -> Request:
@@ -77,7 +71,7 @@ def test_exact_mode_is_bit_equal_with_drafting_on_and_off(name: str) -> None:
     assert sum(completion.num_accepted_tokens for _, completion in drafted) > NUM_TOKENS
 
 
-def test_exact_mode_verifies_no_drafts_where_rows_share_experts() -> None:
+def test_exact_mode_verifies_no_drafts_where_rows_of_a_pass_round_differently() -> None:
     model = bfloat16_model(next(f for f in FAMILIES if f.model_type == "mixtral"))
     off = run_all(make_engine(model, None, 0.0), requests(Mode.OFF, Exactness.EXACT))
     answers = [ids_of(runs) for runs, _ in off]
@@ -112,7 +106,7 @@ def test_the_guard_seldom_steps_in_and_costs_no_words_in_float32() -> None:
     hf = FAMILIES[0].build()
     model = TargetModel(hf, "small", max_context=128)
     choose_form(model, hf, num_slots=2, draft_rows=65)
-    margin = rounding_margin(model)
+    margin = measure(model).margin
     assert 0 < margin < 1e-3
     plain = run_all(make_engine(model, None, margin), requests(Mode.OFF, Exactness.GUARDED))
     answers = [ids_of(runs) for runs, _ in plain]

@@ -25,6 +25,12 @@ class Segment:
     token_ids: tuple[int, ...]
     tree: DraftTree | None  # None: the rows are a chain
     needs_logits: bool
+    span: int = 0  # cached rows that attention reads, masked or not, when more than there are
+
+    @property
+    def kv_span(self) -> int:
+        """Cached rows that attention reads, the new ones included."""
+        return max(self.kv_len + self.num_rows, self.span)
 
     @property
     def num_rows(self) -> int:
@@ -59,11 +65,12 @@ def prompt_segment(slot: int, kv_len: int, token_ids: tuple[int, ...], *, is_las
 
 
 def draft_segment(
-    slot: int, kv_len: int, root: int, tree: DraftTree, *, num_rows: int = 0
+    slot: int, kv_len: int, root: int, tree: DraftTree, *, num_rows: int = 0, span: int = 0
 ) -> Segment:
     """The last committed token, whose row is not in the cache yet, and the draft below it.
 
-    Idle children of the root pad it to `num_rows`; acceptance never looks at them.
+    Idle children of the root pad it to `num_rows`, masked rows of the cache to `span`: passes of
+    one shape round alike.
     """
     num_idle = max(num_rows - 1 - len(tree), 0)
     if num_idle:
@@ -72,13 +79,13 @@ def draft_segment(
             (*tree.parents, *([-1] * num_idle)),
             (*tree.probabilities, *([0.0] * num_idle)),
         )
-    return Segment(slot, kv_len, (root, *tree.token_ids), tree, True)
+    return Segment(slot, kv_len, (root, *tree.token_ids), tree, True, span)
 
 
 def make_batch(segments: list[Segment], window: int | None) -> Batch:
     """Lay out the rows; `window` is the width of the sliding-window layers, if there are any."""
     num_rows = sum(segment.num_rows for segment in segments)
-    kv_len = max(segment.kv_len + segment.num_rows for segment in segments)
+    kv_len = max(segment.kv_span for segment in segments)
     mask = np.zeros((num_rows, kv_len), bool)
     window_mask = None if window is None else np.zeros((num_rows, kv_len), bool)
     positions, logit_rows = [], []

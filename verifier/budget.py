@@ -6,10 +6,7 @@ all sequences are taken in one order of probability; of all cuts the one with th
 """
 
 import itertools
-import json
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,28 +69,3 @@ def choose_nodes(
         best = 0
     counts = np.bincount(owners[order[:best]], minlength=len(probabilities))
     return [int(count) for count in counts]
-
-
-def load_or_measure(path: Path, key: str, measure: Callable[[int], float]) -> StepCurve:
-    """The curve saved under `key`, or a fresh one, saved for the next start."""
-    try:
-        saved = json.loads(path.read_text())
-    except (OSError, ValueError):
-        saved = {}
-    try:
-        return StepCurve(saved[key]["rows"], saved[key]["seconds"])
-    except (KeyError, TypeError, AssertionError):
-        curve = StepCurve(ROW_COUNTS, [measure(rows) for rows in ROW_COUNTS])
-    entries = saved if isinstance(saved, dict) else {}
-    _save(path, entries | {key: curve.as_dict()})
-    return curve
-
-
-def _save(path: Path, entries: dict[str, object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(entries))
-        temporary.replace(path)
-    except OSError:
-        return  # a read-only cache only means that the next start measures again

@@ -11,9 +11,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from verifier.batch import draft_segment, prompt_segment
-from verifier.budget import StepCurve, choose_nodes
+from verifier.budget import choose_nodes
 from verifier.config import VerifierConfig
 from verifier.draft_client import DraftClient
+from verifier.measurements import EXACT_ROWS, Measurements
 from verifier.model import Form, TargetModel
 from verifier.prefix_cache import PrefixCache
 from verifier.request import Exactness, Mode, Request
@@ -28,8 +29,7 @@ logger = logging.getLogger(__name__)
 
 # Prompt rows in one pass while nobody waits for decoding: large, for throughput.
 LONE_PREFILL_ROWS = 1024
-# Exact sequences decode in passes of this many rows, and read prompts in runs of so many.
-EXACT_ROWS = 8
+# Exact sequences read prompts in runs of this many rows.
 EXACT_PREFILL_ROWS = 256
 # A draft may take this share of a plain step before the step goes on without it.
 DRAFT_SHARE = 0.25
@@ -48,18 +48,16 @@ class Engine:
         model: TargetModel,
         tokenizer: Tokenizer,
         drafts: DraftClient | None,
-        curve: StepCurve,
+        measured: Measurements,
         config: VerifierConfig,
-        *,
-        margin: float = 0.0,
     ) -> None:
-        """`margin`: greedy choices closer than this may be rounding in a wide pass."""
         self.model = model
         self._tokenizer = tokenizer
         self._drafts = drafts if model.form is not Form.PLAIN else None
-        self._curve = curve
+        self._curve = measured.curve
         self._config = config
-        self._margin = margin
+        self._margin = measured.margin
+        self._rows_agree = measured.rows_agree
         self._must_be_plain = False  # a choice was too close to call in the last pass
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
@@ -222,6 +220,7 @@ class Engine:
                 sequence.token_ids[-1],
                 tree,
                 num_rows=EXACT_ROWS if self._is_padded(sequence) else 0,
+                span=self.model.max_context if self._is_padded(sequence) else 0,
             ),
             tree,
             wants_successors=self._wants_successors(sequence),
@@ -256,7 +255,7 @@ class Engine:
         """The sequence's tree in the shape it asked for, no deeper than it may still emit."""
         if self._drafts is None or not sequence.uses_drafts:
             return EMPTY_TREE
-        if sequence.is_exact and self.model.has_experts:
+        if sequence.is_exact and not self._rows_agree:
             return EMPTY_TREE
         speculation = sequence.request.speculation
         # The step's own next token takes one place of what is left.

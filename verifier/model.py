@@ -184,7 +184,7 @@ def _row_ranges(segments: tuple[Segment, ...]) -> tuple[tuple[int, int, int, int
     ranges, start = [], 0
     for segment in segments:
         end = start + segment.num_rows
-        ranges.append((segment.slot, start, end, segment.kv_len + segment.num_rows))
+        ranges.append((segment.slot, start, end, segment.kv_span))
         start = end
     return tuple(ranges)
 

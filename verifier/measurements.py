@@ -1,0 +1,159 @@
+"""What is measured of a model on this machine, once, and kept in the user's cache: how long steps
+take, how far wide passes round differently, and whether rows of one pass round alike."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verifier.batch import draft_segment, prompt_segment
+from verifier.budget import ROW_COUNTS, StepCurve
+from verifier.model import Form, TargetModel
+from verifier.tree import EMPTY_TREE, DraftTree
+
+EXACT_ROWS = 8  # rows of every decoding pass of an exact sequence
+NUM_TIMINGS = 4
+NUM_NOISE_STEPS = 8
+NUM_AGREEMENT_ROUNDS = 4
+PROMPT_LEN = 64  # of the sequence that is measured on
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """A model on a machine."""
+
+    curve: StepCurve
+    margin: float  # greedy choices closer than this may turn out otherwise in a wide pass
+    rows_agree: bool  # a row's bits do not depend on its place in a pass of EXACT_ROWS rows
+
+
+PLAIN = Measurements(StepCurve([1, 2], [1.0, 2.0]), 0.0, False)  # no drafts, no choices
+
+
+def load_or_measure(path: Path, model: TargetModel) -> Measurements:
+    """The measurements saved at `path`, or fresh ones, saved for the next start."""
+    if model.form is Form.PLAIN:
+        return PLAIN
+    saved, key = _read(path), _key(model)
+    try:
+        entry = saved[key]
+        curve = StepCurve(entry["rows"], entry["seconds"])
+        return Measurements(curve, float(entry["margin"]), bool(entry["rows_agree"]))
+    except (KeyError, TypeError, ValueError, AssertionError):
+        measured = measure(model)
+    entry = {"margin": measured.margin, "rows_agree": measured.rows_agree}
+    _write(path, saved | {key: entry | measured.curve.as_dict()})
+    return measured
+
+
+def measure(model: TargetModel) -> Measurements:
+    """Measure on a slot of the idle model; a few dozen passes."""
+    slot = model.slots.allocate()
+    prompt = tuple(2 + i % (model.vocabulary_size - 2) for i in range(PROMPT_LEN))
+    try:
+        model.forward([prompt_segment(slot, 0, prompt, is_last=True)])
+        model.commit(slot, list(range(PROMPT_LEN)))
+        run = Runner(model, slot)
+        seconds = [_step_s(run, rows) for rows in ROW_COUNTS]
+        return Measurements(StepCurve(ROW_COUNTS, seconds), 4 * _noise(run), _rows_agree(run))
+    finally:
+        model.slots.free(slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Chains of rows on one slot."""
+
+    model: TargetModel
+    slot: int
+
+    def logits(self, rows: int, span: int = 0) -> Tensor:
+        """Logits [rows, vocabulary] of a chain after the committed rows."""
+        kv_len = self.model.slots.length(self.slot)
+        tokens = [2 + (kv_len + i) * 7 % (self.model.vocabulary_size - 2) for i in range(rows)]
+        tree = _chain(tokens[1:])
+        return self.model.forward([draft_segment(self.slot, kv_len, tokens[0], tree, span=span)])
+
+    def commit(self) -> None:
+        """Keep the first row."""
+        self.model.commit(self.slot, [0])
+
+
+def _chain(token_ids: list[int]) -> DraftTree:
+    if not token_ids:
+        return EMPTY_TREE
+    count = len(token_ids)
+    return DraftTree(tuple(token_ids), tuple(range(-1, count - 1)), (1.0,) * count)
+
+
+def _step_s(run: Runner, rows: int) -> float:
+    def timed() -> float:
+        started = time.perf_counter()
+        run.logits(rows)[:, 0].tolist()  # wait for the device
+        return time.perf_counter() - started
+
+    return statistics.median([timed() for _ in range(NUM_TIMINGS)][1:])
+
+
+def _noise(run: Runner) -> float:
+    """Largest difference of a logit between a plain pass and a wide one."""
+    noise = 0.0
+    for _ in range(NUM_NOISE_STEPS):
+        noise = max(noise, float((run.logits(16)[0] - run.logits(1)[0]).abs().max()))
+        run.commit()
+    return noise
+
+
+def _rows_agree(run: Runner) -> bool:
+    """Whether a token's logits have the same bits at every place of the exact shape."""
+    span = run.model.max_context
+    for _ in range(NUM_AGREEMENT_ROUNDS):
+        for row in run.logits(EXACT_ROWS, span)[1:]:
+            run.commit()
+            if not torch.equal(run.logits(EXACT_ROWS, span)[0], row):
+                return False
+    return not run.model.has_experts  # routing makes an expert's shape depend on other rows
+
+
+def cache_path() -> Path:
+    """Where measurements are kept."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "lookahead" / "measurements.json"
+
+
+def _key(model: TargetModel) -> str:
+    parts = (
+        model.fingerprint,
+        model.form.name,
+        str(model.device),
+        platform.node(),
+        str(torch.get_num_threads()),
+        str(os.cpu_count()),
+        torch.__version__,
+    )
+    return "/".join(parts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return saved if isinstance(saved, dict) else {}
+
+
+def _write(path: Path, entries: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(entries))
+        temporary.replace(path)
+    except OSError:
+        return  # a read-only cache only means that the next start measures again
