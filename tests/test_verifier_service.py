@@ -18,9 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.server import RpcServer
+from tests.engine_runs import FREE_NODES
 from tests.fake_drafts import FakeDrafts
 from tests.small_tokenizers import small_tokenizer
-from verifier.budget import StepCurve
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
 from verifier.model import TargetModel
@@ -80,8 +80,8 @@ def small_model() -> TargetModel:
 @asynccontextmanager
 async def running(propose: Propose = no_draft) -> AsyncIterator[Running]:
     model = small_model()
-    curve = StepCurve([1, 64], [1.0, 1.0])
-    engine = Engine(model, TOKENIZER, FakeDrafts(propose), curve, CONFIG)  # type: ignore[arg-type]
+    drafts: Any = FakeDrafts(propose)
+    engine = Engine(model, TOKENIZER, drafts, FREE_NODES, CONFIG)
     engine.start()
     server, service = RpcServer([NAME]), VerifierService()
     service.backend = Backend(engine, TOKENIZER, CONFIG)
