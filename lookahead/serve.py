@@ -13,6 +13,14 @@ from lookahead.client import Client
 from lookahead.stack import Stack, StackConfig
 
 NAMES = {"redis": "memory", "drafter": "drafter", "verifier": "verifier"}
+# What the verifier does after the line in its log that holds the word.
+STAGES = {
+    "": "starting",
+    "listening": "loading the weights",
+    "linears_packed": "finding how drafts can be verified",
+    "model_form ": "measuring this machine, once for each model",
+    "drafter_": "warming up",
+}
 READY = """
 [bold green]Ready.[/] [bold]{model}[/] ({device}) speaks gRPC on [bold]{address}[/].
 In another terminal:
@@ -27,11 +35,7 @@ class StartUp:
     """A line for each process, with a spinner until it serves."""
 
     def __init__(self, console: Console, config: StackConfig) -> None:
-        self._details = {
-            "redis": f"private Redis, kept in {config.redis_dir}",
-            "drafter": config.drafter_address,
-            "verifier": f"loading {Path(config.model).name}",
-        }
+        self._config = config
         self._tasks: dict[str, TaskID] = {}
         self.progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
@@ -46,10 +50,26 @@ class StartUp:
     def report(self, name: str, is_ready: bool) -> None:
         """Take the stack's word that a process was started or serves."""
         if name not in self._tasks:
-            detail = self._details[name]
-            self._tasks[name] = self.progress.add_task(NAMES[name], total=None, detail=detail)
+            total = len(STAGES) if name == "verifier" else None
+            self._tasks[name] = self.progress.add_task(NAMES[name], total=total, detail="")
         if is_ready:
-            self.progress.update(self._tasks[name], total=1, completed=1)
+            detail = self._details()[name]
+            self.progress.update(self._tasks[name], total=1, completed=1, detail=detail)
+        elif name == "verifier":
+            self._show_stage()
+
+    def _details(self) -> dict[str, str]:
+        return {
+            "redis": f"private Redis, kept in {self._config.redis_dir}",
+            "drafter": self._config.drafter_address,
+            "verifier": f"{Path(self._config.model).name} on {self._config.verifier_address}",
+        }
+
+    def _show_stage(self) -> None:
+        log = (self._config.directory / "verifier.log").read_text(errors="replace")
+        reached = [stage for word, stage in STAGES.items() if word in log]
+        detail = f"{Path(self._config.model).name}: {reached[-1]}"
+        self.progress.update(self._tasks["verifier"], completed=len(reached) - 1, detail=detail)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ POLL_S = 0.1
 STOP_TIMEOUTS_S = {"verifier": 5.0, "drafter": 5.0, "redis": 5.0}
 NO_REDIS = "none"
 
-Report = Callable[[str, bool], None]  # name of a child, whether it is ready
+Report = Callable[[str, bool], None]  # name of a child, whether it is ready; called often
 
 
 class StackError(RuntimeError):
@@ -59,10 +59,10 @@ class Stack:
             "drafter": self.config.drafter_address,
             "verifier": self.config.verifier_address,
         }
-        for name in waiting:
-            report(name, False)
         while waiting:
             self.check()
+            for name in waiting:
+                report(name, False)
             for name in [name for name, address in waiting.items() if is_serving(address)]:
                 del waiting[name]
                 report(name, True)
