@@ -53,6 +53,23 @@ def plot_replay(
     _save(path)
 
 
+def plot_trie(path: Path, sizes: Sequence[tuple[int, dict[int, tuple[float, float]]]]) -> None:
+    """Draw propose time against learned tokens, p50 and p99 per budget."""
+    _, axis = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
+    tokens = [num_tokens for num_tokens, _ in sizes]
+    for budget, colour in zip(sizes[0][1], ("#c0392b", "#2980b9", "#27ae60"), strict=False):
+        for index, (name, style) in enumerate((("p50", "o-"), ("p99", "o--"))):
+            times = [times[budget][index] for _, times in sizes]
+            axis.plot(tokens, times, style, color=colour, ms=4, label=f"{budget} nodes, {name}")
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("learned tokens")
+    axis.set_ylabel("propose, µs")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=9)
+    _save(path)
+
+
 def _draw_workload(axis: Axes, name: str, curves: Sequence[Curve]) -> None:
     for curve in curves:
         drafted, tokens = zip(*curve.points, strict=True)
