@@ -14,7 +14,7 @@ from rich.rule import Rule
 from lookahead.cli_services import require_extras
 from lookahead.client import Client
 from lookahead.compare import Comparison, compare, comparison_table
-from lookahead.display import legend, print_runs, printable
+from lookahead.display import legend, print_prompt, print_runs
 from lookahead.model_cache import resolve_model
 from lookahead.requests import GenerateParams
 from lookahead.samples import Sample, load_samples
@@ -53,6 +53,7 @@ def run_session(console: Console, client: Client) -> list[Comparison]:
     console.print()
     console.print(legend())
     comparisons = [_show(console, client, sample) for sample in samples]
+    console.print()
     console.print(Rule("plain decoding beside lookahead", style="dim"))
     console.print(comparison_table(comparisons))
     return comparisons
@@ -62,9 +63,7 @@ def _show(console: Console, client: Client, sample: Sample) -> Comparison:
     """Print the end of the prompt, then the answer as it comes."""
     console.print()
     console.print(Rule(escape(sample.name), align="left", style="dim"))
-    lines = sample.text.splitlines()
+    lines = sample.text.splitlines(keepends=True)
     console.print(f"[dim]… a document of {len(sample.text.split())} words …[/]", highlight=False)
-    console.out(printable("\n".join(lines[-NUM_PROMPT_LINES:])), style="dim", end="")
-    if sample.text.endswith("\n"):
-        console.out("")
+    print_prompt(console, "".join(lines[-NUM_PROMPT_LINES:]))
     return compare(client, sample, PARAMS, lambda runs: print_runs(console, runs))

