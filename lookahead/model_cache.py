@@ -72,14 +72,17 @@ def _convert(partial: Path, console: Console) -> None:
     """Run the conversion in a child and show its stages."""
     command = [*CONVERTER, str(partial)]
     log_path = partial / "convert.log"
-    with log_path.open("w") as log, _progress(console) as progress:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child:
-            try:
-                assert child.stdout is not None, "stdout is a pipe"
-                _show_stages(child.stdout, progress)
-            except BaseException:
-                child.kill()
-                raise
+    with (
+        log_path.open("w") as log,
+        _progress(console) as progress,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child,
+    ):
+        try:
+            assert child.stdout is not None, "stdout is a pipe"
+            _show_stages(child.stdout, progress)
+        except BaseException:
+            child.kill()
+            raise
     if child.returncode != 0:
         raise ModelUnavailable(f"the conversion failed: {_last_line(log_path)}")
     log_path.unlink()
