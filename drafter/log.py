@@ -40,6 +40,8 @@ class RedisLog:
         """Close all connections."""
         async with _as_connection_error():
             await asyncio.gather(self._client.aclose(), self._tail.aclose())
+        # What was closed without waiting, ends in the next turns of the loop.
+        await asyncio.sleep(0.01)
 
     async def read(self, space: str, cursor: EntryId) -> Page:
         """Read the entries from the cursor's own on, then the pointer, in this order."""

@@ -24,7 +24,8 @@ def open_client(url: str) -> "Redis | RedisCluster":
     """Return a client for the URL; connects when it is first used. ValueError names a bad part."""
     parts = urlsplit(url)
     if parts.scheme in _SINGLE:
-        return Redis.from_url(url, **_options())
+        client: Redis = Redis.from_url(url, **_options())
+        return client
     if parts.scheme in ("redis+sentinel", "rediss+sentinel"):
         return _open_sentinel(parts)
     if parts.scheme in ("redis+cluster", "rediss+cluster"):
@@ -46,7 +47,6 @@ def _options() -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": _TIMEOUT_S,
         "socket_connect_timeout": _CONNECT_TIMEOUT_S,
-        "socket_keepalive": True,
         "protocol": 2,
     }
 

@@ -9,7 +9,7 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from drafter.entry import EntryError, decode
@@ -174,7 +174,7 @@ class Replica:
         self._birth: str | None = None
         self._broken: set[str] = set()
         self._stranded_at: float | None = None
-        self._tokens_since_snapshot = 0
+        self._num_tokens = 0
         self._wanted = False
         # Drafts are made from this one while Redis is away: the trie plus what waits for Redis.
         self._ahead: TokenTrie | None = None
@@ -243,7 +243,7 @@ class Replica:
     def position(self) -> Position:
         """Say where in which history the state stands."""
         producers = tuple((key[0].hex(), key[1], last) for key, last in self._producers.items())
-        return Position(self.base, self.cursor, self._check, producers)
+        return Position(self.base, self.cursor, self._check, producers, self._num_tokens)
 
     def where(self) -> str:
         """Name the position: equal names mean equal tries."""
@@ -260,10 +260,11 @@ class Replica:
         """Tell whether enough was applied, or somebody asked."""
         if not self.synced or self.ahead or self.cursor == ZERO:
             return False
-        grown = self._limits.snapshot_growth * self.trie.num_tokens
-        return self._wanted or self._tokens_since_snapshot >= max(
-            self._limits.snapshot_tokens, grown
-        )
+        pointer = _parse(self._pointer)
+        covered = pointer.newest.num_tokens if pointer else 0
+        grown = int(self._limits.snapshot_growth * self.trie.num_tokens)
+        enough = max(self._limits.snapshot_tokens, grown)
+        return self._wanted or self._num_tokens - covered >= enough
 
     async def snapshot(self) -> bool:
         """Write the state at the cursor as the newest generation, unless somebody else does."""
@@ -293,9 +294,7 @@ class Replica:
 
     def _note(self, page: Page) -> None:
         self._wanted = page.wanted
-        if page.pointer != self._pointer:
-            self._pointer = page.pointer
-            self._tokens_since_snapshot = 0
+        self._pointer = page.pointer
 
     def _apply(self, entry_id: EntryId, data: bytes) -> None:
         self.roll_back()
@@ -320,7 +319,7 @@ class Replica:
         for run in entry.runs:
             self.trie.learn(run)
         self.counts.tokens += entry.num_tokens
-        self._tokens_since_snapshot += entry.num_tokens
+        self._num_tokens += entry.num_tokens
 
     # --- resyncing
 
@@ -374,24 +373,24 @@ class Replica:
             return
         self.roll_back()
         # The whole log that is left comes on top; what it shares with the base counts as seen.
-        position = Position(uuid.uuid4().hex, ZERO, 0, self.position().producers)
+        position = replace(self.position(), base=uuid.uuid4().hex, cursor=ZERO, check=0)
         await self._upload(lease, position, expected, [])
 
     async def _synced(self, pointer: bytes | None) -> None:
         self._birth = await self._log.birth()
         self._pointer = pointer
         self._stranded_at = None
-        self._tokens_since_snapshot = 0
         self.synced = True
 
     def _clear(self) -> None:
         """Stand at the beginning with nothing; the next poll starts over."""
         self._era += 1
-        self._stand_at(Position("", ZERO, 0, ()), self._store.build(None))
+        self._stand_at(Position("", ZERO, 0, (), 0), self._store.build(None))
         self.synced = False
 
     def _stand_at(self, position: Position, trie: TokenTrie) -> None:
         self.base, self.cursor, self._check = position.base, position.cursor, position.check
+        self._num_tokens = position.num_tokens
         self._producers = {
             (bytes.fromhex(name), boot): last for name, boot, last in position.producers
         }
@@ -437,7 +436,7 @@ class Replica:
                 return False
         if not await self._log.write_part(self.space, lease, "header", dump_header(header)):
             return False
-        newest = Generation(lease.key, lease.epoch, position.cursor)
+        newest = Generation(lease.key, lease.epoch, position.cursor, position.num_tokens)
         pointer = Pointer(position.base, (newest, *kept))
         old = _parse(expected)
         keys = {g.key for g in old.generations} if old else set()

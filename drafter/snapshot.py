@@ -38,6 +38,7 @@ class Position:
     cursor: EntryId
     check: int  # CRC-32 of the entry at the cursor; 0 at ZERO
     producers: tuple[tuple[str, int, int], ...]  # hex id, boot epoch, last sequence; oldest first
+    num_tokens: int  # ever applied in this history
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Generation:
     key: str
     epoch: int
     covered: EntryId
+    num_tokens: int  # applied up to there
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,9 @@ def load_pointer(data: bytes) -> Pointer:
             raise SnapshotError("pointer: the checksum does not match")
         fields = json.loads(data[8:])
         found = tuple(
-            Generation(str(g["key"]), int(g["epoch"]), _entry_id(g["covered"]))
+            Generation(
+                str(g["key"]), int(g["epoch"]), _entry_id(g["covered"]), int(g["num_tokens"])
+            )
             for g in fields["generations"]
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -196,6 +200,7 @@ def _header(fields: dict[str, Any]) -> Header:
             cursor=_entry_id(position["cursor"]),
             check=int(position["check"]),
             producers=tuple((str(p), int(b), int(s)) for p, b, s in position["producers"]),
+            num_tokens=int(position["num_tokens"]),
         ),
         epoch=int(fields["epoch"]),
         arrays=table,

