@@ -16,7 +16,7 @@ PRIOR_PATH = Path(__file__).parent / "prior.npz"
 # How many outcomes the prior counts for against what a namespace measures itself.
 PRIOR_CELL_COUNT = 30.0
 PRIOR_BIN_COUNT = 60.0
-_MAX_WEIGHT = 16.0
+PRIOR_STEP_COUNT = 100.0
 # Agreeing or all occurrences a count class stands for.
 _COUNTS = np.array([0.0, 1, 2, 3, 4.5, 7, 12, 20])
 _SUCCESSOR_CHANCES = (0.40, 0.12, 0.06, 0.04, 0.03, 0.02, 0.015, 0.01, 0.01)
@@ -25,8 +25,8 @@ _SUCCESSOR_CHANCES = (0.40, 0.12, 0.06, 0.04, 0.03, 0.02, 0.015, 0.01, 0.01)
 class Calibration:
     """The mixing model of one namespace, as one float32 array that the kernels update."""
 
-    def __init__(self) -> None:
-        self.model = prior().copy()
+    def __init__(self, model: NDArray[np.float32] | None = None) -> None:
+        self.model = (prior() if model is None else model).copy()
 
     @property
     def num_bytes(self) -> int:
@@ -70,13 +70,26 @@ def reasoned_prior() -> NDArray[np.float32]:
         for latest in range(2):
             share = (_COUNTS[:, None] + 0.2 * latest + 0.02) / (_COUNTS + 0.5 + 0.6 / (level + 1))
             evidence[:, level, latest] = np.clip(share, 0.003, 0.98)
-    chances[kernels.NUM_EVIDENCE_CELLS :] = _SUCCESSOR_CHANCES
+    chances[kernels.SUCCESSOR_CELL : kernels.LOCAL_CELL] = _SUCCESSOR_CHANCES
+    shares = 0.5 ** np.arange(kernels.NUM_SHARES)
+    shares[0] = 0.001
+    chances[kernels.SHARED_CELL :] = shares
+    chances[kernels.LOCAL_CELL : kernels.SHARED_CELL] = np.repeat(shares, kernels.NUM_RECENCIES)
     weights = model[kernels.WEIGHT : kernels.BIN_CHANCE].reshape(-1, kernels.NUM_INPUTS)
     weights[:, : kernels.BIAS_INPUT] = 0.15
+    weights[:, kernels.SUCCESSOR_INPUT] = 0.05
+    weights[kernels.RECYCLED_SET :] = 0.0
+    recycled = weights[kernels.RECYCLED_SET : kernels.RECYCLED_LUCK_SET]
+    recycled[:, kernels.SUCCESSOR_INPUT] = 1.0
+    # The longer the match that does not say so, the less the successors know.
+    recycled[:, kernels.BIAS_INPUT] = -1.0 * np.arange(kernels.NUM_LEVELS + 1)
     model[kernels.CELL_COUNT : kernels.WEIGHT] = 2.0
     bins = model[kernels.BIN_CHANCE : kernels.BIN_COUNT].reshape(-1, kernels.NUM_BUCKETS)
     bins[:] = 1.0 / (1.0 + np.exp(-np.linspace(-8.0, 8.0, kernels.NUM_BUCKETS)))
-    model[kernels.BIN_COUNT :] = 10.0
+    model[kernels.BIN_COUNT : kernels.STEP_CHANCE] = 10.0
+    steps = model[kernels.STEP_CHANCE : kernels.STEP_COUNT]
+    steps[:] = 1.0 / (1.0 + np.exp(-np.linspace(-8.0, 8.0, kernels.NUM_STEPS)))
+    model[kernels.STEP_COUNT :] = 30.0
     set_logits(model)
     return model
 
@@ -86,7 +99,8 @@ def as_prior(model: NDArray[np.float32]) -> NDArray[np.float32]:
     softened = model.copy()
     for start, stop, most in (
         (kernels.CELL_COUNT, kernels.WEIGHT, PRIOR_CELL_COUNT),
-        (kernels.BIN_COUNT, kernels.MODEL_LEN, PRIOR_BIN_COUNT),
+        (kernels.BIN_COUNT, kernels.STEP_CHANCE, PRIOR_BIN_COUNT),
+        (kernels.STEP_COUNT, kernels.MODEL_LEN, PRIOR_STEP_COUNT),
     ):
         np.minimum(softened[start:stop], most, out=softened[start:stop])
     return softened
@@ -122,15 +136,19 @@ def checked_model(given: NDArray[np.float32]) -> NDArray[np.float32]:
         raise ValueError("model: a value is not finite")
     cells = model[kernels.CELL_CHANCE : kernels.CELL_LOGIT]
     bins = model[kernels.BIN_CHANCE : kernels.BIN_COUNT]
+    steps = model[kernels.STEP_CHANCE : kernels.STEP_COUNT]
+    if steps.min() < 0 or steps.max() > 1:
+        raise ValueError("model: a step's chance is none")
     if cells.min() <= 0 or cells.max() >= 1 or bins.min() < 0 or bins.max() > 1:
         raise ValueError("model: a chance is none")
     for start, stop in (
         (kernels.CELL_COUNT, kernels.WEIGHT),
-        (kernels.BIN_COUNT, kernels.MODEL_LEN),
+        (kernels.BIN_COUNT, kernels.STEP_CHANCE),
+        (kernels.STEP_COUNT, kernels.MODEL_LEN),
     ):
         if model[start:stop].min() < 0:
             raise ValueError("model: a count is negative")
-    if np.abs(model[kernels.WEIGHT : kernels.BIN_CHANCE]).max() > _MAX_WEIGHT:
-        raise ValueError(f"model: a weight is beyond {_MAX_WEIGHT}")
+    if np.abs(model[kernels.WEIGHT : kernels.BIN_CHANCE]).max() > kernels.MAX_WEIGHT:
+        raise ValueError(f"model: a weight is beyond {kernels.MAX_WEIGHT}")
     set_logits(model)
     return model

@@ -3,6 +3,7 @@
 Kernels are free functions over plain arrays; the classes that own the arrays are in other files.
 """
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -25,14 +26,19 @@ def kernel(function: Function) -> Function:
     return cast(Function, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
-def use_writable_cache() -> None:
-    """Point numba at a private folder when the configured or usual one cannot be written."""
+def use_own_cache() -> None:
+    """Point numba at a folder that can be written and that belongs to these very sources.
+
+    By itself numba misses that a kernel in another file has changed, and runs the old one.
+    """
     configured = numba.config.CACHE_DIR  # type: ignore[attr-defined]  # made at import
-    beside = Path(__file__).parent
-    usual = Path(configured) if configured else beside / "__pycache__"
-    if _is_writable(usual):
-        return
-    numba.config.CACHE_DIR = str(_private_folder())  # type: ignore[attr-defined]  # as above
+    sources = sorted(Path(__file__).parent.glob("kernels*.py"))
+    version = hashlib.blake2b(b"".join(map(Path.read_bytes, sources)), digest_size=8).hexdigest()
+    beside = Path(configured) if configured else Path(__file__).parent / "__pycache__"
+    folder = beside / f"kernels-{version}"
+    if not _is_writable(folder):
+        folder = _private_folder() / f"kernels-{version}"
+    numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]  # as above
 
 
 def _is_writable(folder: Path) -> bool:
@@ -58,4 +64,4 @@ def _private_folder() -> Path:
     return folder
 
 
-use_writable_cache()
+use_own_cache()

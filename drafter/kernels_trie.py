@@ -12,8 +12,8 @@ from drafter.kernels import Int, kernel
 
 Arena = NDArray[np.int32]
 
-# Header fields, then the ring, the links and the heads.
-CAPACITY, HEAD, TAIL, NUM_HEADS = 0, 1, 2, 3
+# Header fields, then the ring, the links, the heads, the tallies and the most frequent tokens.
+CAPACITY, HEAD, TAIL, NUM_HEADS, NUM_TALLIES = 0, 1, 2, 3, 4
 HEADER_LEN = 8
 # Context lengths that have chains; ORDER_AT maps a length to its chain.
 ORDERS = (1, 2, 4, 8)
@@ -23,6 +23,9 @@ ORDER_AT = np.array([-1, 0, 1, -1, 2, -1, -1, -1, 3], np.int64)
 ORDER_LEN = np.array([1, 2, 4, 8, 1 << 30], np.int64)
 # Matches are compared no further back than this.
 MAX_MATCH_LEN = 32
+# Tokens are tallied by hash, unverified; the leaders are the most frequent ones, in order.
+NUM_LEADERS = 64
+MAX_TALLIES = 1 << 16
 BOUNDARY = -1
 # Odd, and negative only because int64 has no more room: Knuth's multiplicative hash.
 _GOLDEN = np.int64(-7046029254386353131)
@@ -36,9 +39,11 @@ def append_tokens(arena: Arena, token_ids: Arena, num_tokens: Int) -> None:
     head = np.int64(arena[HEAD])
     ring = arena[HEADER_LEN : HEADER_LEN + capacity]
     for index in range(num_tokens):
-        ring[head & (capacity - 1)] = token_ids[index]
         if head - tail == capacity:
+            _untally(arena, ring[tail & (capacity - 1)])
             tail += 1
+        ring[head & (capacity - 1)] = token_ids[index]
+        _tally(arena, token_ids[index])
         _link(arena, ring, head, tail)
         head += 1
     arena[HEAD] = head
@@ -115,7 +120,7 @@ def chain_next(arena: Arena, order: Int, position: Int) -> Int:
 @kernel
 def token_after(arena: Arena, position: Int) -> Int:
     """Return the token that followed the position; negative at a run's end."""
-    following = position + 1
+    following = np.int64(position) + 1
     if following >= arena[HEAD] or following < arena[TAIL]:
         return BOUNDARY
     return np.int64(arena[HEADER_LEN + (following & (arena[CAPACITY] - 1))])
@@ -137,3 +142,49 @@ def find_places(
             found += 1
         position = chain_next(arena, order, position)
     return found
+
+
+@kernel
+def tally_slot(arena: Arena, token: Int) -> Int:
+    """Return where the token's tally stands in the arena."""
+    num_tallies = np.int64(arena[NUM_TALLIES])
+    mixed = (np.int64(token) * _GOLDEN) >> 24
+    return len(arena) - NUM_LEADERS - num_tallies + (mixed & (num_tallies - 1))
+
+
+@kernel
+def _untally(arena: Arena, token: Int) -> None:
+    if token >= 0:
+        arena[tally_slot(arena, token)] -= 1
+
+
+@kernel
+def _tally(arena: Arena, token: Int) -> None:
+    """Count the token, and move it up among the leaders."""
+    if token < 0:
+        return
+    slot = tally_slot(arena, token)
+    arena[slot] += 1
+    tally = arena[slot]
+    first = len(arena) - NUM_LEADERS
+    rank = first + NUM_LEADERS - 1
+    last = arena[rank]
+    if last > 0 and tally <= arena[tally_slot(arena, last - 1)] and last != token + 1:
+        return
+    for index in range(first, first + NUM_LEADERS):
+        if arena[index] == token + 1 or arena[index] == 0:
+            rank = index
+            break
+    while rank > first and arena[tally_slot(arena, arena[rank - 1] - 1)] < tally:
+        arena[rank] = arena[rank - 1]
+        rank -= 1
+    arena[rank] = token + 1
+
+
+@kernel
+def recency(arena: Arena, token: Int) -> Int:
+    """Return how many tokens ago the token was last seen, 0 where never."""
+    position = chain_start(arena, 0, ((np.int64(0) ^ token) * _GOLDEN) >> 24)
+    if position < arena[TAIL] or token_after(arena, position - 1) != token:
+        return 0
+    return np.int64(arena[HEAD]) - position

@@ -19,6 +19,8 @@ class DraftRecord:
 
     def __init__(self) -> None:
         self.num_nodes = 0
+        self.ints = np.zeros(kernels.RECORD_HEADER_LEN, np.int32)
+        self.ints[kernels.LUCK] = kernels.FULL_LUCK // 2
         self.grow(_MIN_SPACE)
 
     def grow(self, max_nodes: int) -> None:
@@ -26,10 +28,12 @@ class DraftRecord:
         self.max_nodes = max_nodes
         self.num_nodes = 0
         pool = (max_nodes + 2) * kernels.POOL_PER_NODE
+        luck = self.ints[kernels.LUCK]
         self.ints = np.zeros(kernels.record_len(max_nodes), np.int32)
+        self.ints[kernels.LUCK] = luck
         self.ints[kernels.NODE_SPACE] = max_nodes + 1
         self.ints[kernels.POOL_SPACE] = pool
-        self.rows = np.zeros((pool, ROW_LEN), np.int16)
+        self.rows = np.zeros((pool + max_nodes + 1, ROW_LEN), np.int16)
 
 
 class Proposer:

@@ -19,7 +19,7 @@ from drafter.tree import DraftTree
 from drafter.trie import DEFAULT_MAX_BYTES, Trie
 
 # A longer sequence forgets its own oldest tokens.
-MAX_LOCAL_BYTES = 36 * (1 << 20) + 64
+MAX_LOCAL_BYTES = 40 << 20
 _ROOM = 256
 
 # Takes a finished run of a namespace, to be learned there now or later.

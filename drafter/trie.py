@@ -164,6 +164,7 @@ class Trie:
         slots = np.arange(tail, tail + len(tokens)) & (capacity - 1)
         links = [_links(arena)[slots[kernels.MAX_ORDER :]] for arena in (self.arena, fresh)]
         heads = [_heads(arena) for arena in (self.arena, fresh)]
+        assert np.array_equal(_tallies(self.arena), _tallies(fresh)), "a tally is wrong"
         for name, (ours, theirs) in (("link", links), ("head", heads)):
             same = np.where(ours > oldest, ours, 0) == np.where(theirs > oldest, theirs, 0)
             assert same.all(), f"a {name} differs from a fresh index"
@@ -186,8 +187,9 @@ class Trie:
 
 def _new_arena(capacity: int) -> NDArray[np.int32]:
     """Zeroed, so the system hands out its pages as they are first used."""
-    arena = np.zeros(kernels.HEADER_LEN + _INTS_PER_TOKEN * capacity, np.int32)
+    arena = np.zeros(_arena_len(capacity), np.int32)
     arena[kernels.CAPACITY] = arena[kernels.NUM_HEADS] = capacity
+    arena[kernels.NUM_TALLIES] = min(capacity, kernels.MAX_TALLIES)
     return arena
 
 
@@ -198,7 +200,14 @@ def _links(arena: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _heads(arena: NDArray[np.int32]) -> NDArray[np.int32]:
-    return arena[kernels.HEADER_LEN + int(arena[kernels.CAPACITY]) * (1 + kernels.NUM_ORDERS) :]
+    capacity = int(arena[kernels.CAPACITY])
+    start = kernels.HEADER_LEN + capacity * (1 + kernels.NUM_ORDERS)
+    return arena[start : start + capacity * kernels.NUM_ORDERS]
+
+
+def _tallies(arena: NDArray[np.int32]) -> NDArray[np.int32]:
+    stop = len(arena) - kernels.NUM_LEADERS
+    return arena[stop - int(arena[kernels.NUM_TALLIES]) : stop]
 
 
 def _power_of_two(number: int) -> int:
@@ -206,10 +215,17 @@ def _power_of_two(number: int) -> int:
 
 
 def _largest_capacity(max_bytes: int) -> int:
-    slots = (max_bytes // 4 - kernels.HEADER_LEN) // _INTS_PER_TOKEN
-    if slots < MIN_CAPACITY:
+    capacity = MAX_CAPACITY
+    while 4 * _arena_len(capacity) > max_bytes:
+        capacity //= 2
+    if capacity < MIN_CAPACITY:
         raise ValueError(f"max_bytes: {max_bytes} is too small for {MIN_CAPACITY} tokens")
-    return int(min(MAX_CAPACITY, 1 << (slots.bit_length() - 1)))
+    return capacity
+
+
+def _arena_len(capacity: int) -> int:
+    tallies = min(capacity, kernels.MAX_TALLIES) + kernels.NUM_LEADERS
+    return kernels.HEADER_LEN + _INTS_PER_TOKEN * capacity + tallies
 
 
 def _last_run(live: NDArray[np.int32], run: TokenRun) -> int:

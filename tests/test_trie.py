@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from drafter.token_run import MAX_TOKEN_ID
 from drafter.trie import MIN_CAPACITY, Trie
 
-SMALLEST = 4 * (8 + 9 * MIN_CAPACITY)
+SMALLEST = 4 * (8 + 10 * MIN_CAPACITY + 64)
 RUNS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 
 
