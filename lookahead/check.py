@@ -8,7 +8,7 @@ from rich.table import Table
 
 from lookahead.client import Client
 from lookahead.compare import Comparison
-from lookahead.requests import GenerateParams
+from lookahead.requests import Exactness, GenerateParams
 from lookahead.samples import Sample
 
 SAMPLED: GenerateParams = {"temperature": 0.8, "top_p": 0.95}
@@ -32,7 +32,7 @@ class Finding:
 
 
 def check_sample(
-    client: Client, sample: Sample, *, max_tokens: int, seed: int
+    client: Client, sample: Sample, *, max_tokens: int, seed: int, exactness: Exactness
 ) -> Iterator[Finding]:
     """Compare plain decoding with each kind of drafts, greedy and sampled."""
     decodings: dict[str, GenerateParams] = {"greedy": {}, f"sampled, seed {seed}": SAMPLED}
@@ -43,6 +43,7 @@ def check_sample(
             "max_tokens": max_tokens,
             "speculation": "off",
             "learn": "none",
+            "exactness": exactness,
         }
         plain = client.generate(sample.text, **plain_way).wait()
         for drafts, speculation in draft_kinds(plain.text).items():
@@ -92,7 +93,11 @@ def verdict(findings: list[Finding]) -> str:
     num_different = sum(not finding.comparison.is_identical for finding in findings)
     num_compared = sum(finding.num_compared for finding in findings)
     num_accepted = sum(f.comparison.drafted.speculation.num_accepted_tokens for f in findings)
-    what = f"{num_compared} tokens compared, {num_accepted} of them accepted from drafts"
+    num_rechecks = sum(f.comparison.drafted.speculation.num_rechecks for f in findings)
+    what = (
+        f"{num_compared} tokens compared, {num_accepted} of them accepted from drafts, "
+        f"{num_rechecks} near ties decided by a plain pass"
+    )
     if num_different:
         return f"[red bold]{num_different} of {len(findings)} runs differ[/] ({what})"
     return f"[green bold]Identical[/]: {what}"
@@ -107,6 +112,7 @@ def as_json(finding: Finding) -> dict[str, object]:
         "num_compared": finding.num_compared,
         "num_draft_tokens": finding.comparison.drafted.speculation.num_draft_tokens,
         "num_accepted_tokens": finding.comparison.drafted.speculation.num_accepted_tokens,
+        "num_rechecks": finding.comparison.drafted.speculation.num_rechecks,
         "is_identical": finding.comparison.is_identical,
         "first_difference": finding.comparison.first_difference,
         "is_plain_repeatable": finding.is_plain_repeatable,

@@ -124,6 +124,7 @@ def check(
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="For each prompt.")] = 96,
     seed: Annotated[int, typer.Option(help="Seed of the sampled runs.")] = 1,
+    exactness: Annotated[str, typer.Option(help="guarded, exact or fast.")] = "guarded",
     as_json: options.AsJson = False,
     address: options.Address = DEFAULT_ADDRESS,
 ) -> None:
@@ -133,7 +134,13 @@ def check(
     with Client(address) as client:
         client.model()  # fail before the progress bar if nobody is there
         for sample in track(samples, "Checking", console=Console(stderr=True), transient=True):
-            findings += checks.check_sample(client, sample, max_tokens=max_tokens, seed=seed)
+            findings += checks.check_sample(
+                client,
+                sample,
+                max_tokens=max_tokens,
+                seed=seed,
+                exactness=exactness,  # type: ignore[arg-type]  # the client names a wrong one
+            )
     num_different = sum(not finding.comparison.is_identical for finding in findings)
     if as_json:
         _print_json([checks.as_json(finding) for finding in findings])

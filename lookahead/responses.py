@@ -98,7 +98,11 @@ def to_result(runs: list[TokenRun], finished: pb.Finished) -> GenerationResult:
         token_ids=tuple(token_id for run in runs for token_id in run.token_ids),
         # The contract never sends a reason besides these three.
         finish_reason=cast(FinishReason, reason),
-        usage=Usage(finished.usage.num_prompt_tokens, finished.usage.num_output_tokens),
+        usage=Usage(
+            finished.usage.num_prompt_tokens,
+            finished.usage.num_output_tokens,
+            finished.usage.num_reused_tokens,
+        ),
         timings=Timings(
             finished.timings.queue_ms, finished.timings.prefill_ms, finished.timings.decode_ms
         ),
@@ -107,6 +111,7 @@ def to_result(runs: list[TokenRun], finished: pb.Finished) -> GenerationResult:
             summary.num_drafts,
             summary.num_draft_tokens,
             summary.num_accepted_tokens,
+            summary.num_rechecks,
             tuple(summary.accept_len_histogram),
         ),
         stop_string=finished.stop_string or None,

@@ -70,6 +70,7 @@ class Usage:
 
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
+    num_reused_tokens: int = 0  # leading prompt tokens whose cached rows were there already
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class SpeculationSummary:
     num_drafts: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_rechecks: int = 0  # tokens too close to call in a wide pass, decided by a plain one
     accept_len_histogram: tuple[int, ...] = ()
 
     @property
