@@ -3,7 +3,7 @@
 The loop of a sequence is open, then propose and observe in turns, then close, which learns the run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -14,7 +14,7 @@ from drafter import kernels_draft as kernels
 from drafter.calibration import Calibration
 from drafter.propose import DraftRecord, Proposer
 from drafter.successors import Rows, Successors, as_rows
-from drafter.token_run import TokenRun, as_run
+from drafter.token_run import TokenIds, TokenRun, as_run
 from drafter.tree import DraftTree
 from drafter.trie import DEFAULT_MAX_BYTES, Trie
 
@@ -24,7 +24,6 @@ _ROOM = 256
 
 # Takes a finished run of a namespace, to be learned there now or later.
 Sink = Callable[[str, NDArray[np.int32]], None]
-TokenIds = Sequence[int] | NDArray[np.int32]
 
 
 class Learn(Enum):

@@ -1,16 +1,26 @@
 """Token ids as they come in from outside: checked once, here, and int32 from then on."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 TokenRun = NDArray[np.int32]
+# What may come in; any whole numbers do, and are checked.
+TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 MAX_TOKEN_ID = 0x7FFFFFFE
+_SHORT = 64
 
 
-def as_run(name: str, token_ids: Sequence[int] | TokenRun) -> TokenRun:
+def as_run(name: str, token_ids: TokenIds) -> TokenRun:
     """Return the ids as int32; ValueError names the field and the first value that is none."""
+    if type(token_ids) is list and 0 < len(token_ids) <= _SHORT:
+        # A step emits a few tokens: their least and greatest are found faster without NumPy.
+        short = np.array(token_ids)
+        plain = short.dtype == np.int64 and short.ndim == 1
+        if plain and min(token_ids) >= 0 and max(token_ids) <= MAX_TOKEN_ID:
+            return short.astype(np.int32)
     try:
         given = np.asarray(token_ids)
     except (OverflowError, ValueError, TypeError) as error:

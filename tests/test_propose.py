@@ -21,8 +21,8 @@ def check_tree(tree: DraftTree, max_nodes: int) -> None:
     assert (tree.probabilities >= 0).all() and (tree.probabilities <= 1).all()
     assert (np.diff(tree.probabilities) <= 0).all(), "a prefix would not be the best cut"
     assert (tree.token_ids >= 0).all()
-    dtypes = (tree.token_ids.dtype, tree.parents.dtype, tree.probabilities.dtype)
-    assert dtypes == (np.int32, np.int32, np.float32)
+    assert tree.token_ids.dtype == tree.parents.dtype == np.dtype(np.int32)
+    assert tree.probabilities.dtype == np.dtype(np.float32)
 
 
 @given(

@@ -20,7 +20,8 @@ def opened(**options: object) -> DraftSessions:
 
 def chain(tree: DraftTree) -> list[int]:
     """Follow the most probable child from the root."""
-    path, at = [], -1
+    path: list[int] = []
+    at = -1
     while True:
         below = [node for node in range(len(tree)) if tree.parents[node] == at]
         if not below:
