@@ -18,6 +18,8 @@ from bench.sources import factory, source_names
 from bench.traces import Request, load, workloads
 
 PLAYERS = {"cold": play_cold, "online": play_online}
+# Rarer calibration bins are noise, not points of the reliability diagram.
+MIN_NODES_DRAWN = 50
 # A source that claims no probabilities is drawn at these budgets, one that does at these cuts.
 CURVE_BUDGETS = (4, 8, 16, 32, 64)
 CURVE_THRESHOLDS = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.35, 0.5, 0.7)
@@ -141,7 +143,7 @@ def _curve(
     """Trade drafted nodes against tokens per step: by cuts where a source knows its odds."""
     play = PLAYERS[options.mode]
     widest = max(CURVE_BUDGETS)
-    first = figures(play(requests[: len(requests)], factory(source), widest))
+    first = figures(play(requests, factory(source), widest))
     knows_odds = first.expected_accepted_per_step is not None
     settings = (
         [(widest, cut) for cut in CURVE_THRESHOLDS[1:]]
@@ -158,7 +160,11 @@ def _reliability(rows: Iterable[Row]) -> list[tuple[str, list[tuple[float, float
     return [
         (
             f"{row.workload} ({row.source})",
-            [(each.mean_probability, each.accepted_share) for each in row.figures.calibration],
+            [
+                (each.mean_probability, each.accepted_share)
+                for each in row.figures.calibration
+                if each.num_nodes >= MIN_NODES_DRAWN
+            ],
         )
         for row in rows
         if row.figures.calibration
