@@ -6,9 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.engine_runs import FREE_NODES, LetterTokenizer, ids_of, make_request, run_all
+from tests.engine_runs import (
+    FREE_NODES,
+    LetterTokenizer,
+    ids_of,
+    make_request,
+    run_all,
+    target_model,
+)
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
-from tests.reference import FAMILIES, VOCABULARY_SIZE, Family
+from tests.reference import FAMILIES, VOCABULARY_SIZE, Family, generate
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
 from verifier.measurements import measure
@@ -31,7 +38,8 @@ def bfloat16_model(family: Family) -> TargetModel:
 
 def make_engine(model: TargetModel, drafts: FakeDrafts | None, margin: float) -> Engine:
     config = VerifierConfig(model="small")
-    measured = replace(FREE_NODES, margin=margin, rows_agree=measure(model).rows_agree)
+    rows_agree = model.form is not Form.PLAIN and measure(model).rows_agree
+    measured = replace(FREE_NODES, margin=margin, rows_agree=rows_agree)
     return Engine(model, LetterTokenizer(), drafts, measured, config)  # type: ignore[arg-type]
 
 
@@ -80,6 +88,16 @@ def test_exact_mode_verifies_no_drafts_where_rows_of_a_pass_round_differently() 
     )
     assert [ids_of(runs) for runs, _ in drafted] == answers
     assert sum(completion.num_draft_tokens for _, completion in drafted) == 0
+
+
+def test_exact_mode_serves_a_model_without_drafts_as_it_is() -> None:
+    family = next(f for f in FAMILIES if f.model_type == "mamba")
+    model = target_model(family.build(), max_sequences=2, max_context=128)
+    [(runs, _)] = run_all(
+        make_engine(model, None, 0.0),
+        [with_exactness(make_request(PROMPTS[0], 20), Exactness.EXACT)],
+    )
+    assert ids_of(runs) == generate(family.build(), PROMPTS[0], 20, [])
 
 
 def test_the_guard_decides_near_ties_by_a_plain_pass() -> None:

@@ -22,7 +22,7 @@ class VerifierConfig(BaseSettings):
     max_context: int = Field(4096, ge=8, description="Longest prompt plus output, in tokens")
     max_nodes: int = Field(24, ge=0, le=64, description="Most drafted nodes a sequence and step")
     max_depth: int = Field(24, ge=1, le=64, description="Most drafted tokens on one path")
-    prefill_rows: int = Field(256, ge=1, description="Prompt rows in one step beside decoding")
+    prefill_rows: int = Field(0, ge=0, description="Prompt rows beside decoding; 0: by device")
     exactness: Literal["guarded", "exact", "fast"] = "guarded"
     drain_s: float = Field(30.0, ge=0, description="Seconds running streams get at shutdown")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -10,27 +10,21 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from verifier.batch import draft_segment, prompt_segment
-from verifier.budget import choose_nodes
 from verifier.config import VerifierConfig
 from verifier.draft_client import DraftClient
-from verifier.measurements import EXACT_ROWS, Measurements
+from verifier.measurements import Measurements
 from verifier.model import Form, TargetModel
+from verifier.planner import Planner
 from verifier.prefix_cache import PrefixCache
-from verifier.request import Exactness, Mode, Request
+from verifier.request import Request
 from verifier.scheduler import Scheduler
 from verifier.sequence import NO_SLOT, Sequence
 from verifier.step import Result, StepResult, Work, run_step
 from verifier.stopping import Finish, FinishReason
 from verifier.tokenizer import Tokenizer
-from verifier.tree import EMPTY_TREE, DraftTree, best_chain, limit_depth, prefix
 
 logger = logging.getLogger(__name__)
 
-# Prompt rows in one pass while nobody waits for decoding: large, for throughput.
-LONE_PREFILL_ROWS = 1024
-# Exact sequences read prompts in runs of this many rows.
-EXACT_PREFILL_ROWS = 256
 # A draft may take this share of a plain step before the step goes on without it.
 DRAFT_SHARE = 0.25
 MAX_DRAFT_WAIT_S = 0.02
@@ -55,9 +49,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._drafts = drafts if model.form is not Form.PLAIN else None
         self._curve = measured.curve
-        self._config = config
-        self._margin = measured.margin
-        self._rows_agree = measured.rows_agree
+        self._planner = Planner(model, self._drafts, measured, config.prefill_rows)
         self._must_be_plain = False  # a choice was too close to call in the last pass
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
@@ -138,7 +130,7 @@ class Engine:
     async def _step(self) -> None:
         """One iteration: the drafts asked for after the last step, one pass, its consequences."""
         await self._await_drafts()
-        works = self._plan()
+        works = self._planner.plan(self._scheduler.running, is_plain=self._must_be_plain)
         step = await self._forward(works)
         self._must_be_plain = False
         for result in step.results if step else []:
@@ -173,102 +165,6 @@ class Engine:
         self._prefixes.give(sequence.slot)
         if self._drafts is not None:
             self._drafts.close(sequence.id, learn=learn)
-
-    def _plan(self) -> list[Work]:
-        """Every decoding sequence's draft, then prompts in what room is left."""
-        decoding = [s for s in self._scheduler.running if self._is_decoding(s)]
-        works = self._decode_works(decoding)
-        room = self._config.prefill_rows if decoding else LONE_PREFILL_ROWS
-        for sequence in self._scheduler.running:
-            if room <= 0:
-                break
-            if not self._is_decoding(sequence):
-                works.append(self._prefill_work(sequence, room))
-                room -= works[-1].segment.num_rows
-        return works
-
-    def _is_decoding(self, sequence: Sequence) -> bool:
-        return self.model.slots.length(sequence.slot) >= sequence.num_prompt
-
-    def _decode_works(self, decoding: list[Sequence]) -> list[Work]:
-        trees = [self._draft(sequence) for sequence in decoding]
-        if self._must_be_plain:
-            trees = [EMPTY_TREE] * len(trees)
-        free = [s.request.speculation.mode is Mode.AUTO and not s.is_exact for s in decoding]
-        fixed_rows = len(decoding) + sum(
-            len(tree) for tree, is_free in zip(trees, free, strict=True) if not is_free
-        )
-        offered = [t.probabilities if f else () for t, f in zip(trees, free, strict=True)]
-        counts = choose_nodes(self._curve, offered, len(decoding), fixed_rows)
-        cuts = [
-            prefix(tree, count) if is_free else tree
-            for tree, is_free, count in zip(trees, free, counts, strict=True)
-        ]
-        margin = self._margin if any(cuts) else 0.0
-        return [
-            self._decode_work(sequence, cut, margin)
-            for sequence, cut in zip(decoding, cuts, strict=True)
-        ]
-
-    def _decode_work(self, sequence: Sequence, tree: DraftTree, margin: float) -> Work:
-        is_guarded = sequence.request.speculation.exactness is Exactness.GUARDED
-        return Work(
-            sequence,
-            draft_segment(
-                sequence.slot,
-                self.model.slots.length(sequence.slot),
-                sequence.token_ids[-1],
-                tree,
-                num_rows=EXACT_ROWS if self._is_padded(sequence) else 0,
-                span=self.model.max_context if self._is_padded(sequence) else 0,
-            ),
-            tree,
-            wants_successors=self._wants_successors(sequence),
-            margin=margin if is_guarded else 0.0,
-            is_alone=sequence.is_exact,
-        )
-
-    def _is_padded(self, sequence: Sequence) -> bool:
-        return sequence.is_exact and self.model.form is not Form.PLAIN
-
-    def _prefill_work(self, sequence: Sequence, room: int) -> Work:
-        kv_len = self.model.slots.length(sequence.slot)
-        end = min(kv_len + (EXACT_PREFILL_ROWS if sequence.is_exact else room), sequence.num_prompt)
-        if self.model.form is Form.PLAIN:
-            end = sequence.num_prompt  # recurrent models take a prompt whole
-        segment = prompt_segment(
-            sequence.slot,
-            kv_len,
-            tuple(sequence.token_ids[kv_len:end]),
-            is_last=end == sequence.num_prompt,
-        )
-        return Work(
-            sequence,
-            segment,
-            EMPTY_TREE,
-            wants_successors=self._wants_successors(sequence),
-            margin=0.0,
-            is_alone=sequence.is_exact,
-        )
-
-    def _draft(self, sequence: Sequence) -> DraftTree:
-        """The sequence's tree in the shape it asked for, no deeper than it may still emit."""
-        if self._drafts is None or not sequence.uses_drafts:
-            return EMPTY_TREE
-        if sequence.is_exact and not self._rows_agree:
-            return EMPTY_TREE
-        speculation = sequence.request.speculation
-        # The step's own next token takes one place of what is left.
-        max_depth = min(speculation.max_depth, sequence.num_left - 1)
-        tree = limit_depth(self._drafts.tree(sequence.id), max_depth)
-        if sequence.is_exact:
-            return best_chain(tree, min(speculation.max_nodes, EXACT_ROWS - 1))
-        if speculation.mode is Mode.CHAIN:
-            return best_chain(tree, speculation.max_nodes)
-        return prefix(tree, speculation.max_nodes)
-
-    def _wants_successors(self, sequence: Sequence) -> bool:
-        return self.drafter_connected and sequence.uses_drafts
 
     async def _forward(self, works: list[Work]) -> StepResult | None:
         """Run the step in the worker; a failure ends its sequences and nothing else."""

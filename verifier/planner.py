@@ -1,0 +1,130 @@
+"""What the next pass runs: the drafts of decoding sequences, cut by the budget, and prompts."""
+
+from verifier.batch import draft_segment, prompt_segment
+from verifier.budget import choose_nodes
+from verifier.draft_client import DraftClient
+from verifier.measurements import EXACT_ROWS, Measurements
+from verifier.model import Form, TargetModel
+from verifier.request import Exactness, Mode
+from verifier.sequence import Sequence
+from verifier.step import Work
+from verifier.tree import EMPTY_TREE, DraftTree, best_chain, limit_depth, prefix
+
+# Prompt rows in one pass while nobody waits for decoding: large, for throughput.
+LONE_PREFILL_ROWS = 1024
+# Exact sequences read prompts in runs of this many rows.
+EXACT_PREFILL_ROWS = 256
+# Prompt rows beside decoding, where the settings name none: a pass must not stall the streams.
+CPU_PREFILL_ROWS, GPU_PREFILL_ROWS = 64, 512
+
+
+class Planner:
+    """Decides the rows of each pass. Keeps no state of its own."""
+
+    def __init__(
+        self,
+        model: TargetModel,
+        drafts: DraftClient | None,
+        measured: Measurements,
+        prefill_rows: int,
+    ) -> None:
+        self._model = model
+        self._drafts = drafts
+        self._measured = measured
+        on_cpu = model.device.type == "cpu"
+        self._prefill_rows = prefill_rows or (CPU_PREFILL_ROWS if on_cpu else GPU_PREFILL_ROWS)
+
+    def plan(self, running: list[Sequence], *, is_plain: bool) -> list[Work]:
+        """Every decoding sequence's draft, then prompts in what room is left.
+
+        `is_plain`: no drafts this time, since a choice was too close to call in the last pass.
+        """
+        decoding = [sequence for sequence in running if self._is_decoding(sequence)]
+        trees = [EMPTY_TREE if is_plain else self._draft(sequence) for sequence in decoding]
+        works = self._decode_works(decoding, trees)
+        room = self._prefill_rows if decoding else LONE_PREFILL_ROWS
+        for sequence in running:
+            if room <= 0:
+                break
+            if not self._is_decoding(sequence):
+                works.append(self._prefill_work(sequence, room))
+                room -= works[-1].segment.num_rows
+        return works
+
+    def _is_decoding(self, sequence: Sequence) -> bool:
+        return self._model.slots.length(sequence.slot) >= sequence.num_prompt
+
+    def _decode_works(self, decoding: list[Sequence], trees: list[DraftTree]) -> list[Work]:
+        free = [s.request.speculation.mode is Mode.AUTO and not s.is_exact for s in decoding]
+        fixed_rows = len(decoding) + sum(
+            len(tree) for tree, is_free in zip(trees, free, strict=True) if not is_free
+        )
+        offered = [t.probabilities if f else () for t, f in zip(trees, free, strict=True)]
+        counts = choose_nodes(self._measured.curve, offered, len(decoding), fixed_rows)
+        cuts = [
+            prefix(tree, count) if is_free else tree
+            for tree, is_free, count in zip(trees, free, counts, strict=True)
+        ]
+        margin = self._measured.margin if any(cuts) else 0.0
+        return [
+            self._decode_work(sequence, cut, margin)
+            for sequence, cut in zip(decoding, cuts, strict=True)
+        ]
+
+    def _decode_work(self, sequence: Sequence, tree: DraftTree, margin: float) -> Work:
+        is_guarded = sequence.request.speculation.exactness is Exactness.GUARDED
+        is_padded = sequence.is_exact and self._model.form is not Form.PLAIN
+        return Work(
+            sequence,
+            draft_segment(
+                sequence.slot,
+                self._model.slots.length(sequence.slot),
+                sequence.token_ids[-1],
+                tree,
+                num_rows=EXACT_ROWS if is_padded else 0,
+                span=self._model.max_context if is_padded else 0,
+            ),
+            tree,
+            wants_successors=self._wants_successors(sequence),
+            margin=margin if is_guarded else 0.0,
+            is_alone=sequence.is_exact,
+        )
+
+    def _prefill_work(self, sequence: Sequence, room: int) -> Work:
+        kv_len = self._model.slots.length(sequence.slot)
+        end = min(kv_len + (EXACT_PREFILL_ROWS if sequence.is_exact else room), sequence.num_prompt)
+        if self._model.form is Form.PLAIN:
+            end = sequence.num_prompt  # recurrent models take a prompt whole
+        segment = prompt_segment(
+            sequence.slot,
+            kv_len,
+            tuple(sequence.token_ids[kv_len:end]),
+            is_last=end == sequence.num_prompt,
+        )
+        return Work(
+            sequence,
+            segment,
+            EMPTY_TREE,
+            wants_successors=self._wants_successors(sequence),
+            margin=0.0,
+            is_alone=sequence.is_exact,
+        )
+
+    def _draft(self, sequence: Sequence) -> DraftTree:
+        """The sequence's tree in the shape it asked for, no deeper than it may still emit."""
+        if self._drafts is None or not sequence.uses_drafts:
+            return EMPTY_TREE
+        if sequence.is_exact and not self._measured.rows_agree:
+            return EMPTY_TREE
+        speculation = sequence.request.speculation
+        # The step's own next token takes one place of what is left.
+        max_depth = min(speculation.max_depth, sequence.num_left - 1)
+        tree = limit_depth(self._drafts.tree(sequence.id), max_depth)
+        if sequence.is_exact:
+            return best_chain(tree, min(speculation.max_nodes, EXACT_ROWS - 1))
+        if speculation.mode is Mode.CHAIN:
+            return best_chain(tree, speculation.max_nodes)
+        return prefix(tree, speculation.max_nodes)
+
+    def _wants_successors(self, sequence: Sequence) -> bool:
+        return sequence.uses_drafts and self._drafts is not None and self._drafts.is_connected
