@@ -313,7 +313,7 @@ class Draft(_message.Message):
 
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[Global___Source.ValueType]:
-        """Where each node's evidence came from, for display and metrics."""
+        """Where each node's evidence came from, for display and metrics; may be empty."""
 
     def __init__(
         self,

@@ -646,7 +646,7 @@ class Tokens(_message.Message):
 
     @_builtins.property
     def draft_sources(self) -> _containers.RepeatedScalarFieldContainer[Global___DraftSource.ValueType]:
-        """Where each of the drafted tokens came from, in order."""
+        """Where each of the drafted tokens came from, in order; empty where the drafter does not say."""
 
     def __init__(
         self,
