@@ -69,7 +69,7 @@ def draft_kinds(plain_text: str) -> dict[str, GenerateParams]:
 
 def findings_table(findings: list[Finding]) -> Table:
     """Return the table of what was compared and what was found."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for heading in ("prompt", "decoding", "drafts"):
         table.add_column(heading)
     for heading in ("compared", "drafted", "accepted", "difference"):

@@ -18,7 +18,7 @@ HEADINGS = (
     "lookahead\ntokens/s",
     "\nspeed-up",
     "tokens\nper step",
-    "\nacceptance",
+    "drafts\naccepted",
     "identical\ntext",
 )
 
@@ -85,7 +85,7 @@ def compare(
 
 def comparison_table(comparisons: list[Comparison]) -> Table:
     """Return the table of speeds, one row per prompt and their mean."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("\nprompt", no_wrap=True)
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)

@@ -18,7 +18,7 @@ def load_samples() -> list[Sample]:
     """Return the built-in prompts."""
     return [
         Sample("document answers", _read("lighthouse")),
-        Sample("minutes as a list", _read("minutes")),
+        Sample("minutes as list", _read("minutes")),
         Sample("table as JSON", _read("stock")),
     ]
 

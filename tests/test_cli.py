@@ -193,7 +193,7 @@ def test_the_demo_session_prints_answers_and_one_table(address: str) -> None:
     assert [comparison.is_identical for comparison in comparisons] == [True] * 3
     text = console.export_text()
     assert text.count(ANSWER) == 3
-    assert "mean" in text and "acceptance" in text
+    assert "mean" in text and "accepted" in text
 
 
 def test_drafted_text_is_coloured_and_nothing_else() -> None:
