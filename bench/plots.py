@@ -62,10 +62,10 @@ def plot_trie(path: Path, sizes: Sequence[tuple[int, dict[int, tuple[float, floa
             times = [times[budget][index] for _, times in sizes]
             axis.plot(tokens, times, style, color=colour, ms=4, label=f"{budget} nodes, {name}")
     axis.set_xscale("log")
-    axis.set_ylim(bottom=0)
+    axis.set_yscale("log")
     axis.set_xlabel("learned tokens")
     axis.set_ylabel("propose, µs")
-    axis.grid(alpha=0.3)
+    axis.grid(alpha=0.3, which="both")
     axis.legend(frameon=False, fontsize=9)
     _save(path)
 
