@@ -35,7 +35,7 @@ def check_sample(
     client: Client, sample: Sample, *, max_tokens: int, seed: int, exactness: Exactness
 ) -> Iterator[Finding]:
     """Compare plain decoding with each kind of drafts, greedy and sampled."""
-    decodings: dict[str, GenerateParams] = {"greedy": {}, f"sampled, seed {seed}": SAMPLED}
+    decodings: dict[str, GenerateParams] = {"greedy": {}, f"seed {seed}": SAMPLED}
     for decoding, sampling in decodings.items():
         plain_way: GenerateParams = {
             **sampling,
@@ -63,7 +63,7 @@ def draft_kinds(plain_text: str) -> dict[str, GenerateParams]:
         "auto": {"speculation": "auto"},
         "tree": {"speculation": "tree"},
         # Told the answer, the drafter proposes all of it: many tokens are accepted at once.
-        "chain, answer known": {"speculation": "chain", "prediction": plain_text},
+        "chain, told": {"speculation": "chain", "prediction": plain_text},
     }
 
 
@@ -71,7 +71,7 @@ def findings_table(findings: list[Finding]) -> Table:
     """Return the table of what was compared and what was found."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for heading in ("prompt", "decoding", "drafts"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for heading in ("compared", "drafted", "accepted", "difference"):
         table.add_column(heading, justify="right")
     for finding in findings:
