@@ -6,11 +6,12 @@ import random
 import pytest
 
 from tests.engine_runs import collect, ids_of, make_engine, make_request, run_all, target_model
-from tests.fake_drafts import FakeDrafts, random_tree
+from tests.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.reference import FAMILIES, VOCABULARY_SIZE, generate
 from verifier.engine import Engine
 from verifier.events import Completion, TokenRun
 from verifier.model import TargetModel
+from verifier.request import Mode
 
 DOCUMENT = [(7 * i) % 61 + 3 for i in range(40)]
 PROMPTS = [[*DOCUMENT, 5, 6], [*DOCUMENT, 9], [*DOCUMENT[:25], 11, 12, 13]]
@@ -48,6 +49,20 @@ async def test_a_whole_prompt_seen_before_is_reused_up_to_its_last_token(
     results = await in_turn(make_engine(model, None), [PROMPTS[0]] * 2, ["a"] * 2)
     assert results[1][1].num_reused_tokens == len(PROMPTS[0]) - 1
     assert ids_of(results[0][0]) == ids_of(results[1][0])
+
+
+async def test_rows_past_an_end_inside_an_accepted_run_are_not_reused(model: TargetModel) -> None:
+    hf = FAMILIES[0].build()
+    answer = generate(hf, PROMPTS[0], 20, [])
+    longer = [*PROMPTS[0], *answer[:15], 9]
+    drafts = FakeDrafts(lambda i, tokens, n: path_tree(answer[len(tokens) - len(PROMPTS[0]) :]))
+    engine = make_engine(model, drafts)
+    engine.start()
+    await collect(engine, make_request(PROMPTS[0], 20, stop_token_ids=frozenset([answer[4]])))
+    runs, completion = await collect(engine, make_request(longer, 10, mode=Mode.OFF))
+    await engine.stop()
+    assert ids_of(runs) == generate(hf, longer, 10, [])
+    assert completion.num_reused_tokens == len(PROMPTS[0]) + answer.index(answer[4]) + 1
 
 
 async def test_another_namespace_shares_nothing(model: TargetModel) -> None:

@@ -32,18 +32,23 @@ class StepCurve:
 
     def seconds(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Interpolated time of each row count; linear in the last slope beyond the curve."""
-        # A dip is noise: more rows never cost less.
-        rising = np.maximum.accumulate(self._seconds)
+        # Fewer rows never cost more: what rises above a later point was disturbed.
+        rising = np.minimum.accumulate(self._seconds[::-1])[::-1]
         slope = (rising[-1] - rising[-2]) / (self._rows[-1] - self._rows[-2])
         beyond = np.maximum(rows - self._rows[-1], 0) * slope
         return np.asarray(np.interp(rows, self._rows, rising) + beyond)
 
     def track(self, rows: int, seconds: float) -> None:
-        """Move the nearest point towards a step just measured; outliers count little."""
+        """Follow a step just measured; outliers count little.
+
+        The whole curve moves with the machine's load, the nearest point also by itself.
+        """
         nearest = int(np.abs(self._rows - rows).argmin())
         expected = float(self.seconds(np.array([rows]))[0])
         ratio = min(max(seconds / expected, 0.5), 2.0)
-        self._seconds[nearest] *= 1.0 + TRACKING * (ratio - 1.0)
+        step = 1.0 + TRACKING * (ratio - 1.0)
+        self._seconds *= step
+        self._seconds[nearest] *= step
 
     def as_dict(self) -> dict[str, list[float]]:
         """For saving."""

@@ -4,7 +4,6 @@ take, how far wide passes round differently, and whether rows of one pass round 
 import json
 import os
 import platform
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +60,9 @@ def measure(model: TargetModel) -> Measurements:
         model.forward([prompt_segment(slot, 0, prompt, is_last=True)])
         model.commit(slot, list(range(PROMPT_LEN)))
         run = Runner(model, slot)
-        seconds = [_step_s(run, rows) for rows in ROW_COUNTS]
-        return Measurements(StepCurve(ROW_COUNTS, seconds), 4 * _noise(run), _rows_agree(run))
+        return Measurements(
+            StepCurve(ROW_COUNTS, _step_seconds(run)), 4 * _noise(run), _rows_agree(run)
+        )
     finally:
         model.slots.free(slot)
 
@@ -93,13 +93,16 @@ def _chain(token_ids: list[int]) -> DraftTree:
     return DraftTree(tuple(token_ids), tuple(range(-1, count - 1)), (1.0,) * count)
 
 
-def _step_s(run: Runner, rows: int) -> float:
-    def timed() -> float:
+def _step_seconds(run: Runner) -> list[float]:
+    """The shortest time of each row count, over rounds: a busy machine only ever adds time."""
+
+    def timed(rows: int) -> float:
         started = time.perf_counter()
         run.logits(rows)[:, 0].tolist()  # wait for the device
         return time.perf_counter() - started
 
-    return statistics.median([timed() for _ in range(NUM_TIMINGS)][1:])
+    rounds = [[timed(rows) for rows in ROW_COUNTS] for _ in range(NUM_TIMINGS)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def _noise(run: Runner) -> float:

@@ -62,7 +62,8 @@ class PrefixCache:
         for slot, held in self._held.items():
             if held.namespace != namespace:
                 continue
-            rows = min(self._slots.length(slot), len(wanted))
+            # An end inside an accepted run leaves rows of tokens that were never emitted.
+            rows = min(self._slots.length(slot), len(held.token_ids), len(wanted))
             differs = np.flatnonzero(np.array(held.token_ids[:rows]) != wanted[:rows])
             key = (int(differs[0]) if len(differs) else rows, slot not in self._running)
             if key > best_key:
