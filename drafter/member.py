@@ -92,11 +92,12 @@ class Member:
 
     async def _follow_once(self) -> bool:
         """Apply what is new, then wait for more."""
-        applied = await self.replica.poll()
+        began = self._loop.time()
+        await self.replica.poll()
         self._start_snapshot_if_due()
         if not self.replica.synced:
             await asyncio.sleep(self._times.backoff_s)
-        elif not applied:
+        elif (self.replica.caught_up_at or 0.0) >= began:
             if not self._outbox.has(self._space):
                 self._blocked_at = None
             await self._log.wait(self._space, self.replica.cursor)

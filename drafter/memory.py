@@ -113,8 +113,7 @@ class SharedMemory:
         deadline = time.monotonic() + _FLUSH_S
         while self._outbox.spaces() and self._log and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        members, self._members = list(self._members.values()), {}
-        await asyncio.gather(*(member.stop() for member in members))
+        await asyncio.gather(*(member.stop() for member in self._members.values()))
         if self._monitor is not None:
             await end([self._monitor])
         if self._log is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from drafter.replica import Lease, Page, Publication
-from drafter.snapshot import ZERO, EntryId
+from drafter.snapshot import ZERO, EntryId, load_pointer
 
 Result = TypeVar("Result")
 Call = Coroutine[Any, Any, Result]
@@ -50,6 +50,7 @@ class World:
         self.skew_s = 0.0
         self.down = False
         self.server = Server()
+        self.pointer_spoiled = False
         self._past: list[Server] = []
         self._late: list[Callable[[], object]] = []
         self._tasks: dict[str, Coroutine[Any, Any, None]] = {}
@@ -98,7 +99,7 @@ class World:
         if self._past:
             self.server = self._past[-min(lost_writes, len(self._past))]
         self._past, self._late = [], []
-        self.skew_s = self.rng.uniform(-5.0, 5.0)
+        self.skew_s = self.rng.choice([0.0, 0.0, -1.0, 5.0])
 
     def restart_empty(self) -> None:
         self.server, self._past, self._late = Server(), [], []
@@ -115,6 +116,7 @@ class World:
         server = self.server
         if server.pointer is not None and self.rng.random() < 0.1:
             server.pointer = server.pointer[:-1] + b"?"
+            self.pointer_spoiled = True
         elif server.parts:
             key = self.rng.choice(sorted(server.parts))
             data = bytearray(server.parts[key])
@@ -176,7 +178,8 @@ class SimulatedLog:
     def append(self, space: str, data: bytes) -> Call[None]:
         def do() -> None:
             server = self._world.change()
-            now_ms = int((self._world.now_s + self._world.skew_s) * 1000)
+            # A coarse clock, so that a replica with another one gives out the same ids again.
+            now_ms = 500 * int((self._world.now_s + self._world.skew_s) * 2)
             last = server.last_id
             server.last_id = (now_ms, 0) if now_ms > last[0] else (last[0], last[1] + 1)
             server.entries.append((server.last_id, data))
@@ -230,7 +233,11 @@ class SimulatedLog:
             expected = server.pointer == publication.expected
             if not (self._holds(lease) and expected and known and parts):
                 return False
+            if server.pointer is not None and not self._world.pointer_spoiled:
+                older = load_pointer(server.pointer).newest.epoch
+                assert older < lease.epoch, f"epoch {lease.epoch} written over {older}"
             server = self._world.change()
+            self._world.pointer_spoiled = False
             server.pointer = publication.pointer.dumps()
             server.wanted, server.lease = False, None
             server.entries = [e for e in server.entries if e[0] >= publication.trim_to]

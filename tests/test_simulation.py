@@ -20,6 +20,7 @@ from drafter.token_run import TokenRun
 from tests.simulated_log import SimulatedLog, Turn, World
 
 NUM_SEEDS = 10_000
+NUM_PARTS = 10
 SPACE = "vocabulary/namespace"
 LIMITS = ReplicaLimits(snapshot_tokens=12, snapshot_growth=0.1, patience_s=1.0)
 
@@ -229,12 +230,12 @@ class Simulation:
         return True
 
     def run(self) -> None:
-        for _ in range(self.rng.choice([20, 60, 120])):
+        for _ in range(self.rng.choice([20, 50, 90])):
             for chance, name, do in self.actions:
                 if self.rng.random() < chance:
                     self.history.faults[name] += 1
                     do()
-            for _ in range(self.rng.randint(1, 12)):
+            for _ in range(self.rng.randint(1, 9)):
                 self.world.step()
         self.world.heal()
         self.boot("fresh")
@@ -283,9 +284,9 @@ def replay(seed: int) -> str | None:
     return simulation.verdict()
 
 
-@pytest.mark.parametrize("part", range(5))
+@pytest.mark.parametrize("part", range(NUM_PARTS))
 def test_replicas_converge_in_every_simulated_history(part: int) -> None:
-    for seed in range(part, NUM_SEEDS, 5):
+    for seed in range(part, NUM_SEEDS, NUM_PARTS):
         broken = replay(seed)
         assert broken is None, f"seed {seed}: {broken}"
 

@@ -91,7 +91,7 @@ def make_certificates(folder: Path) -> None:
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
-    request = ("req", "-newkey", "rsa:2048", "-nodes")
+    request = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     openssl(*request, "-x509", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.crt")
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
     for name in ("server", "client"):

@@ -1,0 +1,271 @@
+"""The shared memory measured over real processes and a private server: `python -m bench.memory`.
+
+Latency from one drafter's close to another's trie, what a crash costs, and the rates, sizes and
+start times at ten million tokens.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from redis import Redis
+
+from bench.corpus import documents
+from bench.memory_process import SPACE, MemoryProcess
+from drafter.local_redis import LocalRedis
+from drafter.memory import MemoryLimits
+from drafter.replica import ReplicaLimits
+from drafter.token_run import TokenRun
+
+LIMITS = MemoryLimits(max_bytes=4 << 30, max_outbox_bytes=256 << 20, max_outbox_runs=1 << 20)
+NO_SNAPSHOTS = replace(LIMITS, replica=ReplicaLimits(snapshot_tokens=1 << 40))
+LOG_KEY = f"lookahead:{{{SPACE}}}:log"
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """From `append` in one process to the trie of another."""
+
+    num_runs: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Many producers, each restarted on the way."""
+
+    num_producers: int
+    num_runs: int
+    num_restarts: int
+    runs_held: int
+    counted_twice: int
+    duplicates_dropped: int
+    digests_equal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """kill -9 of a drafter in traffic, and its restart."""
+
+    appended: int
+    older_than_1_s: int
+    back: int
+    counted_twice: int
+    num_tokens: int
+    ready_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Many tokens through Redis."""
+
+    num_tokens: int
+    append_tokens_per_s: float
+    apply_tokens_per_s: float  # by a replica that catches up with the log
+    log_bytes_per_token: float
+    snapshot_s: float
+    snapshot_bytes_per_token: float
+    redis_bytes_per_token: float  # log and snapshot, as the server counts its memory
+    start_from_log_s: float
+    start_from_snapshot_s: float
+    digests_equal: bool
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what is asked for and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=10_000_000, help="size of the scale figure")
+    parser.add_argument("--only", choices=["latency", "agreement", "crash", "scale"])
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    figures: dict[str, Callable[[], object]] = {
+        "latency": latency,
+        "agreement": agreement,
+        "crash": crash,
+        "scale": lambda: scale(options.tokens),
+    }
+    found = {
+        name: asdict(measure())  # type: ignore[call-overload]
+        for name, measure in figures.items()
+        if options.only in (None, name)
+    }
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, fields in found.items():
+        print(f"{name}: " + "  ".join(f"{key}={_short(value)}" for key, value in fields.items()))
+
+
+@contextmanager
+def server() -> Iterator[LocalRedis]:
+    """Run a private server with persistence on, as `lookahead serve` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        redis = LocalRedis(Path(folder) / "redis")
+        redis.start()
+        try:
+            yield redis
+        finally:
+            redis.stop()
+
+
+def start(redis: LocalRedis, limits: MemoryLimits = LIMITS) -> MemoryProcess:
+    process = MemoryProcess(redis.url, limits)
+    process.call("start")
+    return process
+
+
+def latency(num_runs: int = 1000, runs_per_s: float = 100.0) -> Latency:
+    """Append at a steady rate in one process and see when the other has it."""
+    with server() as redis:
+        one, two = start(redis), start(redis)
+        one.call("pace", 0, runs_per_s, 300)
+        _wait(lambda: len(two.call("learned_at")) >= num_runs, step_s=0.5)
+        sent, seen = dict(one.call("appended")), two.call("learned_at")
+        # The first runs meet code that is not loaded yet.
+        times = [1e3 * (seen[run] - sent[run]) for run in range(20, num_runs)]
+        one.stop()
+        two.stop()
+    p50, p99, longest = np.percentile(times, [50, 99, 100])
+    return Latency(len(times), float(p50), float(p99), float(longest))
+
+
+def agreement(num_runs: int = 10_000, num_producers: int = 4, restarts: int = 2) -> Agreement:
+    """Append from several processes, each replaced now and then, and compare digests."""
+    rng = np.random.default_rng(1)
+    per_turn = num_runs // num_producers // (restarts + 1)
+    with server() as redis:
+        group = [start(redis) for _ in range(num_producers)]
+        first = 0
+        for turn in range(restarts + 1):
+            for index in range(num_producers):
+                group[index].call("append", _numbered_runs(rng, first, per_turn))
+                first += per_turn
+            if turn < restarts:
+                for index, process in enumerate(group):
+                    process.stop()
+                    group[index] = start(redis)
+        _wait(lambda: _agree(group, first))
+        states = [process.state() for process in group]
+        held = group[0].call("tokens")
+        for process in group:
+            process.stop()
+    return Agreement(
+        num_producers=num_producers,
+        num_runs=first,
+        num_restarts=restarts * num_producers,
+        runs_held=len(set(held)),
+        counted_twice=len(held) - len(set(held)),
+        duplicates_dropped=max(state.duplicates for state in states),
+        digests_equal=len({state.digest for state in states}) == 1,
+    )
+
+
+def crash(seconds: float = 8.0, runs_per_s: float = 500.0) -> Crash:
+    """Kill a drafter in traffic; count what its successor has of what was appended."""
+    with server() as redis:
+        one = start(redis)
+        one.call("pace", 0, runs_per_s, 300)
+        time.sleep(seconds)
+        sent, killed = one.call("appended"), time.monotonic()
+        one.kill()
+        two = MemoryProcess(redis.url, LIMITS)
+        ready_s = two.call("start")
+        held = two.call("tokens")
+        num_tokens = two.state().num_tokens
+        two.stop()
+    old = {run for run, at in sent if at < killed - 1.0}
+    return Crash(
+        appended=len(sent),
+        older_than_1_s=len(old),
+        back=len(old & set(held)),
+        counted_twice=len(held) - len(set(held)),
+        num_tokens=num_tokens,
+        ready_s=ready_s,
+    )
+
+
+def scale(num_tokens: int) -> Scale:
+    """Push real text through the log, then start replicas from it and from a snapshot."""
+    runs = documents(num_tokens)
+    total = sum(len(run) for run in runs)
+    with server() as redis:
+        client = Redis(unix_socket_path=redis.url.removeprefix("unix://"))
+        append_s = _append_all(redis, runs, total)
+        log_bytes = int(client.memory_usage(LOG_KEY, samples=0) or 0)
+        reader = MemoryProcess(redis.url, NO_SNAPSHOTS)
+        from_log_s = reader.call("start")
+        snapshot_s = reader.call("snapshot")
+        used = _snapshot_bytes(client)
+        memory = client.info("memory")["used_memory"] - client.info("memory")["used_memory_startup"]
+        loader = MemoryProcess(redis.url, NO_SNAPSHOTS)
+        from_snapshot_s = loader.call("start")
+        states = [process.state() for process in (reader, loader)]
+        for process in (reader, loader):
+            process.stop()
+        client.close()
+    return Scale(
+        num_tokens=total,
+        append_tokens_per_s=total / append_s,
+        apply_tokens_per_s=total / from_log_s,
+        log_bytes_per_token=log_bytes / total,
+        snapshot_s=snapshot_s,
+        snapshot_bytes_per_token=used / total,
+        redis_bytes_per_token=memory / total,
+        start_from_log_s=from_log_s,
+        start_from_snapshot_s=from_snapshot_s,
+        digests_equal=len({state.digest for state in states}) == 1,
+    )
+
+
+def _append_all(redis: LocalRedis, runs: list[TokenRun], total: int) -> float:
+    """Append everything and apply it again in the same process; return the seconds."""
+    writer = start(redis, NO_SNAPSHOTS)
+    began = time.monotonic()
+    for first in range(0, len(runs), 200):
+        writer.call("append", runs[first : first + 200])
+        _wait(lambda: writer.call("progress")[1] < 2000)
+    _wait(lambda: writer.call("progress")[:2] == (total, 0))
+    seconds = time.monotonic() - began
+    writer.stop()
+    return seconds
+
+
+def _numbered_runs(rng: np.random.Generator, first: int, number: int) -> list[TokenRun]:
+    runs = rng.integers(0, 1 << 17, (number, 64), dtype=np.int32)
+    runs[:, 0] = np.arange(first, first + number)
+    return list(runs)
+
+
+def _agree(group: list[MemoryProcess], num_runs: int) -> bool:
+    states = [process.state() for process in group]
+    positions = {(state.position, state.num_tokens, state.outbox_runs) for state in states}
+    return len(positions) == 1 and positions.pop()[1:] == (num_runs * 65, 0)
+
+
+def _snapshot_bytes(client: Redis) -> int:
+    keys = client.keys(f"lookahead:{{{SPACE}}}:snapshot-*")
+    return sum(int(client.memory_usage(key, samples=0) or 0) for key in keys)
+
+
+def _wait(true: Callable[[], bool], timeout_s: float = 300.0, step_s: float = 0.02) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so after {timeout_s} s")
+        time.sleep(step_s)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
