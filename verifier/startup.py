@@ -13,10 +13,6 @@ from verifier.model import TargetModel, load_weights
 from verifier.probe import choose_form
 from verifier.tokenizer import Tokenizer, load_tokenizer
 
-NUM_TIMINGS = 4
-NUM_NOISE_STEPS = 12
-PROMPT_LEN = 64  # of the sequence that steps are timed on
-
 
 def load_model(config: VerifierConfig) -> TargetModel:
     """Load the weights, find the form the model is right in, and make its products fast."""
