@@ -17,6 +17,7 @@ from drafter.log_connection import describe
 from drafter.member import Member, MemberTimes, end, going_on
 from drafter.outbox import Outbox
 from drafter.replica import ReplicaLimits, Store, TokenTrie
+from drafter.snapshot import Position
 from drafter.token_run import TokenRun, as_run
 
 _logger = logging.getLogger(__name__)
@@ -137,6 +138,16 @@ class SharedMemory:
     async def load(self, space: str) -> None:
         """Begin to follow a space, in the background."""
         self._use(space)
+
+    async def caught_up(self, space: str) -> Position:
+        """Follow a space until nothing more is in its log; return the position there."""
+        self._use(space)
+        if self._log is None:
+            raise ValueError("caught_up: there is no log to follow")
+        replica = self._members[space].replica
+        while replica.caught_up_at is None or not replica.synced:
+            await asyncio.sleep(0.01)
+        return replica.position()
 
     async def forget(self, space: str) -> int:
         """Forget a space here and everywhere; return how many tokens were held here.

@@ -26,6 +26,7 @@ from lookahead.requests import GenerateParams
 from lookahead.results import GenerationResult
 from lookahead.samples import Sample, load_samples, read_sample
 from lookahead.stack import StackError
+from lookahead.trie_cli import trie
 
 app = typer.Typer(
     name="lookahead",
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(services)
+app.add_typer(trie)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,210 @@
+"""`lookahead trie` against two real drafters that share one Redis."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.live import Live
+
+from lookahead import trie_cli
+from lookahead.cli import main
+from lookahead.corpus import MAX_PIECE_CHARS, read_pieces
+from lookahead.drafter_client import DrafterClient
+from lookahead.health import is_serving
+from protos import verifier_pb2 as pb
+from tests.fake_verifier import FakeVerifier, serving
+from tests.redis_server import Server, free_port, running, wait_until
+
+VOCABULARY = "letters"
+TEXT = "It was the best of times, it was the worst of times.\n"
+Run = Callable[..., int]
+
+
+class LetterVerifier(FakeVerifier):
+    """Knows which vocabulary its letters are."""
+
+    def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+        model = super().GetModel(request, context)
+        model.vocabulary_fingerprint = VOCABULARY
+        return model
+
+
+@dataclass
+class Stack:
+    """Two drafters, their Redis and a verifier."""
+
+    redis: Server
+    drafters: list[str]
+    verifier: str
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    redis = Server(tmp_path_factory.mktemp("redis"))
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    with running(redis), serving(LetterVerifier()) as verifier:
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-m", "drafter", "--listen", address, "--redis", redis.url],
+                stderr=subprocess.DEVNULL,
+            )
+            for address in addresses
+        ]
+        try:
+            wait_until(lambda: all(is_serving(address) for address in addresses), 60.0)
+            yield Stack(redis, addresses, verifier)
+        finally:
+            for child in children:
+                child.terminate()
+            for child in children:
+                child.wait(10)
+
+
+@pytest.fixture
+def lookahead(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("LOOKAHEAD_ADDRESS", stack.verifier)
+    monkeypatch.setenv("LOOKAHEAD_DRAFTER", " ".join(stack.drafters))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as caught:
+            main(("trie", *arguments))
+        return int(caught.value.code or 0)
+
+    return run
+
+
+def held(stack: Stack, namespace: str) -> list[int]:
+    """Return how many tokens each drafter holds of a namespace."""
+    found = []
+    for address in stack.drafters:
+        with DrafterClient(address) as client:
+            found += [i.num_tokens for i in client.namespaces() if i.namespace == namespace]
+    return found
+
+
+def follow(stack: Stack, namespace: str) -> None:
+    """Make both drafters hold a namespace, as traffic would."""
+    for address in stack.drafters:
+        with DrafterClient(address) as client:
+            client.learn(VOCABULARY, namespace, [[1]])
+    wait_until(lambda: held(stack, namespace) == [4, 4])
+
+
+def test_learned_files_are_on_all_drafters_with_one_digest(
+    stack: Stack, lookahead: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follow(stack, "files")
+    (tmp_path / "a.txt").write_text(TEXT)
+    lines = [{"text": TEXT}, {"token_ids": [5, 6, 7]}]
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert (
+        lookahead("learn", str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl"), "-n", "files") == 0
+    )
+    num_tokens = 2 * len(TEXT) + 3
+    assert f"learned {num_tokens} tokens into files" in capsys.readouterr().out
+    wait_until(lambda: held(stack, "files") == [4 + num_tokens + 3] * 2)
+    assert lookahead("digest", "--prefix", "files") == 0
+    digests = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert len(digests) == 2
+    assert len(set(digests)) == 1
+
+
+def test_stats_lists_every_drafter(
+    stack: Stack, lookahead: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follow(stack, "listed")
+    assert lookahead("stats", "--prefix", "listed") == 0
+    table = capsys.readouterr().out
+    assert all(address in table for address in stack.drafters)
+    assert lookahead("stats", "--prefix", "listed", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [rows[0]["num_tokens"] for rows in found.values()] == [4, 4]
+
+
+def test_forgotten_namespace_is_gone_everywhere(
+    stack: Stack, lookahead: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow(stack, "secret")
+    monkeypatch.setattr("typer.confirm", lambda *arguments, **options: True)
+    assert lookahead("forget", "secret") == 0
+    wait_until(lambda: held(stack, "secret") == [0, 0])
+    assert not [key for key in stack.redis.client().keys("*") if b"secret" in key]
+
+
+def test_export_comes_back_by_import(
+    stack: Stack, lookahead: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, redis = str(tmp_path / "memory.trie"), ("--redis", stack.redis.url)
+    follow(stack, "saved")
+    assert lookahead("export", file, "-n", "saved", *redis) == 0
+    assert "wrote 4 tokens" in capsys.readouterr().out
+    assert lookahead("import", file, "-n", "copied") == 0
+    wait_until(lambda: held(stack, "copied")[:1] == [4])
+    assert lookahead("import", file, "-n", "copied", "--vocabulary", "other") != 0
+    assert "'other'" in capsys.readouterr().err
+    damaged = bytearray(Path(file).read_bytes())
+    damaged[-1] ^= 1
+    Path(file).write_bytes(damaged)
+    assert lookahead("import", file, "-n", "copied") != 0
+
+
+def test_top_redraws_until_it_is_stopped(
+    stack: Stack, lookahead: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow(stack, "watched")
+    drawn = []
+
+    def stop_after_two(live: Live, table: Any, **options: bool) -> None:
+        drawn.append(table)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Live, "update", stop_after_two)
+    monkeypatch.setattr(trie_cli.time, "sleep", lambda seconds: None)
+    assert lookahead("top", "--prefix", "watched") in (1, 130)
+    assert [column.header for column in drawn[1].columns][3] == "tokens/s"
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("{", "2"),
+        ("[1]", "token_ids"),
+        ('{"token_ids": [1, -1]}', "-1"),
+        ('{"token_ids": ["1"]}', "integers"),
+        ('{"text": 5}', "int"),
+    ],
+)
+def test_bad_line_is_one_message_that_names_it(
+    lookahead: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, wrong: str
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "fine"}\n' + line)
+    assert lookahead("learn", str(path), "-n", "bad") == 1
+    message = capsys.readouterr().err
+    assert "bad.jsonl:2" in message
+    assert wrong in message
+    assert "Traceback" not in message
+
+
+def test_pieces_of_a_text_are_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    text = "".join(f"{'é' * (n % 200)}\n" for n in range(2000)) + "x" * 3 * MAX_PIECE_CHARS
+    path.write_text(text)
+    pieces = list(read_pieces(path))
+    assert "".join(piece.text for piece in pieces) == text
+    assert sum(piece.num_bytes for piece in pieces) == path.stat().st_size
+    assert max(len(piece.text) for piece in pieces) <= MAX_PIECE_CHARS
+
+
+def test_text_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"latin\.txt"):
+        list(read_pieces(path))
