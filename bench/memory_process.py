@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from drafter.memory import MemoryLimits, SharedMemory
-from drafter.replica import TokenTrie
 from drafter.session_store import SessionStore
 from drafter.sessions import DraftSessions
 from drafter.snapshot import Arrays
+from drafter.store import TokenTrie
 from drafter.token_run import TokenRun
 from drafter.trie import Trie
 

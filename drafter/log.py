@@ -13,7 +13,7 @@ from typing import Any
 from redis.exceptions import ReadOnlyError, RedisError, WatchError
 
 from drafter.log_connection import BLOCK_MS, close_client, open_client
-from drafter.replica import Lease, Page, Publication
+from drafter.shared_log import Lease, Page, Publication
 from drafter.snapshot import CHUNK_LEN, MAX_HEADER_LEN, ZERO, EntryId
 
 _PREFIX = "lookahead"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from drafter.log import RedisLog
 from drafter.outbox import Outbox
-from drafter.replica import Replica, ReplicaLimits, Store
+from drafter.replica import Replica, ReplicaLimits
+from drafter.store import Store
 from drafter.token_run import TokenRun
 
 _logger = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from drafter.log import RedisLog
 from drafter.log_connection import describe
 from drafter.member import Member, MemberTimes, end, going_on
 from drafter.outbox import Outbox
-from drafter.replica import ReplicaLimits, Store, TokenTrie
+from drafter.replica import ReplicaLimits
 from drafter.snapshot import Position
+from drafter.store import Store, TokenTrie
 from drafter.token_run import TokenRun, as_run
 
 _logger = logging.getLogger(__name__)

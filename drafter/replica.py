@@ -4,115 +4,22 @@ State is a pure function of (base, cursor): the base snapshot and every entry up
 log order. Everything here works on any Log; nothing here knows Redis.
 """
 
-import logging
 import uuid
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from drafter.entry import EntryError, decode
-from drafter.snapshot import (
-    ZERO,
-    Arrays,
-    EntryId,
-    Generation,
-    Inflater,
-    Pointer,
-    Position,
-    SnapshotError,
-    chunks,
-    dump_header,
-    load_header,
-    load_pointer,
-    make_header,
-)
+from drafter.shared_log import Lease, Log, Page
+from drafter.snapshot import ZERO, EntryId, Position
+from drafter.store import Store, TokenTrie
 from drafter.token_run import TokenRun
-
-_logger = logging.getLogger(__name__)
+from drafter.transfer import SnapshotTransfer, parse_pointer
 
 # Dedupe remembers this many (producer, boot) pairs, the latest in log order, the same everywhere.
 MAX_PRODUCERS = 1024
-
-
-class TokenTrie(Protocol):
-    """What the log is replayed into: equal runs in equal order give equal digests."""
-
-    @property
-    def num_tokens(self) -> int: ...
-    @property
-    def num_bytes(self) -> int: ...
-    def learn(self, token_ids: TokenRun) -> None: ...
-    def export(self) -> Arrays: ...
-    def digest(self) -> str: ...
-
-
-class Store(Protocol):
-    """Where drafts find the trie of a space."""
-
-    def build(self, arrays: Arrays | None) -> TokenTrie:
-        """Make a trie from an export, or an empty one; ValueError if refused. Any thread."""
-
-    def place(self, space: str, trie: TokenTrie) -> None:
-        """Draft from this trie from now on."""
-
-    def forget(self, space: str) -> None:
-        """Drop the trie and all else that the space has taught, by its owner's wish."""
-
-    def unload(self, space: str) -> bool:
-        """Drop the trie to free its memory; False while it is in use."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One read of the log: the entries from the cursor's own on, and after them the pointer."""
-
-    entries: list[tuple[EntryId, bytes]]
-    pointer: bytes | None
-    wanted: bool  # somebody found no snapshot that it can load
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to write the next snapshot; `epoch` grows with every lease."""
-
-    token: str
-    epoch: int
-
-    @property
-    def key(self) -> str:
-        return f"snapshot-{self.epoch}"
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What `publish` does in one step, if the lease holds and the log is still as expected.
-
-    The pointer must be `expected`, the covered entry and all parts there: a failover may have lost
-    parts that were acknowledged.
-    """
-
-    expected: bytes | None
-    pointer: Pointer
-    check: int  # of the entry at pointer.newest.covered
-    num_parts: int
-    trim_to: EntryId
-    drop: tuple[str, ...]
-
-
-class Log(Protocol):
-    """The log of every space. Any call may raise ConnectionError, applied or not."""
-
-    async def read(self, space: str, cursor: EntryId) -> Page: ...
-    async def append(self, space: str, data: bytes) -> None: ...
-    async def birth(self) -> str: ...
-    async def acquire(self, space: str) -> Lease | None: ...
-    async def write_part(self, space: str, lease: Lease, part: str, data: bytes) -> bool: ...
-    async def read_part(self, space: str, key: str, part: str) -> bytes | None: ...
-    async def publish(self, space: str, lease: Lease, publication: Publication) -> bool: ...
-    async def want_snapshot(self, space: str) -> None: ...
-    async def forget(self, space: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +77,11 @@ class Replica:
         self._now, self._offload, self._breathe = now, offload, breathe
         self._waiting = waiting  # own runs that are not in the log yet
         self._forgotten = forgotten  # called when the space was emptied by somebody else
+        self._transfer = SnapshotTransfer(
+            space, store, log, offload=offload, max_len=limits.max_snapshot_bytes
+        )
         self._pointer: bytes | None = None
         self._birth: str | None = None
-        self._broken: set[str] = set()
         self._stranded_at: float | None = None
         self._num_tokens = 0
         self._wanted = False
@@ -251,7 +160,7 @@ class Replica:
 
     def snapshot_age_s(self) -> float | None:
         """Return how far the newest snapshot lies behind the cursor in time; None without one."""
-        pointer = _parse(self._pointer)
+        pointer = parse_pointer(self._pointer)
         if pointer is None or not pointer.generations:
             return None
         return max(0.0, (self.cursor[0] - pointer.newest.covered[0]) / 1000)
@@ -260,7 +169,7 @@ class Replica:
         """Tell whether enough was applied, or somebody asked."""
         if not self.synced or self.ahead or self.cursor == ZERO:
             return False
-        pointer = _parse(self._pointer)
+        pointer = parse_pointer(self._pointer)
         covered = pointer.newest.num_tokens if pointer else 0
         grown = int(self._limits.snapshot_growth * self.trie.num_tokens)
         enough = max(self._limits.snapshot_tokens, grown)
@@ -271,19 +180,16 @@ class Replica:
         lease = await self._log.acquire(self.space)
         if lease is None or not self.synced or self.ahead:
             return False
-        old = load_pointer(self._pointer) if self._pointer else None
+        old = parse_pointer(self._pointer)
         if old and old.newest.covered > self.cursor:
             return False
-        kept = [g for g in old.generations if g.key not in self._broken][:1] if old else []
-        return await self._upload(lease, self.position(), self._pointer, kept)
-
-    # --- applying
+        return await self._upload(lease, self.position(), self._pointer)
 
     def _examine(self, page: Page) -> str | None:
         """Return why the state cannot simply go on from the cursor, or None."""
         if not self.synced:
             return "start"
-        pointer = _parse(page.pointer)
+        pointer = parse_pointer(page.pointer)
         if (pointer.base if pointer else "") != self.base:
             return "base"
         if self.cursor == ZERO:
@@ -321,25 +227,22 @@ class Replica:
         self.counts.tokens += entry.num_tokens
         self._num_tokens += entry.num_tokens
 
-    # --- resyncing
-
     async def _resync(self, page: Page) -> None:
         """Go to what Redis holds; where Redis lost everything, give it what this replica holds."""
         self.roll_back()
         if page.pointer is None:
             await self._resync_without_pointer()
             return
-        pointer = _parse(page.pointer)
+        pointer = parse_pointer(page.pointer)
         for generation in pointer.generations if pointer else ():
             era = self._era
-            loaded = await self._load(generation)
+            loaded = await self._transfer.load(generation)
             if era != self._era:
                 return
             if loaded:
                 self._stand_at(*loaded)
                 await self._synced(page.pointer)
                 return
-            self._broken.add(generation.key)
         await self._strand(page)
 
     async def _resync_without_pointer(self) -> None:
@@ -374,13 +277,18 @@ class Replica:
         self.roll_back()
         # The whole log that is left comes on top; what it shares with the base counts as seen.
         position = replace(self.position(), base=uuid.uuid4().hex, cursor=ZERO, check=0)
-        await self._upload(lease, position, expected, [])
+        await self._upload(lease, position, expected)
 
     async def _synced(self, pointer: bytes | None) -> None:
         self._birth = await self._log.birth()
         self._pointer = pointer
         self._stranded_at = None
         self.synced = True
+
+    async def _upload(self, lease: Lease, position: Position, expected: bytes | None) -> bool:
+        done = await self._transfer.upload(lease, position, self.trie.export(), expected)
+        self.counts.snapshots += done
+        return done
 
     def _clear(self) -> None:
         """Stand at the beginning with nothing; the next poll starts over."""
@@ -396,66 +304,3 @@ class Replica:
         }
         self.trie, self._ahead = trie, None
         self._store.place(self.space, trie)
-
-    # --- snapshots
-
-    async def _load(self, generation: Generation) -> tuple[Position, TokenTrie] | None:
-        """Fetch one generation; None when it is missing or refused."""
-        try:
-            head = await self._part(generation, "header")
-            header = load_header(head, space=self.space, max_len=self._limits.max_snapshot_bytes)
-            if header.position.cursor != generation.covered:
-                raise SnapshotError(f"{generation.key}: covers {header.position.cursor}")
-            inflater = Inflater(header)
-            for index in range(header.num_chunks):
-                frame = await self._part(generation, str(index))
-                await self._offload(inflater.add, index, frame)
-            arrays = await self._offload(inflater.finish)
-            return header.position, await self._offload(self._store.build, arrays)
-        except ValueError as error:
-            if generation.key not in self._broken:
-                _logger.warning("snapshot refused space=%s: %s", self.space, error)
-            return None
-
-    async def _part(self, generation: Generation, part: str) -> bytes:
-        data = await self._log.read_part(self.space, generation.key, part)
-        if data is None:
-            raise SnapshotError(f"{generation.key}: part {part} is missing")
-        return data
-
-    async def _upload(
-        self, lease: Lease, position: Position, expected: bytes | None, kept: list[Generation]
-    ) -> bool:
-        """Write the parts under a fresh key, then switch the pointer."""
-        arrays = self.trie.export()
-        header = await self._offload(make_header, self.space, position, lease.epoch, arrays)
-        frames = chunks(arrays)
-        for index in range(header.num_chunks):
-            frame = await self._offload(next, frames)
-            if not await self._log.write_part(self.space, lease, str(index), frame):
-                return False
-        if not await self._log.write_part(self.space, lease, "header", dump_header(header)):
-            return False
-        newest = Generation(lease.key, lease.epoch, position.cursor, position.num_tokens)
-        pointer = Pointer(position.base, (newest, *kept))
-        old = _parse(expected)
-        keys = {g.key for g in old.generations} if old else set()
-        publication = Publication(
-            expected=expected,
-            pointer=pointer,
-            check=position.check,
-            num_parts=header.num_chunks + 1,
-            trim_to=kept[0].covered if kept else ZERO,
-            drop=tuple(keys - {g.key for g in pointer.generations}),
-        )
-        done = await self._log.publish(self.space, lease, publication)
-        self.counts.snapshots += done
-        return done
-
-
-def _parse(data: bytes | None) -> Pointer | None:
-    """Read a pointer; an unreadable one is a pointer to nothing on a base that nobody has."""
-    try:
-        return load_pointer(data) if data is not None else None
-    except SnapshotError:
-        return Pointer("unreadable", ())

@@ -1,8 +1,8 @@
 """Puts the tries that follow the log where the live sequences draft from."""
 
-from drafter.replica import TokenTrie
 from drafter.sessions import DraftSessions
 from drafter.snapshot import Arrays
+from drafter.store import TokenTrie
 from drafter.trie import Trie
 
 

@@ -199,7 +199,9 @@ def _header(fields: dict[str, Any]) -> Header:
             base=str(position["base"]),
             cursor=_entry_id(position["cursor"]),
             check=int(position["check"]),
-            producers=tuple((str(p), int(b), int(s)) for p, b, s in position["producers"]),
+            producers=tuple(
+                (bytes.fromhex(p).hex(), int(b), int(s)) for p, b, s in position["producers"]
+            ),
             num_tokens=int(position["num_tokens"]),
         ),
         epoch=int(fields["epoch"]),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from drafter.replica import Lease, Page, Publication
+from drafter.shared_log import Lease, Page, Publication
 from drafter.snapshot import ZERO, EntryId, load_pointer
 
 Result = TypeVar("Result")

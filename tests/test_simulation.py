@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from drafter.outbox import Outbox
-from drafter.replica import Replica, ReplicaLimits, TokenTrie
+from drafter.replica import Replica, ReplicaLimits
 from drafter.snapshot import Arrays
+from drafter.store import TokenTrie
 from drafter.token_run import TokenRun
 from tests.simulated_log import SimulatedLog, Turn, World
 
