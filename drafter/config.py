@@ -18,6 +18,12 @@ class DrafterConfig(BaseSettings):
         64 << 20, ge=1 << 20, description="Memory of one namespace's trie"
     )
     max_memory_bytes: int = Field(1 << 30, ge=1 << 20, description="Memory of all tries together")
+    max_outbox_bytes: int = Field(
+        64 << 20, ge=1 << 16, description="Runs that may wait for Redis; the oldest are dropped"
+    )
+    namespace_ttl_s: int | None = Field(
+        None, ge=1, description="Seconds after which an unused namespace is forgotten in Redis"
+    )
     max_live_tokens: int = Field(
         8 << 20, ge=1 << 20, description="Tokens of all open sequences together"
     )

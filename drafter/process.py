@@ -57,7 +57,11 @@ def build(config: DrafterConfig) -> tuple[DraftSessions, SharedMemory]:
     memory = SharedMemory(
         SessionStore(sessions, max_namespace_bytes=config.max_namespace_bytes),
         redis_url=config.redis_url.get_secret_value() or None,
-        limits=MemoryLimits(max_bytes=config.max_memory_bytes),
+        limits=MemoryLimits(
+            max_bytes=config.max_memory_bytes,
+            max_outbox_bytes=config.max_outbox_bytes,
+            ttl_s=config.namespace_ttl_s,
+        ),
     )
     return sessions, memory
 

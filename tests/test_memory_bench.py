@@ -1,0 +1,40 @@
+"""The promises of the shared memory over real processes that are killed and replaced."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.memory import agreement, crash
+from drafter.sessions import DraftSessions
+
+RUNS = st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=12), max_size=6)
+
+
+def test_killed_drafter_gets_everything_older_than_a_second_back_once() -> None:
+    found = crash(seconds=2.0, runs_per_s=200.0)
+    assert found.older_than_1_s > 50
+    assert found.back == found.older_than_1_s
+    assert found.counted_twice == 0
+
+
+def test_producers_that_are_replaced_end_with_equal_digests() -> None:
+    found = agreement(num_runs=900, num_producers=2, restarts=1)
+    assert found.digests_equal
+    assert (found.runs_held, found.counted_twice) == (found.num_runs, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(RUNS, RUNS, st.lists(st.integers(0, 20), min_size=1, max_size=12))
+def test_what_one_namespace_learns_never_changes_what_another_drafts(
+    ours: list[list[int]], theirs: list[list[int]], prompt: list[int]
+) -> None:
+    drafts = []
+    for foreign in ([], theirs):
+        sessions = DraftSessions()
+        for run in foreign:
+            sessions.learn("v/theirs", run)
+        for run in ours:
+            sessions.learn("v/ours", run)
+        sessions.open(1, namespace="v/ours", token_ids=prompt)
+        tree = sessions.propose(1, 8)
+        drafts.append((tree.token_ids.tolist(), tree.parents.tolist(), tree.probabilities.tolist()))
+    assert drafts[0] == drafts[1]
