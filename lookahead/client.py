@@ -1,12 +1,12 @@
 """The Python client for plain code; `lookahead.async_client` has the same calls for asyncio."""
 
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
 import grpc
 from google.protobuf.message import Message
 
+from lookahead.closing import Closing
 from lookahead.errors import from_rpc_error
 from lookahead.requests import GenerateParams, chat_messages, generate_request
 from lookahead.responses import to_model_info
@@ -30,7 +30,7 @@ OPTIONS = [
 Response = TypeVar("Response", bound=Message)
 
 
-class Client:
+class Client(Closing):
     """Talks to one verifier. Safe to share between threads; close it, or use `with`."""
 
     def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
@@ -80,14 +80,3 @@ class Client:
             return method(request, timeout=UNARY_TIMEOUT_S)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

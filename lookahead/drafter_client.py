@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
+from lookahead.closing import Closing
 from lookahead.errors import LookaheadError, from_rpc_error
 from protos import drafter_pb2 as pb
 from protos import drafter_pb2_grpc as pb_grpc
@@ -30,7 +30,7 @@ class NamespaceInfo:
     log_position: str
 
 
-class DrafterClient:
+class DrafterClient(Closing):
     """Calls one drafter. Close it, or use `with`."""
 
     def __init__(self, address: str = DEFAULT_DRAFTER) -> None:
@@ -90,14 +90,3 @@ class DrafterClient:
             return method(request, timeout=timeout)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import grpc
 
+from lookahead.closing import Closing
 from lookahead.errors import ServerError, from_rpc_error
 from lookahead.responses import Collector
 from lookahead.results import GenerationResult, Started, TokenRun
@@ -38,7 +39,7 @@ class _StreamState:
             raise ServerError("the server ended the stream without a final message")
 
 
-class Stream(_StreamState):
+class Stream(_StreamState, Closing):
     """A generation seen from plain code."""
 
     def __iter__(self) -> Iterator[str]:
@@ -69,17 +70,6 @@ class Stream(_StreamState):
     def close(self) -> None:
         """Cancel the generation if it still runs."""
         self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class AsyncStream(_StreamState):
