@@ -16,7 +16,8 @@ from lookahead.stack import StackConfig, StackError
 services = typer.Typer()
 
 Listen = Annotated[str | None, typer.Option(help="Address to serve on, host:port or unix:path.")]
-EXTRAS = {"drafter": "numba", "verifier": "torch"}  # what each extra brings that nothing else does
+# What each extra brings that nothing else does.
+EXTRAS = {"drafter": "numba", "verifier": "torch", "gateway": "starlette"}
 
 
 @services.command()
@@ -25,11 +26,14 @@ def serve(
     redis: options.Redis = "",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the verifier.")] = 50051,
     drafter_port: Annotated[int, typer.Option(min=1, max=65535, help="And the drafter.")] = 50052,
+    http_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the OpenAI-compatible gateway; 0: none.")
+    ] = 8000,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Run the whole stack on this machine: Redis, drafter and verifier."""
+    """Run the whole stack on this machine: Redis, drafter, verifier and gateway."""
     console = Console()
-    require_extras("drafter", "verifier")
+    require_extras("drafter", "verifier", "gateway")
     cache = cache_directory()
     config = StackConfig(
         model=resolve_model(model, console),
@@ -37,6 +41,7 @@ def serve(
         redis_dir=cache / "redis",
         verifier_address=f"{host}:{port}",
         drafter_address=f"{host}:{drafter_port}",
+        gateway_address=f"{host}:{http_port}" if http_port else "",
         redis=redis,
         environ=os.environ,
     )
@@ -72,6 +77,22 @@ def verifier(
         LOOKAHEAD_VERIFIER_DRAFTER=drafter,
         LOOKAHEAD_VERIFIER_DEVICE=device,
         LOOKAHEAD_VERIFIER_DTYPE=dtype,
+    )
+
+
+@services.command()
+def gateway(
+    listen: Annotated[str | None, typer.Option(help="Address to serve on, host:port.")] = None,
+    verifier: Annotated[
+        str | None, typer.Option(help="Addresses of verifiers, comma-separated.")
+    ] = None,
+) -> None:
+    """Run one OpenAI-compatible gateway. More settings: variables LOOKAHEAD_GATEWAY_*."""
+    require_extras("gateway")
+    _become(
+        "lookahead.gateway",
+        LOOKAHEAD_GATEWAY_LISTEN=listen,
+        LOOKAHEAD_GATEWAY_VERIFIER=verifier,
     )
 
 

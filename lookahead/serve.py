@@ -12,7 +12,7 @@ from rich.table import Column
 from lookahead.client import Client
 from lookahead.stack import Stack, StackConfig
 
-NAMES = {"redis": "memory", "drafter": "drafter", "verifier": "verifier"}
+NAMES = {"redis": "memory", "drafter": "drafter", "verifier": "verifier", "gateway": "gateway"}
 # What the verifier does after the line in its log that holds the word.
 STAGES = {
     "": "starting",
@@ -22,13 +22,15 @@ STAGES = {
     "drafter_": "warming up",
 }
 READY = """
-[bold green]Ready.[/] [bold]{model}[/] ({device}) speaks gRPC on [bold]{address}[/].
+[bold green]Ready.[/] [bold]{model}[/] ({device}) speaks gRPC on [bold]{address}[/]{gateway}.
 In another terminal:
   lookahead generate "The lighthouse was built in"
   lookahead check      [dim]the same words with drafting on and off?[/]
   lookahead chat
 [dim]Logs are in {directory}. Ctrl-C stops everything.[/]
 """
+GATEWAY = """
+and OpenAI's API on [bold]{url}/v1[/]"""
 
 
 class StartUp:
@@ -63,6 +65,7 @@ class StartUp:
             "redis": f"private Redis, kept in {self._config.redis_dir}",
             "drafter": self._config.drafter_address,
             "verifier": f"{Path(self._config.model).name} on {self._config.verifier_address}",
+            "gateway": f"http://{self._config.gateway_address}",
         }
 
     def _show_stage(self) -> None:
@@ -92,11 +95,13 @@ def serve(console: Console, config: StackConfig) -> None:
     with shown_stack(console, config) as stack:
         with Client(config.verifier_address) as client:
             model = client.model()
+        url = f"http://{config.gateway_address}"
         console.print(
             READY.format(
                 model=model.model,
                 device=model.device,
                 address=config.verifier_address,
+                gateway=GATEWAY.format(url=url) if config.gateway_address else "",
                 directory=config.directory,
             ),
             highlight=False,

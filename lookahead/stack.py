@@ -1,4 +1,4 @@
-"""The local stack: Redis, drafter and verifier on one machine, the same processes as production.
+"""The local stack: Redis, drafter, verifier and gateway on one machine, as in production.
 
 Nothing is restarted silently: a child that dies is an error, and the others are stopped.
 """
@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lookahead.child import ChildProcess
+from lookahead.gateway.probe import is_ready
 from lookahead.health import is_serving
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
-# In this order: the verifier's last words go to the drafter, the drafter's to Redis.
-STOP_TIMEOUTS_S = {"verifier": 5.0, "drafter": 5.0, "redis": 5.0}
+# In this order: answers end first, the verifier's last words go to the drafter, its own to Redis.
+STOP_TIMEOUTS_S = {"gateway": 5.0, "verifier": 5.0, "drafter": 5.0, "redis": 5.0}
 NO_REDIS = "none"
 
 Report = Callable[[str, bool], None]  # name of a child, whether it is ready; called often
@@ -37,6 +38,7 @@ class StackConfig:
     verifier_address: str
     drafter_address: str
     redis: str = ""
+    gateway_address: str = ""  # empty: no gateway
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -49,21 +51,19 @@ class Stack:
 
     def start(self, report: Report = lambda name, is_ready: None) -> None:
         """Start everything and wait until it serves; `report` hears of each step."""
-        for address in (self.config.drafter_address, self.config.verifier_address):
+        for address in self._addresses().values():
             _check_free(address)
         self.config.directory.mkdir(parents=True, exist_ok=True)
         redis_url = self._start_redis(report)
         self._start_drafter(redis_url)
         self._start_verifier()
-        waiting = {
-            "drafter": self.config.drafter_address,
-            "verifier": self.config.verifier_address,
-        }
+        self._start_gateway()
+        waiting = self._addresses()
         while waiting:
             self.check()
             for name in waiting:
                 report(name, False)
-            for name in [name for name, address in waiting.items() if is_serving(address)]:
+            for name in [name for name, address in waiting.items() if _answers(name, address)]:
                 del waiting[name]
                 report(name, True)
             time.sleep(POLL_S)
@@ -93,6 +93,15 @@ class Stack:
             for child in self.children.values():
                 child.kill()
         self.children.clear()
+
+    def _addresses(self) -> dict[str, str]:
+        """Say where each process that can be asked serves."""
+        addresses = {
+            "drafter": self.config.drafter_address,
+            "verifier": self.config.verifier_address,
+            "gateway": self.config.gateway_address,
+        }
+        return {name: address for name, address in addresses.items() if address}
 
     def _start_redis(self, report: Report) -> str:
         if self.config.redis:
@@ -125,6 +134,16 @@ class Stack:
             LOOKAHEAD_VERIFIER_DRAIN_S="1",
         )
 
+    def _start_gateway(self) -> None:
+        if self.config.gateway_address:
+            self._run(
+                "gateway",
+                "lookahead.gateway",
+                LOOKAHEAD_GATEWAY_LISTEN=self.config.gateway_address,
+                LOOKAHEAD_GATEWAY_VERIFIER=self.config.verifier_address,
+                LOOKAHEAD_GATEWAY_DRAIN_S="1",
+            )
+
     def _run(self, name: str, module: str, *arguments: str, **settings: str) -> None:
         self.children[name] = ChildProcess(
             name,
@@ -134,6 +153,10 @@ class Stack:
             environ={**self.config.environ, **settings},
         )
         logger.info("started name=%s pid=%d", name, self.children[name].pid)
+
+
+def _answers(name: str, address: str) -> bool:
+    return is_ready(address) if name == "gateway" else is_serving(address)
 
 
 def _check_free(address: str) -> None:

@@ -71,8 +71,9 @@ def make_config(directory: Path, model: str, **changes: str) -> StackConfig:
 def test_serve_answers_and_ends_on_interrupt_with_all_its_processes(
     model: Path, directory: Path
 ) -> None:
-    port, drafter_port = free_port(), free_port()
-    arguments = ["--model", str(model), "--port", str(port), "--drafter-port", str(drafter_port)]
+    port, drafter_port, http_port = free_port(), free_port(), free_port()
+    ports = ["--port", port, "--drafter-port", drafter_port, "--http-port", http_port]
+    arguments = ["--model", str(model), *map(str, ports)]
     serve = subprocess.Popen(
         [sys.executable, "-c", "from lookahead.cli import main; main()", "serve", *arguments],
         stdout=subprocess.PIPE,
@@ -82,9 +83,9 @@ def test_serve_answers_and_ends_on_interrupt_with_all_its_processes(
     )
     assert serve.stdout is not None
     output = read_until(serve, "Ready")
-    assert re.search(r"✓ memory.*✓ drafter.*✓ verifier", output, re.DOTALL)
+    assert re.search(r"✓ memory.*✓ drafter.*✓ verifier.*✓ gateway", output, re.DOTALL)
     children = psutil.Process(serve.pid).children(recursive=True)
-    assert len(children) == 4  # Redis, what watches over it, drafter, verifier
+    assert len(children) == 5  # Redis, what watches over it, drafter, verifier, gateway
     with Client(f"127.0.0.1:{port}") as client:
         assert client.model().drafter_connected
         texts = [

@@ -1,0 +1,45 @@
+"""Run one gateway: `python -m lookahead.gateway`; settings are LOOKAHEAD_GATEWAY_* variables."""
+
+import asyncio
+import logging
+import sys
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from lookahead.gateway.config import GatewayConfig
+from lookahead.gateway.process import serve
+from rpc.telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Read the settings, log, serve."""
+    config = read_config()
+    configure_logging(config.log_level)
+    try:
+        asyncio.run(serve(config))
+    except OSError as error:  # an address that is taken
+        logger.error("cannot_serve error=%s", error)
+        sys.exit(1)
+
+
+def read_config() -> GatewayConfig:
+    """Settings of the environment; a bad one ends the process with its name, not its value."""
+    try:
+        return GatewayConfig()
+    except (ValidationError, SettingsError) as error:
+        sys.exit(f"python -m lookahead.gateway: error: {_problems(error)}")
+
+
+def _problems(error: ValidationError | SettingsError) -> str:
+    """Name what is wrong without quoting it: a bad value may be a key."""
+    if isinstance(error, SettingsError):
+        return str(error)
+    found = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{'.'.join(map(str, e['loc'][:1])) or 'settings'}: {e['msg']}" for e in found)
+
+
+if __name__ == "__main__":
+    main()

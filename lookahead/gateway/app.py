@@ -1,0 +1,63 @@
+"""The application: routes behind their front, every failure in OpenAI's form."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from lookahead.gateway.config import GatewayConfig
+from lookahead.gateway.errors import ApiError
+from lookahead.gateway.front import GONE, Front
+from lookahead.gateway.keys import Keys
+from lookahead.gateway.routes import Routes
+from lookahead.gateway.sse import Abort
+from lookahead.gateway.together import ClientGone
+from lookahead.gateway.verifiers import Verifiers
+
+
+def create_app(config: GatewayConfig, verifiers: Verifiers, abort: Abort) -> ASGIApp:
+    """Return the application; it closes the verifiers when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await verifiers.close()
+
+    routes = Starlette(
+        routes=Routes(config, verifiers, abort).table(),
+        exception_handlers={
+            ApiError: _refused,
+            HTTPException: _no_route,
+            ClientGone: _gone,
+            Exception: _failed,
+        },
+        lifespan=lifespan,
+    )
+    return Front(routes, keys=Keys(config.api_keys()), max_requests=config.max_requests)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), error.status, error.headers())
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    message = f"{phrase}: {request.method} {request.url.path[:100]}"
+    refusal = ApiError(error.status_code, "invalid_request_error", message, code="unknown_url")
+    return JSONResponse(refusal.body(), error.status_code, error.headers)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=GONE)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    message = "internal error; the gateway's log has it"
+    return JSONResponse(ApiError(500, "server_error", message).body(), 500)

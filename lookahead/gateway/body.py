@@ -1,0 +1,96 @@
+"""Reads a request's body: JSON of bounded size and depth, every text valid Unicode."""
+
+import asyncio
+import json
+from typing import Any, NoReturn
+
+from starlette.requests import Request
+
+from lookahead.gateway.errors import ApiError, invalid
+
+MAX_DEPTH = 64
+
+
+async def read_json(request: Request, *, max_bytes: int, timeout_s: float) -> dict[str, Any]:
+    """Return the JSON object that the body holds, or raise the ApiError that says why not."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # Also keeps other web pages out: a browser asks before it sends JSON across origins.
+    if media_type != "application/json":
+        problem = f"content-type must be application/json, got {media_type[:50]!r}"
+        raise ApiError(415, "invalid_request_error", problem, code="unsupported_media_type")
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await _read(request, max_bytes)
+    except TimeoutError:
+        problem = f"the body did not arrive within {timeout_s:g} s"
+        raise ApiError(408, "timeout_error", problem, code="request_timeout") from None
+    return parse(body)
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """Return the object that `body` holds; fields that are null count as not given."""
+    try:
+        found = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise invalid(None, f"the body is not UTF-8: {error.reason} at {error.start}") from None
+    except RecursionError:
+        raise invalid(None, f"the body is nested deeper than {MAX_DEPTH}") from None
+    except ValueError as error:
+        raise invalid(None, f"the body is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise invalid(None, "the body must be a JSON object")
+    _check(found, "", 0)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    too_long = ApiError(
+        413,
+        "invalid_request_error",
+        f"the body must be at most {max_bytes} bytes",
+        code="body_too_large",
+    )
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > max_bytes:
+        raise too_long
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_long
+    return bytes(body)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:50]!r} stands twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _check(value: object, path: str, depth: int) -> None:
+    """Refuse what is too deep, and halves of characters, which no protocol buffer takes."""
+    if depth > MAX_DEPTH:
+        raise invalid(path.split(".")[0], f"is nested deeper than {MAX_DEPTH}")
+    if isinstance(value, str):
+        _check_text(value, path)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_text(name, path)
+            _check(item, f"{path}.{name}" if path else name, depth + 1)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _check(item, f"{path}[{i}]", depth + 1)
+
+
+def _check_text(text: str, path: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise invalid(path, "holds half of a surrogate pair, which is no character") from None

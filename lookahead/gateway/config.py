@@ -1,0 +1,82 @@
+"""Settings of a gateway: read once from the environment, then frozen."""
+
+import json
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lookahead.gateway.namespaces import check_namespaces
+
+
+class GatewayConfig(BaseSettings):
+    """Environment variables carry the prefix LOOKAHEAD_GATEWAY_."""
+
+    model_config = SettingsConfigDict(env_prefix="LOOKAHEAD_GATEWAY_", frozen=True)
+
+    listen: str = Field(default="127.0.0.1:8000", description="Address to serve on, host:port")
+    verifier: str = Field(default="127.0.0.1:50051", description="Their addresses, comma-separated")
+    keys: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="JSON object: API key to its namespace"
+    )
+    keys_file: Path | None = Field(default=None, description="File that holds such an object")
+    draft_trees: bool | None = Field(
+        default=None,
+        description="Whether requests may see drafts; unset: only without keys",
+    )
+    max_body_bytes: int = Field(default=4 << 20, ge=1024, description="Longest request body")
+    max_choices: int = Field(default=16, ge=1, le=128, description="Most prompts times n")
+    max_requests: int = Field(default=512, ge=1, description="Requests answered at once")
+    connect_timeout_s: float = Field(default=0.7, gt=0, description="To reach a verifier")
+    request_timeout_s: float = Field(default=600.0, gt=0, description="For a whole answer")
+    read_timeout_s: float = Field(default=30.0, gt=0, description="For a request to arrive")
+    write_timeout_s: float = Field(default=30.0, gt=0, description="For a client to read on")
+    drain_s: int = Field(default=30, ge=0, description="Seconds running requests get at shutdown")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("listen")
+    @classmethod
+    def _check_listen(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("want host:port")
+        return listen
+
+    @field_validator("verifier")
+    @classmethod
+    def _check_verifier(cls, verifier: str) -> str:
+        if not all(address.strip() for address in verifier.split(",")):
+            raise ValueError("want one or more addresses with commas between them")
+        return verifier
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> Self:
+        if self.keys and self.keys_file:
+            raise ValueError("set keys or keys_file, not both")
+        check_namespaces(set(self.api_keys().values()))
+        return self
+
+    @property
+    def verifiers(self) -> tuple[str, ...]:
+        """The addresses, one by one."""
+        return tuple(address.strip() for address in self.verifier.split(","))
+
+    @property
+    def allows_draft_trees(self) -> bool:
+        """Whether a request may see drafts, which hold text of others in its namespace."""
+        return not self.api_keys() if self.draft_trees is None else self.draft_trees
+
+    def api_keys(self) -> dict[str, str]:
+        """Namespace of each key; empty where none is needed."""
+        if self.keys_file is None:
+            return self.keys
+        try:
+            keys = json.loads(self.keys_file.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot read {self.keys_file}: {type(error).__name__}") from None
+        if not isinstance(keys, dict) or not all(isinstance(name, str) for name in keys.values()):
+            raise ValueError(f"{self.keys_file} is not a JSON object of keys and namespaces")
+        if not keys:
+            raise ValueError(f"{self.keys_file} holds no key")
+        return keys

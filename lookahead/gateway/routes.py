@@ -1,0 +1,175 @@
+"""What each route does."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from lookahead.errors import LookaheadError
+from lookahead.gateway.answer import Answerer
+from lookahead.gateway.body import read_json
+from lookahead.gateway.config import GatewayConfig
+from lookahead.gateway.errors import from_call
+from lookahead.gateway.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Generation,
+    TokenizeRequest,
+)
+from lookahead.gateway.sse import Abort, EventStream
+from lookahead.gateway.together import unless_gone
+from lookahead.gateway.translation import Caller, chat_messages
+from lookahead.gateway.validation import validated
+from lookahead.gateway.verifiers import Verifiers
+from protos import verifier_pb2 as pb
+
+READY_TIMEOUT_S = 0.8
+VIEW = Path(__file__).parent.parent / "view"  # the page and what it loads
+PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
+
+
+class Routes:
+    """The routes of one gateway."""
+
+    def __init__(self, config: GatewayConfig, verifiers: Verifiers, abort: Abort) -> None:
+        self._config = config
+        self._abort = abort
+        self._verifiers = verifiers
+        self._answerer = Answerer(
+            verifiers, max_choices=config.max_choices, timeout_s=config.request_timeout_s
+        )
+        self._started = int(time.time())
+
+    def table(self) -> list[BaseRoute]:
+        """List the routes."""
+        files = StaticFiles(directory=VIEW, check_dir=False)
+        page = [Route("/", self.page, methods=["GET"]), Mount("/view", files)]
+        return [
+            *(page if VIEW.exists() else []),
+            Route("/v1/completions", self.completions, methods=["POST"]),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/models", self.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", self.model, methods=["GET"]),
+            Route("/tokenize", self.tokenize, methods=["POST"]),
+            Route("/detokenize", self.detokenize, methods=["POST"]),
+            Route("/health", self.health, methods=["GET"]),
+            Route("/ready", self.ready, methods=["GET"]),
+        ]
+
+    async def completions(self, request: Request) -> Response:
+        """Continue prompts."""
+        return await self._answer(request, validated(CompletionRequest, await self._body(request)))
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation."""
+        return await self._answer(request, validated(ChatRequest, await self._body(request)))
+
+    async def models(self, request: Request) -> Response:
+        """List the one model."""
+        model = await self._answerer.check_model(None)
+        return JSONResponse({"object": "list", "data": [self._describe(model)]})
+
+    async def model(self, request: Request) -> Response:
+        """Describe the model, if that is its name."""
+        model = await self._answerer.check_model(request.path_params["name"])
+        return JSONResponse(self._describe(model))
+
+    async def tokenize(self, request: Request) -> Response:
+        """Return the ids of a text or a conversation."""
+        wanted = validated(TokenizeRequest, await self._body(request))
+        model = await self._answerer.check_model(wanted.model)
+        call = pb.TokenizeRequest(without_special_tokens=not wanted.add_special_tokens)
+        if wanted.messages is not None:
+            call.chat.CopyFrom(chat_messages(wanted.messages))
+        else:
+            call.text = wanted.prompt or ""
+        try:
+            ids = list((await self._verifiers.tokenize(call)).token_ids)
+        except LookaheadError as error:
+            raise from_call(error, {}) from None
+        found = {"tokens": ids, "count": len(ids), "max_model_len": model.max_context_len}
+        return JSONResponse(found)
+
+    async def detokenize(self, request: Request) -> Response:
+        """Return the text of ids."""
+        wanted = validated(DetokenizeRequest, await self._body(request))
+        await self._answerer.check_model(wanted.model)
+        call = pb.DetokenizeRequest(
+            token_ids=wanted.tokens, special_tokens=not wanted.skip_special_tokens
+        )
+        try:
+            text = (await self._verifiers.detokenize(call)).text
+        except LookaheadError as error:
+            raise from_call(error, {"token_ids": "tokens"}) from None
+        return JSONResponse({"prompt": text})
+
+    async def health(self, request: Request) -> Response:
+        """Say that this process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """Say whether a verifier would answer; 503 with the reason if not."""
+        try:
+            await self._verifiers.check(READY_TIMEOUT_S)
+        except LookaheadError as error:
+            raise from_call(error, {}) from None
+        return JSONResponse({"status": "ready"})
+
+    async def page(self, request: Request) -> Response:
+        """Show the live view."""
+        return FileResponse(VIEW / "index.html", headers=PAGE_HEADERS)
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        config = self._config
+        return await read_json(
+            request, max_bytes=config.max_body_bytes, timeout_s=config.read_timeout_s
+        )
+
+    async def _answer(self, request: Request, wanted: Generation) -> Response:
+        caller = Caller(
+            request_id=request.state.request_id,
+            namespace=request.state.namespace,
+            may_see_drafts=self._config.allows_draft_trees,
+        )
+        starting = self._answerer.start(wanted, caller)
+        answer = await unless_gone(request.receive, starting)
+        if wanted.stream:
+            timeout_s = self._config.write_timeout_s
+            return EventStream(answer, write_timeout_s=timeout_s, abort=self._abort)
+        try:
+            return JSONResponse(await unless_gone(request.receive, answer.whole()))
+        except LookaheadError as error:
+            raise answer.explained(error) from None
+        finally:
+            answer.close()
+
+    def _describe(self, model: pb.GetModelResponse) -> dict[str, Any]:
+        verification = pb.GetModelResponse.Verification.Name(model.verification)
+        return {
+            "id": model.model,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "lookahead",
+            "max_model_len": model.max_context_len,
+            "lookahead": {
+                "architecture": model.architecture,
+                "vocabulary_size": model.vocabulary_size,
+                "device": model.device,
+                "has_chat_template": model.has_chat_template,
+                "verification": verification.removeprefix("VERIFICATION_").lower(),
+                "verification_reason": model.verification_reason,
+                "max_nodes": model.max_nodes,
+                "drafter_connected": model.drafter_connected,
+            },
+        }

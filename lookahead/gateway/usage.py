@@ -1,0 +1,73 @@
+"""What an answer used, and what drafting did for it, summed over its choices."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
+
+from lookahead.gateway.choice import Choice
+from protos import verifier_pb2 as pb
+
+
+def usage(choices: Sequence[Choice], *, n: int, has_prediction: bool) -> dict[str, Any]:
+    """Return OpenAI's `usage`; a prompt counts once, however many choices it has."""
+    finished = _finished(choices)
+    num_prompt_tokens = sum(end.usage.num_prompt_tokens for end in finished[::n])
+    num_output_tokens = sum(end.usage.num_output_tokens for end in finished)
+    found: dict[str, Any] = {
+        "prompt_tokens": num_prompt_tokens,
+        "completion_tokens": num_output_tokens,
+        "total_tokens": num_prompt_tokens + num_output_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": sum(end.usage.num_reused_tokens for end in finished[::n])
+        },
+    }
+    if has_prediction:
+        # Tokens drafted from the request itself, of which the prediction is a part.
+        accepted = sum(choice.num_accepted.get("local", 0) for choice in choices)
+        found["completion_tokens_details"] = {"accepted_prediction_tokens": accepted}
+    return found
+
+
+def speculation(choices: Sequence[Choice], *, seed: int) -> dict[str, Any]:
+    """Return our `lookahead` field: speeds, drafts, times."""
+    finished = _finished(choices)
+    summaries = [end.speculation for end in finished]
+    decode_ms = sum(end.timings.decode_ms for end in finished)
+    plain_ms = sum(end.timings.plain_decode_ms for end in finished)
+    # The first token of a choice comes with the prompt and takes no step.
+    num_decoded = sum(max(0, end.usage.num_output_tokens - 1) for end in finished)
+    num_steps = sum(summary.num_steps for summary in summaries)
+    return {
+        "seed": seed,
+        "tokens_per_second": _ratio(1000 * num_decoded, decode_ms),
+        "tokens_per_step": _ratio(num_decoded, num_steps),
+        "gain": _ratio(plain_ms, decode_ms) if plain_ms else None,
+        "num_steps": num_steps,
+        "num_drafts": sum(summary.num_drafts for summary in summaries),
+        "num_draft_tokens": sum(summary.num_draft_tokens for summary in summaries),
+        "num_accepted_tokens": sum(summary.num_accepted_tokens for summary in summaries),
+        "num_rechecks": sum(summary.num_rechecks for summary in summaries),
+        "accepted_by_source": _by_source(choices),
+        "accept_len_histogram": _histogram(summaries),
+        "queue_ms": round(sum(end.timings.queue_ms for end in finished), 3),
+        "prefill_ms": round(sum(end.timings.prefill_ms for end in finished), 3),
+        "decode_ms": round(decode_ms, 3),
+    }
+
+
+def _finished(choices: Sequence[Choice]) -> list[pb.Finished]:
+    return [choice.finished for choice in choices if choice.finished is not None]
+
+
+def _by_source(choices: Sequence[Choice]) -> dict[str, int]:
+    names = sorted({name for choice in choices for name in choice.num_accepted})
+    return {name: sum(c.num_accepted.get(name, 0) for c in choices) for name in names}
+
+
+def _histogram(summaries: Sequence[pb.SpeculationSummary]) -> list[int]:
+    rows = (summary.accept_len_histogram for summary in summaries)
+    return [sum(counts) for counts in zip_longest(*rows, fillvalue=0)]
+
+
+def _ratio(part: float, whole: float) -> float:
+    return round(part / whole, 3) if whole > 0 else 0.0

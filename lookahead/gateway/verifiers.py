@@ -1,0 +1,185 @@
+"""The verifiers behind this gateway: calls take turns, and go to the next one where one fails.
+
+Only what has not begun is tried again: once a generation started, its failure is the client's.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from lookahead import client
+from lookahead.errors import ResourceExhausted, ServerError, Unavailable, from_rpc_error
+from protos import verifier_pb2 as pb
+from protos import verifier_pb2_grpc as pb_grpc
+
+OPTIONS = [
+    *client.OPTIONS,
+    # A verifier that comes back is found within a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A client that does not read must not make us hold its answer: keep the windows small.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 65_535),
+    # A name may stand for many verifiers.
+    ("grpc.lb_policy_name", "round_robin"),
+]
+MODEL_AGE_S = 5.0  # for which a description of the model is believed
+
+Result = TypeVar("Result")
+
+
+class Generating:
+    """A generation that has started; close it."""
+
+    def __init__(self, call: Any) -> None:  # grpc publishes no types for calls
+        self._call = call
+        self._responses = aiter(call)
+        self.started = pb.Started()
+
+    async def start(self) -> None:
+        """Wait for the first message."""
+        self.started.CopyFrom((await self._next()).started)
+
+    async def events(self) -> AsyncIterator[pb.GenerateResponse]:
+        """Yield what follows the first message, the end included."""
+        event = None
+        while event != "finished":
+            response = await self._next()
+            event = response.WhichOneof("event")
+            yield response
+
+    def close(self) -> None:
+        """Cancel what still runs."""
+        self._call.cancel()
+
+    async def _next(self) -> pb.GenerateResponse:
+        try:
+            response: pb.GenerateResponse = await anext(self._responses)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        except StopAsyncIteration:
+            raise ServerError("the verifier ended the stream without a final message") from None
+        return response
+
+
+class Verifier:
+    """One address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self.stub = pb_grpc.VerifierServiceStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    async def connect(self, timeout_s: float) -> None:
+        """Return once connected; Unavailable when that fails or takes longer than allowed."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._connected()
+        except TimeoutError:
+            problem = f"{self.address} does not answer within {timeout_s:g} s"
+            raise Unavailable(f"no verifier answers: {problem}") from None
+
+    async def _connected(self) -> None:
+        state = self.channel.get_state(try_to_connect=True)
+        while state != grpc.ChannelConnectivity.READY:
+            if state == grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                raise Unavailable(f"no verifier answers: cannot connect to {self.address}")
+            await self.channel.wait_for_state_change(state)
+            state = self.channel.get_state(try_to_connect=True)
+
+
+class Verifiers:
+    """All of them, in turn."""
+
+    def __init__(self, addresses: Sequence[str], *, connect_timeout_s: float) -> None:
+        self._verifiers = [Verifier(address) for address in addresses]
+        self._connect_timeout_s = connect_timeout_s / len(addresses)
+        self._turn = 0
+        self._model: pb.GetModelResponse | None = None
+        self._model_time = 0.0
+
+    async def generate(self, request: pb.GenerateRequest, *, timeout_s: float) -> Generating:
+        """Start a generation on the first verifier that takes it."""
+
+        async def start(verifier: Verifier) -> Generating:
+            generating = Generating(verifier.stub.Generate(request, timeout=timeout_s))
+            try:
+                await generating.start()
+            except BaseException:
+                generating.close()
+                raise
+            return generating
+
+        return await self._first(start)
+
+    async def model(self) -> pb.GetModelResponse:
+        """Describe the model served; the description may be a few seconds old."""
+        now = time.monotonic()
+        if self._model is None or now - self._model_time > MODEL_AGE_S:
+            model: pb.GetModelResponse = await self._call(
+                lambda v: v.stub.GetModel, pb.GetModelRequest()
+            )
+            self._model, self._model_time = model, now
+        return self._model
+
+    async def tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
+        """Return the ids of a text or a conversation."""
+        return await self._call(lambda v: v.stub.Tokenize, request)
+
+    async def detokenize(self, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
+        """Return the text of ids."""
+        return await self._call(lambda v: v.stub.Detokenize, request)
+
+    async def check(self, timeout_s: float) -> None:
+        """Return if a verifier serves; Unavailable says why none does."""
+
+        async def ask(verifier: Verifier) -> None:
+            try:
+                check = verifier.health.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+                status = (await check).status
+            except grpc.RpcError as error:
+                raise Unavailable(f"{verifier.address}: {from_rpc_error(error)}") from None
+            if status != health_pb2.HealthCheckResponse.SERVING:
+                raise Unavailable(f"the verifier at {verifier.address} is loading or stopping")
+
+        await self._first(ask)
+
+    async def close(self) -> None:
+        """Cancel what runs and close the connections."""
+        for verifier in self._verifiers:
+            await verifier.channel.close()
+
+    async def _call(
+        self,
+        method: Callable[[Verifier], Callable[..., Awaitable[Result]]],
+        request: Message,
+    ) -> Result:
+        async def ask(verifier: Verifier) -> Result:
+            try:
+                return await method(verifier)(request, timeout=client.UNARY_TIMEOUT_S)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error) from None
+
+        return await self._first(ask)
+
+    async def _first(self, ask: Callable[[Verifier], Awaitable[Result]]) -> Result:
+        """Ask one verifier after the other until one can; the last one's refusal stands."""
+        refusal: Unavailable | ResourceExhausted | None = None
+        self._turn += 1
+        for i in range(len(self._verifiers)):
+            verifier = self._verifiers[(self._turn + i) % len(self._verifiers)]
+            try:
+                await verifier.connect(self._connect_timeout_s)
+                return await ask(verifier)
+            except (Unavailable, ResourceExhausted) as error:
+                refusal = error
+        assert refusal is not None
+        raise refusal
