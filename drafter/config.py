@@ -1,9 +1,11 @@
 """Settings of a drafter: read once, from the environment and the command line, then frozen."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rpc.tls import TlsFiles, server_files
 
 
 class DrafterConfig(BaseSettings):
@@ -28,4 +30,16 @@ class DrafterConfig(BaseSettings):
         8 << 20, ge=1 << 20, description="Tokens of all open sequences together"
     )
     grace_s: float = Field(0.5, ge=0, description="Seconds running calls get at shutdown")
+    tls_cert: str = Field("", description="PEM file: certificate to serve with; empty: plaintext")
+    tls_key: str = Field("", description="PEM file: its key")
+    tls_ca: str = Field("", description="PEM file: who signs those admitted; empty: anybody")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        self.tls()
+        return self
+
+    def tls(self) -> TlsFiles | None:
+        """Return what to serve with; None: plaintext."""
+        return server_files(cert=self.tls_cert, key=self.tls_key, ca=self.tls_ca)

@@ -31,7 +31,7 @@ async def serve(config: DrafterConfig) -> None:
     service = DrafterService(sessions, memory, max_live_tokens=config.max_live_tokens)
     add_DrafterServiceServicer_to_server(service, server.grpc)
     try:
-        await server.start(config.listen)
+        await server.start(config.listen, config.tls())
     except OSError as error:
         raise SystemExit(f"drafter: {error}") from error
     await memory.start()

@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from rpc.interceptor import StatusInterceptor
+from rpc.tls import TlsFiles, server_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +51,26 @@ class RpcServer:
         """Whether new calls are refused."""
         return self._interceptor.draining
 
-    async def start(self, address: str) -> int:
-        """Bind `address` (host:port or unix:path), not serving yet; return the bound port."""
+    async def start(self, address: str, tls: TlsFiles | None = None) -> int:
+        """Bind `address` (host:port or unix:path), not serving yet; return the bound port.
+
+        OSError where the address is taken or a file of `tls` cannot be read.
+        """
         _check_port(address)
         for name in self._service_names:
             await self.set_health(name, serving=False)
         try:
-            port = self.grpc.add_insecure_port(address)
+            port = self._bind(address, tls)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address!r}: {error}") from error
         await self.grpc.start()
-        logger.info("listening address=%s port=%d security=none", address, port)
-        return int(port)
+        logger.info("listening address=%s port=%d security=%s", address, port, _security(tls))
+        return port
+
+    def _bind(self, address: str, tls: TlsFiles | None) -> int:
+        if tls is None:
+            return int(self.grpc.add_insecure_port(address))
+        return int(self.grpc.add_secure_port(address, server_credentials(tls)))
 
     async def set_health(self, name: str, *, serving: bool) -> None:
         """Set what the health service says about `name`."""
@@ -120,6 +129,12 @@ def _options(max_streams_per_connection: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]
+
+
+def _security(tls: TlsFiles | None) -> str:
+    if tls is None:
+        return "none"
+    return "mutual-tls" if tls.ca else "tls"
 
 
 def _check_port(address: str) -> None:

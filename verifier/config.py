@@ -1,9 +1,11 @@
 """Settings of a verifier: read once, from the environment and the command line, then frozen."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rpc.tls import TlsFiles, server_files
 
 
 class VerifierConfig(BaseSettings):
@@ -25,4 +27,23 @@ class VerifierConfig(BaseSettings):
     prefill_rows: int = Field(0, ge=0, description="Prompt rows beside decoding; 0: by device")
     exactness: Literal["guarded", "exact", "fast"] = "guarded"
     drain_s: float = Field(30.0, ge=0, description="Seconds running streams get at shutdown")
+    tls_cert: str = Field("", description="PEM file: certificate to serve with; empty: plaintext")
+    tls_key: str = Field("", description="PEM file: its key")
+    tls_ca: str = Field("", description="PEM file: who signs those admitted; empty: anybody")
+    drafter_ca: str = Field("", description="PEM file: who signed the drafters' certificates")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        self.tls()
+        return self
+
+    def tls(self) -> TlsFiles | None:
+        """Return what to serve with; None: plaintext."""
+        return server_files(cert=self.tls_cert, key=self.tls_key, ca=self.tls_ca)
+
+    def drafter_tls(self) -> TlsFiles | None:
+        """Return what to call drafters with; None: plaintext."""
+        if not self.drafter_ca:
+            return None
+        return TlsFiles(ca=self.drafter_ca, cert=self.tls_cert, key=self.tls_key)

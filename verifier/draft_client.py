@@ -6,7 +6,6 @@ again on the next drafter from their prompt and output.
 """
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -16,6 +15,8 @@ import grpc
 
 from protos import drafter_pb2 as pb
 from protos.drafter_pb2_grpc import DrafterServiceStub
+from rpc.tls import TlsFiles, open_async_channel
+from verifier.drafters import Drafter, Drafters
 from verifier.request import Learning, Speculation
 from verifier.tree import EMPTY_TREE, DraftTree, InvalidTree, checked_tree, reroot
 
@@ -50,10 +51,18 @@ class _Tracked:
 class DraftClient:
     """Drafts for all live sequences of one engine. Lives on the event loop."""
 
-    def __init__(self, addresses: Sequence[str], *, vocabulary: str, vocabulary_size: int) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        vocabulary: str,
+        vocabulary_size: int,
+        tls: TlsFiles | None = None,
+    ) -> None:
         self.num_deadline_misses = 0
         self.num_invalid = 0
-        self._addresses = itertools.cycle(addresses)
+        self._drafters = Drafters(addresses)
+        self._tls = tls
         self._vocabulary = vocabulary
         self._vocabulary_size = vocabulary_size
         self._tracked: dict[int, _Tracked] = {}
@@ -177,14 +186,14 @@ class DraftClient:
     async def _stay_connected(self) -> None:
         backoff_s = 0.05
         while True:
-            address = next(self._addresses)
+            drafter = await self._drafters.next()
             started = time.perf_counter()
             try:
-                await self._converse(address)
+                await self._converse(drafter)
             except grpc.aio.AioRpcError as error:
-                logger.info("drafter_lost address=%s reason=%s", address, error.details())
-            except TimeoutError:
-                logger.info("drafter_unreachable address=%s", address)
+                logger.info("drafter_lost address=%s reason=%s", drafter.address, error.details())
+            except OSError as error:  # too late, or a certificate's file that cannot be read
+                logger.info("drafter_unreachable address=%s error=%r", drafter.address, error)
             except asyncio.CancelledError:
                 # Raised by our own cancel of a hanging call too; only a real cancel ends the task.
                 task = asyncio.current_task()
@@ -196,14 +205,17 @@ class DraftClient:
             backoff_s = min(backoff_s * 2, MAX_BACKOFF_S) if quick else 0.05
             await asyncio.sleep(backoff_s)
 
-    async def _converse(self, address: str) -> None:
-        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+    async def _converse(self, drafter: Drafter) -> None:
+        # The certificate bears the name, whatever address it was looked up to.
+        options = [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", drafter.host)]
+        async with open_async_channel(drafter.address, self._tls, options) as channel:
             await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
+            self._drafters.connected(drafter)
             self._requests = asyncio.Queue()
             call = DrafterServiceStub(channel).Draft(self._outgoing(self._requests))
             self._call = call
             self._answered.set()
-            logger.info("drafter_connected address=%s", address)
+            logger.info("drafter_connected address=%s", drafter.address)
             async for response in call:
                 self._receive(response)
 

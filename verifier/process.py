@@ -29,7 +29,7 @@ async def serve(config: VerifierConfig) -> None:
     )
     service = VerifierService()
     add_VerifierServiceServicer_to_server(service, server.grpc)
-    await server.start(config.listen)
+    await server.start(config.listen, config.tls())
     try:
         engine, tokenizer = await asyncio.to_thread(load_engine, config)
     except BaseException:

@@ -40,7 +40,10 @@ def make_engine(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig
     addresses = [address.strip() for address in config.drafter.split(",") if address.strip()]
     drafts = (
         DraftClient(
-            addresses, vocabulary=tokenizer.fingerprint, vocabulary_size=model.vocabulary_size
+            addresses,
+            vocabulary=tokenizer.fingerprint,
+            vocabulary_size=model.vocabulary_size,
+            tls=config.drafter_tls(),
         )
         if addresses
         else None
