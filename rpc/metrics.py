@@ -1,0 +1,156 @@
+"""Metrics in Prometheus' form, from counts that our processes keep as plain numbers.
+
+Nothing is computed before somebody scrapes; then the counts are read on the event loop that owns
+them, and turned into text in the exporter's own thread.
+"""
+
+import asyncio
+import importlib.metadata
+import itertools
+import logging
+import platform
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from rpc.histogram import Histogram
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "lookahead_"
+# A loop that is busy for longer than this fails the scrape, as a process that hangs should.
+LOOP_TIMEOUT_S = 5.0
+
+Collect = Callable[[], Iterable[Metric]]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A scrape's answer."""
+
+    content_type: str
+    body: bytes
+
+
+class LoopCollector(Collector):
+    """Calls `collect` on the event loop on which this was made, from whatever thread."""
+
+    def __init__(self, collect: Collect) -> None:
+        self._collect = collect
+        self._loop = asyncio.get_running_loop()
+
+    def collect(self) -> list[Metric]:
+        """Return the families; TimeoutError when the loop does not get to it."""
+        try:
+            is_own = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            is_own = False
+        if is_own:
+            return list(self._collect())
+        found = asyncio.run_coroutine_threadsafe(self._on_loop(), self._loop)
+        return found.result(LOOP_TIMEOUT_S)
+
+    async def _on_loop(self) -> list[Metric]:
+        return list(self._collect())
+
+
+class _BuildInfo(Collector):
+    """Which program this is."""
+
+    def __init__(self, service: str) -> None:
+        self._labels = {
+            "service": service,
+            "version": importlib.metadata.version("lookahead-serving"),
+            "python": platform.python_version(),
+        }
+
+    def collect(self) -> list[Metric]:
+        info = GaugeMetricFamily(
+            PREFIX + "build_info", "Version of this process; always 1.", labels=list(self._labels)
+        )
+        info.add_metric(list(self._labels.values()), 1)
+        return [info]
+
+
+def new_registry(service: str) -> CollectorRegistry:
+    """Return a registry with the metrics that every process has: its own and its version."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    registry.register(_BuildInfo(service))
+    return registry
+
+
+def render(registry: CollectorRegistry, accept: str = "") -> Page:
+    """Answer a scrape in the format that its Accept header asks for."""
+    encode, content_type = choose_encoder(accept)
+    return Page(content_type, encode(registry))
+
+
+@asynccontextmanager
+async def exporting(listen: str, registry: CollectorRegistry) -> AsyncIterator[int | None]:
+    """Answer scrapes at `listen` (host:port; empty: not at all) meanwhile; yield the port.
+
+    OSError where the address is taken or makes no sense.
+    """
+    if not listen:
+        yield None
+        return
+    host, _, port = listen.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 65536):
+        raise OSError(f"metrics_listen: {listen!r} is not host:port")
+    try:
+        server, thread = start_http_server(int(port), host.strip("[]"), registry)
+    except OSError as error:
+        raise OSError(f"cannot serve metrics on {listen!r}: {error}") from error
+    logger.info("exporting_metrics address=%s port=%d", listen, server.server_port)
+    try:
+        yield server.server_port
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        thread.join()
+
+
+def gauge(name: str, help_text: str, value: float) -> Metric:
+    """What may rise and fall."""
+    return GaugeMetricFamily(PREFIX + name, help_text, value=value)
+
+
+def counter(name: str, help_text: str, value: float) -> Metric:
+    """What only rises; the name is written without `_total`."""
+    return CounterMetricFamily(PREFIX + name, help_text, value=value)
+
+
+def labelled_counter(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:
+    """A counter for each value of one label."""
+    family = CounterMetricFamily(PREFIX + name, help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def labelled_gauge(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:
+    """A gauge for each value of one label."""
+    family = GaugeMetricFamily(PREFIX + name, help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def histogram(name: str, help_text: str, counted: Histogram) -> Metric:
+    """A histogram's cumulative counts."""
+    bounds = [*map(floatToGoString, counted.bounds), "+Inf"]
+    cumulative = itertools.accumulate(list(counted.counts))
+    buckets = [(bound, float(count)) for bound, count in zip(bounds, cumulative, strict=True)]
+    return HistogramMetricFamily(PREFIX + name, help_text, buckets, counted.total)
