@@ -16,14 +16,15 @@ from lookahead.results import ChatMessage, ModelInfo
 from lookahead.stream import AsyncStream
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
+from rpc.tls import TlsFiles, open_async_channel
 
 
 class AsyncClient:
     """Talks to one verifier from one event loop; close it, or use `async with`."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, tls: TlsFiles | None = None) -> None:
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._channel = open_async_channel(address, tls, OPTIONS)
         self._stub = pb_grpc.VerifierServiceStub(self._channel)
 
     def generate(

@@ -14,6 +14,7 @@ from lookahead.results import ChatMessage, ModelInfo
 from lookahead.stream import Stream
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
+from rpc.tls import TlsFiles, open_channel
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 # Unary calls answer at once or not at all; a generation takes as long as it takes.
@@ -33,9 +34,9 @@ Response = TypeVar("Response", bound=Message)
 class Client(Closing):
     """Talks to one verifier. Safe to share between threads; close it, or use `with`."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS) -> None:
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, tls: TlsFiles | None = None) -> None:
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._channel = open_channel(address, tls, OPTIONS)
         self._stub = pb_grpc.VerifierServiceStub(self._channel)
 
     def generate(

@@ -11,6 +11,7 @@ from lookahead.closing import Closing
 from lookahead.errors import LookaheadError, from_rpc_error
 from protos import drafter_pb2 as pb
 from protos import drafter_pb2_grpc as pb_grpc
+from rpc.tls import TlsFiles, open_channel
 
 DEFAULT_DRAFTER = "127.0.0.1:50052"
 TIMEOUT_S = 30.0
@@ -33,9 +34,9 @@ class NamespaceInfo:
 class DrafterClient(Closing):
     """Calls one drafter. Close it, or use `with`."""
 
-    def __init__(self, address: str = DEFAULT_DRAFTER) -> None:
+    def __init__(self, address: str = DEFAULT_DRAFTER, *, tls: TlsFiles | None = None) -> None:
         self.address = address
-        self._channel = grpc.insecure_channel(address)
+        self._channel = open_channel(address, tls, ())
         self._stub = pb_grpc.DrafterServiceStub(self._channel)
 
     def namespaces(self, prefix: str = "") -> list[NamespaceInfo]:
