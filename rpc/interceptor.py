@@ -6,22 +6,26 @@ where the handler waits; all three pass through untouched, so handlers release i
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
+from google.rpc import code_pb2
 
 from rpc.errors import ServiceError, Unavailable, to_status
 
 logger = logging.getLogger(__name__)
 
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
+UNCOUNTED = (HEALTH_PREFIX, "/grpc.reflection.")
 RETRY_AFTER_DRAIN_S = 1.0
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = Callable[[Any, Context], Any]
+Count: TypeAlias = Callable[[str, str], None]  # method, status
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
@@ -29,6 +33,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gr
 
     def __init__(self) -> None:
         self.draining = False
+        # By method and status; health checks and reflection are not counted.
+        self.calls: Counter[tuple[str, str]] = Counter()
 
     async def intercept_service(
         self,
@@ -39,9 +45,17 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gr
         if handler is None:
             return None  # unknown method: grpc answers UNIMPLEMENTED
         name = handler_call_details.method
+        count = self._ignore if name.startswith(UNCOUNTED) else self._count
         if self.draining and not name.startswith(HEALTH_PREFIX):
+            count(name, "UNAVAILABLE")
             return _rewrap(handler, _refuse)
-        return _rewrap(handler, lambda inner: _translate(inner, name))
+        return _rewrap(handler, lambda inner: _translate(inner, name, count))
+
+    def _count(self, name: str, code: str) -> None:
+        self.calls[name.rpartition("/")[2], code] += 1
+
+    def _ignore(self, name: str, code: str) -> None:
+        """Take no note of a call."""
 
 
 def _rewrap(
@@ -61,24 +75,40 @@ def _rewrap(
     )
 
 
-def _translate(inner: Handler, name: str) -> Handler:
-    """Return `inner` with its exceptions turned into statuses."""
+def _translate(inner: Handler, name: str, count: Count) -> Handler:
+    """Return `inner` with its exceptions turned into statuses, and its end counted."""
 
     async def call(request: Any, context: Context) -> Any:
-        try:
+        async with _ending(context, name, count):
             return await inner(request, context)
-        except Exception as error:
-            await _abort(context, error, name)
 
     async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            async with aclosing(inner(request, context)) as responses:
-                async for response in responses:
-                    yield response
-        except Exception as error:
-            await _abort(context, error, name)
+        async with _ending(context, name, count), aclosing(inner(request, context)) as responses:
+            async for response in responses:
+                yield response
 
     return stream if inspect.isasyncgenfunction(inner) else call
+
+
+@asynccontextmanager
+async def _ending(context: Context, name: str, count: Count) -> AsyncIterator[None]:
+    code = "CANCELLED"
+    try:
+        yield
+        code = "OK"
+    except Exception as error:
+        code = _code(error, context)
+        await _abort(context, error, name)
+    finally:
+        count(name, code)
+
+
+def _code(error: Exception, context: Context) -> str:
+    """Name the status that a call ends with."""
+    if context.done():
+        return "CANCELLED"
+    number = error.code if isinstance(error, ServiceError) else ServiceError.code
+    return str(code_pb2.Code.Name(number))
 
 
 def _refuse(inner: Handler) -> Handler:

@@ -6,6 +6,7 @@
 import asyncio
 import logging
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -50,6 +51,11 @@ class RpcServer:
     def draining(self) -> bool:
         """Whether new calls are refused."""
         return self._interceptor.draining
+
+    @property
+    def calls(self) -> Counter[tuple[str, str]]:
+        """How many calls ended, by method and status; health and reflection apart."""
+        return self._interceptor.calls
 
     async def start(self, address: str, tls: TlsFiles | None = None) -> int:
         """Bind `address` (host:port or unix:path), not serving yet; return the bound port.

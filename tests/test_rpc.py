@@ -112,6 +112,40 @@ async def test_each_exception_has_its_status(error: Exception, code: grpc.Status
         assert (raised.code(), raised.details()) == (code, str(error))
 
 
+async def test_calls_are_counted_by_method_and_status() -> None:
+    async with running(Scripted(nothing)) as (server, channel):
+        stub = pb_grpc.DrafterServiceStub(channel)
+        await stub.Forget(pb.ForgetRequest(), timeout=TIMEOUT_S)
+        await health_of(channel, SERVICE)
+        assert server.calls == {("Forget", "OK"): 1}
+    async with running(Scripted(raising(NotFound("nothing")))) as (server, channel):
+        await failure_of(channel)
+        assert server.calls == {("Forget", "NOT_FOUND"): 1}
+    async with running(Scripted(raising(ValueError("a bug")))) as (server, channel):
+        await failure_of(channel)
+        assert server.calls == {("Forget", "INTERNAL"): 1}
+
+
+async def test_a_call_that_its_client_cancels_is_counted_as_cancelled() -> None:
+    reached = asyncio.Event()
+
+    async def hang() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    async with running(Scripted(hang)) as (server, channel):
+        call = pb_grpc.DrafterServiceStub(channel).Forget(pb.ForgetRequest())
+        async with asyncio.timeout(TIMEOUT_S):
+            # Sent once somebody waits for it.
+            waiting = asyncio.ensure_future(call.code())
+            await reached.wait()
+            call.cancel()
+            await waiting
+            while not server.calls:
+                await asyncio.sleep(0)
+        assert server.calls == {("Forget", "CANCELLED"): 1}
+
+
 async def test_bad_requests_name_every_field_and_its_value() -> None:
     error = InvalidRequest(
         FieldViolation("observe[2].token_ids[5]", "too large, got 4294967295"),
