@@ -5,9 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.budget import MIN_GAIN, StepCurve, choose_nodes
+from verifier.budget import MIN_GAIN, Offer, StepCurve, choose_nodes
 
 falling = st.lists(st.floats(0, 1), max_size=8).map(lambda p: sorted(p, reverse=True))
+
+
+def offers(*probabilities: list[float], kv_len: int = 100) -> list[Offer]:
+    return [Offer(np.array(p, float), kv_len) for p in probabilities]
 
 
 @given(st.lists(falling, min_size=1, max_size=4), st.floats(0.0, 1.0), st.integers(1, 5))
@@ -21,7 +25,7 @@ def test_no_cut_promises_more_tokens_per_second(
         rows = num_rows + sum(counts)
         return float((len(probabilities) + tokens) / curve.seconds(np.array([rows]))[0])
 
-    chosen = choose_nodes(curve, probabilities, len(probabilities), num_rows)
+    chosen = choose_nodes(curve, offers(*probabilities), len(probabilities), num_rows)
     assert all(0 <= n <= len(p) for n, p in zip(chosen, probabilities, strict=True))
     flat = sorted((p for ps in probabilities for p in ps), reverse=True)
     plain = rate([0] * len(probabilities))
@@ -34,16 +38,16 @@ def test_no_cut_promises_more_tokens_per_second(
 
 def test_hopeless_drafts_are_left_out() -> None:
     curve = StepCurve([1, 2, 64], [1.0, 1.1, 3.0])
-    assert choose_nodes(curve, [[0.01] * 10, [0.02]], 2, 2) == [0, 0]
+    assert choose_nodes(curve, offers([0.01] * 10, [0.02]), 2, 2) == [0, 0]
 
 
 def test_certain_drafts_are_taken_whole() -> None:
     curve = StepCurve([1, 2, 64], [1.0, 1.1, 3.0])
-    assert choose_nodes(curve, [[1.0] * 10, [0.0] * 3], 2, 2)[0] == 10
+    assert choose_nodes(curve, offers([1.0] * 10, [0.0] * 3), 2, 2)[0] == 10
 
 
 def test_no_drafts_cost_no_choice() -> None:
-    assert choose_nodes(StepCurve([1, 2], [1.0, 1.0]), [[], []], 2, 2) == [0, 0]
+    assert choose_nodes(StepCurve([1, 2], [1.0, 1.0]), offers([], []), 2, 2) == [0, 0]
 
 
 def test_tracking_moves_the_curve_towards_what_is_measured() -> None:
@@ -55,7 +59,7 @@ def test_tracking_moves_the_curve_towards_what_is_measured() -> None:
 
 def test_a_disturbed_measurement_hides_no_gain() -> None:
     noisy = StepCurve([1, 2, 4, 16, 64], [1.0, 9.0, 1.2, 1.9, 4.0])
-    assert sum(choose_nodes(noisy, [[0.9] * 8], 1, 1)) == 8
+    assert sum(choose_nodes(noisy, offers([0.9] * 8), 1, 1)) == 8
 
 
 def test_the_curve_follows_the_machine_where_it_is_not_measured() -> None:
@@ -69,3 +73,10 @@ def test_one_outlier_moves_the_curve_little() -> None:
     curve = StepCurve([1, 8, 64], [1.0, 2.0, 4.0])
     curve.track(8, 1000.0)
     assert curve.seconds(np.array([8]))[0] < 2.5
+
+
+def test_nodes_that_read_long_contexts_must_promise_more() -> None:
+    curve = StepCurve([1, 64], [1.0, 1.1], attention_s=1e-3)
+    short, long = Offer(np.array([0.3] * 4), 10), Offer(np.array([0.3] * 4), 1000)
+    assert choose_nodes(curve, [short], 1, 1) == [4]
+    assert choose_nodes(curve, [long], 1, 1) == [0]

@@ -1,12 +1,12 @@
 """How many drafted nodes a step should verify: those that raise expected tokens per second.
 
-The step-time curve T(rows) is measured when the server starts and tracked while it runs. Nodes of
-all sequences are taken in one order of probability; of all cuts the one with the best
-(sequences + expected accepted nodes) / T(rows) wins, and the cut at zero is one of them.
+The step-time curve T(rows, context) is measured when the server starts and tracked while it runs.
+Nodes of all sequences are taken in one order of probability; of all cuts the one with the best
+(sequences + expected accepted nodes) / T wins, and the cut at zero is one of them.
 """
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,35 @@ TRACKING = 0.1
 MIN_GAIN = 1.02
 
 
-class StepCurve:
-    """Seconds a forward pass takes by its number of rows."""
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One sequence's draft as the budget sees it."""
 
-    def __init__(self, row_counts: Sequence[int], seconds: Sequence[float]) -> None:
+    probabilities: NDArray[np.float64]  # of its nodes, falling
+    kv_len: int  # cached rows that each node attends to
+
+
+class StepCurve:
+    """Seconds a forward pass takes by its number of rows and what they attend to."""
+
+    def __init__(
+        self, row_counts: Sequence[int], seconds: Sequence[float], attention_s: float = 0.0
+    ) -> None:
+        """`attention_s`: seconds that one more row takes per cached row it attends to."""
         assert len(row_counts) == len(seconds) > 1, "a curve needs two points"
         self._rows = np.array(row_counts, float)
         self._seconds = np.array(seconds, float)
+        self.attention_s = attention_s
 
     @property
     def plain_s(self) -> float:
         """Seconds of a step of one row."""
         return float(self._seconds[0])
+
+    def plain_units(self) -> Callable[[int], float]:
+        """Time of a plain step by its number of sequences, as the curve says now."""
+        frozen = StepCurve(self._rows.tolist(), self._seconds.tolist())
+        return lambda num_sequences: float(frozen.seconds(np.array([num_sequences]))[0])
 
     def seconds(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Interpolated time of each row count; linear in the last slope beyond the curve."""
@@ -49,28 +66,36 @@ class StepCurve:
         step = 1.0 + TRACKING * (ratio - 1.0)
         self._seconds *= step
         self._seconds[nearest] *= step
+        self.attention_s *= step
 
-    def as_dict(self) -> dict[str, list[float]]:
+    def as_dict(self) -> dict[str, list[float] | float]:
         """For saving."""
-        return {"rows": self._rows.tolist(), "seconds": self._seconds.tolist()}
+        return {
+            "rows": self._rows.tolist(),
+            "seconds": self._seconds.tolist(),
+            "attention_s": self.attention_s,
+        }
 
 
 def choose_nodes(
-    curve: StepCurve, probabilities: Sequence[Sequence[float]], num_sequences: int, num_rows: int
+    curve: StepCurve, offers: Sequence[Offer], num_sequences: int, num_rows: int
 ) -> list[int]:
-    """How many leading nodes of each tree to verify.
+    """How many leading nodes of each offer to verify.
 
-    `num_rows` rows run anyway. A tree's probabilities fall, so its best nodes are a prefix.
+    `num_rows` rows run anyway. Probabilities fall, so an offer's best nodes are a prefix.
     """
-    flat = np.array(list(itertools.chain.from_iterable(probabilities)))
-    if not len(flat):
-        return [0] * len(probabilities)
-    owners = np.repeat(np.arange(len(probabilities)), [len(p) for p in probabilities])
+    sizes = [len(offer.probabilities) for offer in offers]
+    if not sum(sizes):
+        return [0] * len(offers)
+    flat = np.concatenate([offer.probabilities for offer in offers])
+    owners = np.repeat(np.arange(len(offers)), sizes)
     order = np.argsort(-flat, kind="stable")
+    reads = np.array([offer.kv_len for offer in offers])[owners[order]]
     expected = num_sequences + np.concatenate([[0.0], np.cumsum(flat[order])])
-    rate = expected / curve.seconds(num_rows + np.arange(len(flat) + 1))
+    attention_s = curve.attention_s * np.concatenate([[0], np.cumsum(reads)])
+    rate = expected / (curve.seconds(num_rows + np.arange(len(flat) + 1)) + attention_s)
     best = int(rate.argmax())
     if rate[best] < MIN_GAIN * rate[0]:
         best = 0
-    counts = np.bincount(owners[order[:best]], minlength=len(probabilities))
+    counts = np.bincount(owners[order[:best]], minlength=len(offers))
     return [int(count) for count in counts]

@@ -61,6 +61,8 @@ class DraftClient:
     ) -> None:
         self.num_deadline_misses = 0
         self.num_invalid = 0
+        self.num_replies = 0
+        self.last_hop_s = 0.0  # from the newest answered request to its answer
         self._drafters = Drafters(addresses)
         self._tls = tls
         self._vocabulary = vocabulary
@@ -233,7 +235,9 @@ class DraftClient:
             tracked.is_open = False
 
     def _receive(self, response: pb.DraftResponse) -> None:
-        self._is_trusted = time.perf_counter() - self._sent_at <= max(self._deadline_s, 1e-3)
+        self.num_replies += 1
+        self.last_hop_s = time.perf_counter() - self._sent_at
+        self._is_trusted = self.last_hop_s <= max(self._deadline_s, 1e-3)
         for sequence_id in response.unknown_sequence_ids:
             if sequence_id in self._tracked:
                 self._tracked[sequence_id].is_open = False

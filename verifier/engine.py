@@ -8,18 +8,22 @@ import asyncio
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from verifier.config import VerifierConfig
+from verifier.controller import Controller
 from verifier.draft_client import DraftClient
 from verifier.measurements import Measurements
 from verifier.model import Form, TargetModel
+from verifier.plain_time import PlainTime
 from verifier.planner import Planner
 from verifier.prefix_cache import PrefixCache
 from verifier.request import Request
 from verifier.scheduler import Scheduler
-from verifier.sequence import NO_SLOT, Sequence
+from verifier.sequence import NO_SLOT, PlainStep, Sequence
 from verifier.step import Result, StepResult, Work, run_step
+from verifier.step_stats import StepStats, is_decoding
 from verifier.stopping import Finish, FinishReason
 from verifier.tokenizer import Tokenizer
 
@@ -28,6 +32,9 @@ logger = logging.getLogger(__name__)
 # A draft may take this share of a plain step before the step goes on without it.
 DRAFT_SHARE = 0.25
 MAX_DRAFT_WAIT_S = 0.02
+# After so many steps that found nothing worth verifying, drafts come late or not at all: the
+# steps no longer wait for them, until one of them is worth its rows again.
+MAX_UNUSED = 4
 
 
 class EngineError(RuntimeError):
@@ -47,10 +54,16 @@ class Engine:
     ) -> None:
         self.model = model
         self._tokenizer = tokenizer
-        self._drafts = drafts if model.form is not Form.PLAIN else None
+        self.drafts = drafts if model.form is not Form.PLAIN else None
+        self.controller = Controller(measured.curve.plain_units())
+        self.on_step: Callable[[StepStats], None] = lambda stats: None
         self._curve = measured.curve
-        self._planner = Planner(model, self._drafts, measured, config.prefill_rows)
+        self._plain_time = PlainTime(measured.curve)
+        self._planner = Planner(model, self.drafts, measured, config.prefill_rows)
         self._must_be_plain = False  # a choice was too close to call in the last pass
+        self._num_unused = 0  # drafting steps since a node was verified
+        self._has_closed = False  # a sequence, and the drafter was not told yet
+        self._step_ended = 0.0
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
         )
@@ -71,14 +84,24 @@ class Engine:
         return self._scheduler.num_waiting
 
     @property
+    def kv_tokens_used(self) -> int:
+        """Cached rows of the sequences that run."""
+        return sum(self.model.slots.length(s.slot) for s in self._scheduler.running)
+
+    @property
+    def kv_tokens_capacity(self) -> int:
+        """Rows that all slots together can hold."""
+        return self.model.slots.num_slots * self.model.max_context
+
+    @property
     def drafter_connected(self) -> bool:
         """Whether drafts can come."""
-        return self._drafts is not None and self._drafts.is_connected
+        return self.drafts is not None and self.drafts.is_connected
 
     def start(self) -> None:
         """Run the loop in the background."""
-        if self._drafts is not None:
-            self._drafts.start()
+        if self.drafts is not None:
+            self.drafts.start()
         self._task = asyncio.create_task(self._run(), name="engine")
         self._task.add_done_callback(self._end_all)
 
@@ -87,8 +110,8 @@ class Engine:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._drafts is not None:
-            await self._drafts.stop()
+        if self.drafts is not None:
+            await self.drafts.stop()
         self._worker.shutdown()
 
     def _end_all(self, task: asyncio.Task[None]) -> None:
@@ -124,22 +147,81 @@ class Engine:
                 self._wake.clear()
                 self._ask_for_drafts()  # tells the drafter about those that just ended
                 await self._wake.wait()
+                self._step_ended = time.perf_counter()
                 continue
             await self._step()
 
     async def _step(self) -> None:
         """One iteration: the drafts asked for after the last step, one pass, its consequences."""
-        await self._await_drafts()
-        works = self._planner.plan(self._scheduler.running, is_plain=self._must_be_plain)
+        is_drafting = self._is_drafting()
+        draft_wait_s = await self._await_drafts() if is_drafting else 0.0
+        trust = self.controller.trust if is_drafting else None
+        works = self._planner.plan(
+            self._scheduler.running, trust, is_plain=self._must_be_plain or not is_drafting
+        )
+        num_before = sum(work.sequence.num_output for work in works if is_decoding(work))
         step = await self._forward(works)
+        if step is None:
+            return
         self._must_be_plain = False
-        for result in step.results if step else []:
-            self._settle(result)
-        if step is not None and all(w.segment.tree is not None and not w.is_alone for w in works):
-            self._curve.track(step.num_rows, step.forward_s)
+        plain = self._plain_time.of(works, step.forward_s)
+        for result in step.results:
+            self._settle(result, plain)
+        num_after = sum(work.sequence.num_output for work in works if is_decoding(work))
+        now = time.perf_counter()
+        stats = StepStats.of(
+            works,
+            step,
+            num_emitted=num_after - num_before,
+            is_drafting=is_drafting,
+            step_s=now - self._step_ended,
+            draft_wait_s=draft_wait_s,
+        )
+        self._step_ended = now
+        self._plain_time.track(stats)
+        self._learn_from(works, step, stats)
         self._ask_for_drafts()
+        self.on_step(stats)
         # Let clients read and new requests in, even when no draft is waited for.
         await asyncio.sleep(0)
+
+    def _is_drafting(self) -> bool:
+        """Whether this step may verify drafts, and is to be judged by what they bring."""
+        return self._may_draft() and any(
+            s.uses_drafts and s.num_output for s in self._scheduler.running
+        )
+
+    def _may_draft(self) -> bool:
+        if self.drafts is None or not self.controller.is_on:
+            return False
+        # Steps that read prompts beside decoding compare with nothing: no plain ones are due.
+        reads_prompts = any(not s.num_output for s in self._scheduler.running)
+        return reads_prompts or self.controller.allows_drafts
+
+    def _learn_from(self, works: list[Work], step: StepResult, stats: StepStats) -> None:
+        """Follow the machine and the drafter with what a step showed."""
+        if stats.is_drafting:
+            self._num_unused = 0 if stats.num_draft_nodes else self._num_unused + 1
+            self._learn_trust(step)
+        if stats.num_prompt_rows:
+            return
+        if not any(work.is_alone for work in works):
+            self._curve.track(step.num_rows, step.forward_s)
+        self.controller.record(
+            num_sequences=stats.num_decoding,
+            num_emitted=stats.num_emitted,
+            seconds=stats.step_s,
+            drafted=stats.is_drafting,
+        )
+
+    def _learn_trust(self, step: StepResult) -> None:
+        for result in step.results:
+            sequence, accepted = result.sequence, result.accepted
+            # What follows a walk that was broken off says nothing about the draft.
+            if accepted is None or accepted.is_broken_off or not sequence.has_free_drafts:
+                continue
+            promised = sum(result.tree.probabilities)
+            self.controller.trust.record(sequence.namespace, promised, len(accepted.path))
 
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
@@ -147,14 +229,14 @@ class Engine:
                 sequence.namespace, sequence.token_ids, may_reuse=not sequence.is_exact
             )
             sequence.clock.admitted = time.perf_counter()
-            if self._drafts is not None and sequence.uses_drafts:
-                self._drafts.open(
+            if self.drafts is not None and sequence.uses_drafts:
+                self.drafts.open(
                     sequence.id,
                     sequence.token_ids,
                     sequence.num_prompt,
                     sequence.request.speculation,
                 )
-                self._drafts.request({})  # the drafter reads the prompt while the model does
+                self.drafts.request({})  # the drafter reads the prompt while the model does
 
     def _drop_cancelled(self) -> None:
         for sequence in [s for s in self._scheduler.running if s.is_cancelled]:
@@ -163,8 +245,9 @@ class Engine:
     def _release(self, sequence: Sequence, *, learn: bool) -> None:
         self._scheduler.remove(sequence)
         self._prefixes.give(sequence.slot)
-        if self._drafts is not None:
-            self._drafts.close(sequence.id, learn=learn)
+        if self.drafts is not None:
+            self.drafts.close(sequence.id, learn=learn)
+            self._has_closed = True
 
     async def _forward(self, works: list[Work]) -> StepResult | None:
         """Run the step in the worker; a failure ends its sequences and nothing else."""
@@ -173,12 +256,13 @@ class Engine:
             return await loop.run_in_executor(self._worker, run_step, self.model, works)
         except Exception as error:
             logger.exception("step_failed sequences=%d", len(works))
+            self._step_ended = time.perf_counter()
             for work in works:
                 work.sequence.fail(EngineError(f"the model's step failed: {error}"))
                 self._release(work.sequence, learn=False)
             return None
 
-    def _settle(self, result: Result) -> None:
+    def _settle(self, result: Result, plain: PlainStep) -> None:
         """Emit a sequence's tokens, tell the drafter, and end it if it is at its end."""
         sequence = result.sequence
         if result.error is not None:
@@ -187,9 +271,9 @@ class Engine:
         if result.accepted is None:
             return
         self._must_be_plain |= result.accepted.is_broken_off
-        finish = sequence.emit(result.accepted, result.tree, result.logprobs)
-        if self._drafts is not None:
-            self._drafts.observe(
+        finish = sequence.emit(result.accepted, result.tree, result.logprobs, plain)
+        if self.drafts is not None:
+            self.drafts.observe(
                 sequence.id,
                 # What follows a walk that was broken off says nothing about the draft.
                 num_verified=0 if result.accepted.is_broken_off else len(result.tree),
@@ -200,17 +284,24 @@ class Engine:
             self._release(sequence, learn=True)
 
     def _ask_for_drafts(self) -> None:
-        if self._drafts is None:
+        """Tell the drafter what was emitted and ask for the next trees; nothing while it is off."""
+        allowed = self._may_draft()
+        if self.drafts is None or not (allowed or self._has_closed):
             return
-        self._drafts.request(
+        self._has_closed = False
+        self.drafts.request(
             {
                 sequence.id: sequence.request.speculation.max_nodes
                 for sequence in self._scheduler.running
-                if sequence.uses_drafts and sequence.num_output and sequence.num_left > 1
+                if allowed and sequence.uses_drafts and sequence.num_output
+                if sequence.num_left > 1
             }
         )
 
-    async def _await_drafts(self) -> None:
-        if self._drafts is None or not any(s.num_output for s in self._scheduler.running):
-            return
-        await self._drafts.wait(min(DRAFT_SHARE * self._curve.plain_s, MAX_DRAFT_WAIT_S))
+    async def _await_drafts(self) -> float:
+        """Wait for the trees that were asked for; return for how many seconds."""
+        if self.drafts is None or self._must_be_plain or self._num_unused >= MAX_UNUSED:
+            return 0.0
+        started = time.perf_counter()
+        await self.drafts.wait(min(DRAFT_SHARE * self._curve.plain_s, MAX_DRAFT_WAIT_S))
+        return time.perf_counter() - started

@@ -22,6 +22,7 @@ NUM_TIMINGS = 4
 NUM_NOISE_STEPS = 8
 NUM_AGREEMENT_ROUNDS = 4
 PROMPT_LEN = 64  # of the sequence that is measured on
+LONG_LEN, LONG_ROWS = 2048, 16  # of the pass that shows what attention costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def load_or_measure(path: Path, model: TargetModel) -> Measurements:
     saved, key = _read(path), _key(model)
     try:
         entry = saved[key]
-        curve = StepCurve(entry["rows"], entry["seconds"])
+        curve = StepCurve(entry["rows"], entry["seconds"], float(entry["attention_s"]))
         return Measurements(curve, float(entry["margin"]), bool(entry["rows_agree"]))
     except (KeyError, TypeError, ValueError, AssertionError):
         measured = measure(model)
@@ -60,9 +61,9 @@ def measure(model: TargetModel) -> Measurements:
         model.forward([prompt_segment(slot, 0, prompt, is_last=True)])
         model.commit(slot, list(range(PROMPT_LEN)))
         run = Runner(model, slot)
-        return Measurements(
-            StepCurve(ROW_COUNTS, _step_seconds(run)), 4 * _noise(run), _rows_agree(run)
-        )
+        seconds = _step_seconds(run)
+        curve = StepCurve(ROW_COUNTS, seconds, _attention_seconds(run))
+        return Measurements(curve, 4 * _noise(run), _rows_agree(run))
     finally:
         model.slots.free(slot)
 
@@ -75,7 +76,7 @@ class Runner:
     slot: int
 
     def logits(self, rows: int, span: int = 0) -> Tensor:
-        """Logits [rows, vocabulary] of a chain after the committed rows."""
+        """Logits [rows, vocabulary] of a chain after the committed rows; `span`: rows to read."""
         kv_len = self.model.slots.length(self.slot)
         tokens = [2 + (kv_len + i) * 7 % (self.model.vocabulary_size - 2) for i in range(rows)]
         tree = _chain(tokens[1:])
@@ -93,16 +94,26 @@ def _chain(token_ids: list[int]) -> DraftTree:
     return DraftTree(tuple(token_ids), tuple(range(-1, count - 1)), (1.0,) * count)
 
 
+def _seconds(run: Runner, rows: int, span: int = 0) -> float:
+    started = time.perf_counter()
+    run.logits(rows, span)[:, 0].tolist()  # wait for the device
+    return time.perf_counter() - started
+
+
 def _step_seconds(run: Runner) -> list[float]:
     """The shortest time of each row count, over rounds: a busy machine only ever adds time."""
-
-    def timed(rows: int) -> float:
-        started = time.perf_counter()
-        run.logits(rows)[:, 0].tolist()  # wait for the device
-        return time.perf_counter() - started
-
-    rounds = [[timed(rows) for rows in ROW_COUNTS] for _ in range(NUM_TIMINGS)]
+    rounds = [[_seconds(run, rows) for rows in ROW_COUNTS] for _ in range(NUM_TIMINGS)]
     return [min(times) for times in zip(*rounds, strict=True)]
+
+
+def _attention_seconds(run: Runner) -> float:
+    """What each row adds per cached row it attends to: a difference of differences."""
+    span = min(LONG_LEN, run.model.max_context)
+    shapes = [(1, 0), (LONG_ROWS, 0), (1, span), (LONG_ROWS, span)]
+    rounds = [[_seconds(run, *shape) for shape in shapes] for _ in range(NUM_TIMINGS)]
+    one, many, long_one, long_many = (min(times) for times in zip(*rounds, strict=True))
+    added_s: float = max((long_many - many) - (long_one - one), 0.0)
+    return added_s / ((LONG_ROWS - 1) * max(span - PROMPT_LEN, 1))
 
 
 def _noise(run: Runner) -> float:

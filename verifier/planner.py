@@ -1,7 +1,10 @@
 """What the next pass runs: the drafts of decoding sequences, cut by the budget, and prompts."""
 
+import numpy as np
+
 from verifier.batch import draft_segment, prompt_segment
-from verifier.budget import choose_nodes
+from verifier.budget import Offer, choose_nodes
+from verifier.controller import Trust
 from verifier.draft_client import DraftClient
 from verifier.measurements import EXACT_ROWS, Measurements
 from verifier.model import Form, TargetModel
@@ -34,14 +37,14 @@ class Planner:
         on_cpu = model.device.type == "cpu"
         self._prefill_rows = prefill_rows or (CPU_PREFILL_ROWS if on_cpu else GPU_PREFILL_ROWS)
 
-    def plan(self, running: list[Sequence], *, is_plain: bool) -> list[Work]:
+    def plan(self, running: list[Sequence], trust: Trust | None, *, is_plain: bool) -> list[Work]:
         """Every decoding sequence's draft, then prompts in what room is left.
 
-        `is_plain`: no drafts this time, since a choice was too close to call in the last pass.
+        `trust`: None while drafting is off. `is_plain`: no drafts this time.
         """
         decoding = [sequence for sequence in running if self._is_decoding(sequence)]
         trees = [EMPTY_TREE if is_plain else self._draft(sequence) for sequence in decoding]
-        works = self._decode_works(decoding, trees)
+        works = self._decode_works(decoding, trees, trust)
         room = self._prefill_rows if decoding else LONE_PREFILL_ROWS
         for sequence in running:
             if room <= 0:
@@ -54,24 +57,44 @@ class Planner:
     def _is_decoding(self, sequence: Sequence) -> bool:
         return self._model.slots.length(sequence.slot) >= sequence.num_prompt
 
-    def _decode_works(self, decoding: list[Sequence], trees: list[DraftTree]) -> list[Work]:
-        free = [s.request.speculation.mode is Mode.AUTO and not s.is_exact for s in decoding]
-        fixed_rows = len(decoding) + sum(
-            len(tree) for tree, is_free in zip(trees, free, strict=True) if not is_free
-        )
-        offered = [t.probabilities if f else () for t, f in zip(trees, free, strict=True)]
-        counts = choose_nodes(self._measured.curve, offered, len(decoding), fixed_rows)
-        cuts = [
-            prefix(tree, count) if is_free else tree
-            for tree, is_free, count in zip(trees, free, counts, strict=True)
-        ]
+    def _decode_works(
+        self, decoding: list[Sequence], trees: list[DraftTree], trust: Trust | None
+    ) -> list[Work]:
+        counts = self._cut(decoding, trees, trust)
+        cuts = [prefix(tree, count) for tree, count in zip(trees, counts, strict=True)]
         margin = self._measured.margin if any(cuts) else 0.0
         return [
-            self._decode_work(sequence, cut, margin)
+            self._decode_work(sequence, cut, margin, wants_successors=trust is not None)
             for sequence, cut in zip(decoding, cuts, strict=True)
         ]
 
-    def _decode_work(self, sequence: Sequence, tree: DraftTree, margin: float) -> Work:
+    def _cut(
+        self, decoding: list[Sequence], trees: list[DraftTree], trust: Trust | None
+    ) -> list[int]:
+        """How many nodes of each tree to verify."""
+        counts = [len(tree) for tree in trees]
+        free = [i for i, s in enumerate(decoding) if s.has_free_drafts and counts[i]]
+        if not free or trust is None:
+            return counts
+        offers = [
+            Offer(
+                trust.of(decoding[i].namespace) * np.array(trees[i].probabilities),
+                self._model.slots.length(decoding[i].slot),
+            )
+            for i in free
+        ]
+        if self._model.form is Form.SINGLE:  # each sequence has a pass of its own
+            chosen = [choose_nodes(self._measured.curve, [offer], 1, 1)[0] for offer in offers]
+        else:
+            num_rows = len(decoding) + sum(counts) - sum(counts[i] for i in free)
+            chosen = choose_nodes(self._measured.curve, offers, len(decoding), num_rows)
+        for i, count in zip(free, chosen, strict=True):
+            counts[i] = count
+        return counts
+
+    def _decode_work(
+        self, sequence: Sequence, tree: DraftTree, margin: float, *, wants_successors: bool
+    ) -> Work:
         is_guarded = sequence.request.speculation.exactness is Exactness.GUARDED
         is_padded = sequence.is_exact and self._model.form is not Form.PLAIN
         return Work(
@@ -85,7 +108,7 @@ class Planner:
                 span=self._model.max_context if is_padded else 0,
             ),
             tree,
-            wants_successors=self._wants_successors(sequence),
+            wants_successors=wants_successors and self._wants_successors(sequence),
             margin=margin if is_guarded else 0.0,
             is_alone=sequence.is_exact,
         )

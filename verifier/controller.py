@@ -1,0 +1,156 @@
+"""Compares what drafting promised with what happened, and switches it off where it loses.
+
+Two accounts, both without tensors. *Trust*, per namespace: accepted over promised tokens; the
+budget sees the drafter's probabilities times this. *Balance*, per server: the time that drafting
+saved or lost against plain steps, measured by a few plain steps in between, in units of a plain
+step. Below a limit drafting goes off; plain steps refill the balance by a small share of their
+own time, and at zero drafting is tried again. So the loss is bounded by that share, whatever the
+drafter says and however wrong the step-time curve is.
+"""
+
+import logging
+import statistics
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 3.0  # plain steps' worth of time: what may be lost, and what can be put by
+REFILL, MIN_REFILL = 0.01, 0.00125  # share of a plain step's time; halved by every failed probe
+NUM_REFERENCES = 2  # plain steps per comparison; the last two comparisons count
+MIN_INTERVAL, MAX_INTERVAL = 16, 128  # drafting steps between comparisons
+GAIN_MEMORY = 0.8  # what of the running gain stays at each comparison
+
+PRIOR = 8.0  # promised tokens that a new namespace is taken to have kept
+MEMORY = 0.995  # what of the promises stays at each step that verifies some
+IDLE_MEMORY = 0.9995  # and at each that verifies none, so that distrust fades
+MAX_NAMESPACES = 1024
+
+
+@dataclass(slots=True)
+class _Period:
+    """Drafting steps since the last comparison; times of plain steps in the curve's units."""
+
+    num_steps: int = 0
+    seconds: float = 0.0
+    plain_units: float = 0.0  # what their tokens would have taken, one plain step each
+    step_units: float = 0.0  # what as many plain steps would have taken
+
+
+class Controller:
+    """Says whether the next step may draft; told about every step that only decodes."""
+
+    def __init__(self, plain_units: Callable[[int], float]) -> None:
+        """`plain_units`: relative time of a plain step by its number of sequences."""
+        self.is_on = True
+        self.gain_ratio = 1.0  # (emitted tokens x plain step time) / time of drafting steps
+        self.num_backoffs = 0
+        self.num_probes = 0
+        self.trust = Trust()
+        self._plain_units = plain_units
+        self._references: deque[float] = deque(maxlen=2 * NUM_REFERENCES)  # seconds per unit
+        self._num_due = NUM_REFERENCES
+        self._interval = MIN_INTERVAL
+        self._balance = 0.0
+        self._refill = REFILL
+        self._period = _Period()
+        self._saved = self._spent = 0.0  # seconds behind gain_ratio, fading
+
+    @property
+    def allows_drafts(self) -> bool:
+        """False while drafting is off, and for the plain steps that it is compared with."""
+        return self.is_on and not self._num_due
+
+    def record(
+        self, *, num_sequences: int, num_emitted: int, seconds: float, drafted: bool
+    ) -> None:
+        """Take note of a step: its whole time, waiting for drafts included."""
+        units = self._plain_units(num_sequences)
+        if drafted:
+            self._record_drafting(units, num_emitted / num_sequences, seconds)
+        else:
+            self._record_plain(seconds / units)
+
+    def _record_drafting(self, units: float, tokens_per_sequence: float, seconds: float) -> None:
+        period = self._period
+        period.num_steps += 1
+        period.seconds += seconds
+        period.plain_units += tokens_per_sequence * units
+        period.step_units += units
+        is_losing = self._references and self._saved_steps() < -LIMIT / 2
+        if period.num_steps >= self._interval or is_losing:
+            self._num_due = NUM_REFERENCES
+
+    def _record_plain(self, seconds_per_unit: float) -> None:
+        self._references.append(seconds_per_unit)
+        if not self.is_on:
+            self._balance += self._refill
+            if self._balance >= 0:
+                self._probe()
+        elif self._num_due:
+            self._num_due -= 1
+            if not self._num_due and self._period.num_steps:
+                self._compare()
+
+    def _saved_steps(self) -> float:
+        """Plain steps' worth of time that the period saved; negative if it lost."""
+        period = self._period
+        spent_units = period.seconds / statistics.median(self._references)
+        return (period.plain_units - spent_units) / (period.step_units / period.num_steps)
+
+    def _compare(self) -> None:
+        saved = self._saved_steps()
+        self._balance = max(min(self._balance + saved, LIMIT), -2 * LIMIT)
+        self._interval = min(2 * self._interval, MAX_INTERVAL) if saved > 0 else MIN_INTERVAL
+        plain_s = self._period.plain_units * statistics.median(self._references)
+        self._saved = GAIN_MEMORY * self._saved + plain_s
+        self._spent = GAIN_MEMORY * self._spent + self._period.seconds
+        self.gain_ratio = self._saved / self._spent
+        self._period = _Period()
+        if self._balance < -LIMIT:
+            self._back_off()
+        elif self._balance == LIMIT:
+            self._refill = REFILL
+
+    def _back_off(self) -> None:
+        self.is_on = False
+        self.num_backoffs += 1
+        logger.warning(
+            "speculation_off gain_ratio=%.3f probe_after_steps=%.0f",
+            self.gain_ratio,
+            -self._balance / self._refill,
+        )
+
+    def _probe(self) -> None:
+        self.is_on = True
+        self.num_probes += 1
+        # What was lost before says nothing about now; the next wait is longer if this fails.
+        self._saved = self._spent = 0.0
+        self._interval = MIN_INTERVAL
+        self._refill = max(self._refill / 2, MIN_REFILL)
+        logger.info("speculation_on probe=%d", self.num_probes)
+
+
+class Trust:
+    """How much of what the drafter promises a namespace's sequences comes true."""
+
+    def __init__(self) -> None:
+        self._promises: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def of(self, namespace: str) -> float:
+        """Accepted over promised tokens, at most 1; 1 for a namespace not seen yet."""
+        promised, accepted = self._promises.get(namespace, (0.0, 0.0))
+        return min((accepted + PRIOR) / (promised + PRIOR), 1.0)
+
+    def record(self, namespace: str, promised: float, accepted: int) -> None:
+        """Add a step's verified promises (0: none were verified) and what was accepted."""
+        memory = MEMORY if promised else IDLE_MEMORY
+        old_promised, old_accepted = self._promises.get(namespace, (0.0, 0.0))
+        self._promises[namespace] = (
+            memory * old_promised + promised,
+            memory * old_accepted + accepted,
+        )
+        self._promises.move_to_end(namespace)
+        if len(self._promises) > MAX_NAMESPACES:
+            self._promises.popitem(last=False)
