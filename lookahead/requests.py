@@ -33,6 +33,7 @@ class GenerateParams(TypedDict, total=False):
     logprobs: bool
     top_logprobs: int
     special_tokens: bool
+    draft_trees: bool
     speculation: SpeculationMode
     max_nodes: int
     max_depth: int

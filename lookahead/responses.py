@@ -1,8 +1,10 @@
 """Turns contract messages into plain values, and collects a stream into its result."""
 
+from collections.abc import Iterable
 from typing import cast
 
 from lookahead.results import (
+    DraftTree,
     FinishReason,
     GenerationResult,
     ModelInfo,
@@ -64,14 +66,31 @@ def to_run(tokens: pb.Tokens) -> TokenRun:
         text=tokens.text,
         num_drafted=tokens.num_drafted,
         drafted_text_len=tokens.drafted_text_len,
-        sources=tuple(SOURCES.get(source, "unknown") for source in tokens.draft_sources),
+        sources=_sources(tokens.draft_sources),
         logprobs=tuple(
             TokenLogprobs(
                 entry.logprob, tuple(TokenLogprob(top.token_id, top.logprob) for top in entry.top)
             )
             for entry in tokens.logprobs
         ),
+        draft_tree=to_draft_tree(tokens.draft_tree) if tokens.HasField("draft_tree") else None,
     )
+
+
+def to_draft_tree(tree: pb.DraftTree) -> DraftTree:
+    """Return the tree that a step verified."""
+    return DraftTree(
+        token_ids=tuple(tree.token_ids),
+        parents=tuple(tree.parents),
+        probabilities=tuple(tree.probabilities),
+        sources=_sources(tree.sources),
+        texts=tuple(tree.texts),
+        accepted=tuple(tree.accepted),
+    )
+
+
+def _sources(sources: Iterable[int]) -> tuple[Source, ...]:
+    return tuple(SOURCES.get(source, "unknown") for source in sources)
 
 
 def to_started(started: pb.Started) -> Started:
@@ -104,7 +123,10 @@ def to_result(runs: list[TokenRun], finished: pb.Finished) -> GenerationResult:
             finished.usage.num_reused_tokens,
         ),
         timings=Timings(
-            finished.timings.queue_ms, finished.timings.prefill_ms, finished.timings.decode_ms
+            finished.timings.queue_ms,
+            finished.timings.prefill_ms,
+            finished.timings.decode_ms,
+            finished.timings.plain_decode_ms,
         ),
         speculation=SpeculationSummary(
             summary.num_steps,

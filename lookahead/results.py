@@ -25,6 +25,21 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftTree:
+    """The draft that a step verified. `accepted` are the nodes whose tokens were emitted, in order.
+
+    `parents[i]` is an earlier node, or -1 for a child of the last token before the step.
+    """
+
+    token_ids: tuple[int, ...]
+    parents: tuple[int, ...]
+    probabilities: tuple[float, ...]  # of lying on the accepted path
+    sources: tuple[Source, ...]  # empty where the drafter does not say
+    texts: tuple[str, ...]  # what each token alone reads like
+    accepted: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRun:
     """Tokens emitted in one step. The first `num_drafted` of them were drafted and accepted.
 
@@ -38,6 +53,7 @@ class TokenRun:
     drafted_text_len: int = 0
     sources: tuple[Source, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    draft_tree: DraftTree | None = None  # with `draft_trees=True`, where something was drafted
 
     @property
     def drafted_text(self) -> str:
@@ -80,6 +96,13 @@ class Timings:
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
+    # What decoding the same tokens without drafts would have taken, by the measured step times.
+    plain_decode_ms: float = 0.0
+
+    @property
+    def gain(self) -> float:
+        """How many times sooner the tokens came than without drafts; 0 where nothing says."""
+        return _ratio(self.plain_decode_ms, self.decode_ms)
 
 
 @dataclass(frozen=True, slots=True)

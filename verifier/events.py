@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from verifier.ranking import TokenLogprobs
 from verifier.stopping import Finish
+from verifier.tree import DraftTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,15 @@ class TokenRun:
     drafted_text_len: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
     sources: tuple[int, ...] = ()
+    draft: "VerifiedDraft | None" = None  # where it was asked for and there was one
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedDraft:
+    """The tree that a step verified, and the nodes of it that were emitted, from the root down."""
+
+    tree: DraftTree
+    accepted: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,7 @@ class Completion:
     queue_ms: float
     prefill_ms: float
     decode_ms: float
+    plain_decode_ms: float  # without drafts, by the measured step times
     num_steps: int
     num_drafts: int
     num_draft_tokens: int

@@ -50,6 +50,7 @@ def parse_generate(message: pb.GenerateRequest, tokenizer: Tokenizer, limits: Li
         logprobs=message.output.logprobs,
         num_top_logprobs=message.output.top_logprobs,
         special_tokens=message.output.special_tokens,
+        draft_trees=message.output.draft_trees,
     )
 
 

@@ -1,9 +1,10 @@
 """From the domain to the wire: the messages of a stream."""
 
+from collections.abc import Callable
 from typing import cast
 
 from protos import verifier_pb2 as pb
-from verifier.events import Completion, TokenRun
+from verifier.events import Completion, TokenRun, VerifiedDraft
 from verifier.params import EXACTNESS, LEARNINGS, MODES
 from verifier.ranking import TokenLogprobs
 from verifier.request import Request, Speculation
@@ -35,14 +36,16 @@ def started_reply(request: Request, model: pb.GetModelResponse) -> pb.GenerateRe
     return pb.GenerateResponse(started=started)
 
 
-def event_reply(event: TokenRun | Completion) -> pb.GenerateResponse:
-    """A run of tokens, or the end."""
+def event_reply(
+    event: TokenRun | Completion, token_text: Callable[[int], str]
+) -> pb.GenerateResponse:
+    """A run of tokens, or the end; `token_text` is what a drafted token reads like."""
     if isinstance(event, TokenRun):
-        return pb.GenerateResponse(tokens=_tokens(event))
+        return pb.GenerateResponse(tokens=_tokens(event, token_text))
     return pb.GenerateResponse(finished=_finished(event))
 
 
-def _tokens(run: TokenRun) -> pb.Tokens:
+def _tokens(run: TokenRun, token_text: Callable[[int], str]) -> pb.Tokens:
     return pb.Tokens(
         first_index=run.first_index,
         token_ids=run.token_ids,
@@ -52,6 +55,19 @@ def _tokens(run: TokenRun) -> pb.Tokens:
         logprobs=[_logprobs(logprobs) for logprobs in run.logprobs],
         # Both contracts number the sources alike.
         draft_sources=cast("tuple[pb.DraftSource.ValueType, ...]", run.sources),
+        draft_tree=None if run.draft is None else _draft_tree(run.draft, token_text),
+    )
+
+
+def _draft_tree(draft: VerifiedDraft, token_text: Callable[[int], str]) -> pb.DraftTree:
+    tree = draft.tree
+    return pb.DraftTree(
+        token_ids=tree.token_ids,
+        parents=tree.parents,
+        probabilities=tree.probabilities,
+        sources=cast("tuple[pb.DraftSource.ValueType, ...]", tree.sources),
+        texts=[token_text(token_id) for token_id in tree.token_ids],
+        accepted=draft.accepted,
     )
 
 
@@ -75,6 +91,7 @@ def _finished(completion: Completion) -> pb.Finished:
             queue_ms=completion.queue_ms,
             prefill_ms=completion.prefill_ms,
             decode_ms=completion.decode_ms,
+            plain_decode_ms=completion.plain_decode_ms,
         ),
         speculation=pb.SpeculationSummary(
             num_steps=completion.num_steps,

@@ -57,3 +57,4 @@ class Request:
     logprobs: bool = False
     num_top_logprobs: int = 0
     special_tokens: bool = False
+    draft_trees: bool = False  # return each step's tree, for display

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from verifier.acceptance import Accepted
 from verifier.detokenizer import Detokenizer
-from verifier.events import Completion, TokenRun
+from verifier.events import Completion, TokenRun, VerifiedDraft
 from verifier.ranking import TokenLogprobs
 from verifier.request import Exactness, Mode, Request
 from verifier.sampling import Sampler
@@ -18,6 +18,14 @@ from verifier.tree import DraftTree
 NO_SLOT = -1
 
 
+@dataclass(frozen=True, slots=True)
+class PlainStep:
+    """What a step would have cost without drafts, in seconds."""
+
+    token_s: float  # for each token that a sequence emitted in it: a pass of its own
+    prompts_s: float = 0.0  # for the prompts that were read in it, once
+
+
 @dataclass(slots=True)
 class Clock:
     """When a sequence passed its stations, in seconds."""
@@ -25,6 +33,7 @@ class Clock:
     submitted: float = field(default_factory=time.perf_counter)
     admitted: float = 0.0
     first_token: float = 0.0
+    plain_decode_s: float = 0.0  # what the decoding steps so far would have taken without drafts
 
 
 @dataclass(slots=True)
@@ -88,6 +97,11 @@ class Sequence:
         return self.request.speculation.mode is not Mode.OFF
 
     @property
+    def has_free_drafts(self) -> bool:
+        """Whether the budget decides how much of its drafts is verified."""
+        return self.request.speculation.mode is Mode.AUTO and not self.is_exact
+
+    @property
     def is_exact(self) -> bool:
         """Whether its passes must all have one shape."""
         return self.request.speculation.exactness is Exactness.EXACT
@@ -103,9 +117,16 @@ class Sequence:
         return self.request.stopping.max_tokens - self.num_output
 
     def emit(
-        self, accepted: Accepted, tree: DraftTree, logprobs: tuple[TokenLogprobs, ...]
+        self,
+        accepted: Accepted,
+        tree: DraftTree,
+        logprobs: tuple[TokenLogprobs, ...],
+        plain: PlainStep,
     ) -> Finish | None:
-        """Emit a step's tokens one by one, as plain decoding would; what follows an end is cut."""
+        """Emit a step's tokens one by one, as plain decoding would; what follows an end is cut.
+
+        `plain`: what the step would have taken without drafts.
+        """
         first_index = self.num_output
         finish = None
         for i, token_id in enumerate(accepted.token_ids):
@@ -118,12 +139,13 @@ class Sequence:
         num_drafted = min(len(accepted.path), num_emitted)
         if first_index:
             self.stats.count(len(tree), num_drafted)
+            self.clock.plain_decode_s += num_emitted * plain.token_s + plain.prompts_s
         else:
             self.clock.first_token = time.perf_counter()
         if not num_emitted:
             return None
         text, drafted_len = self.output.take_text()
-        sources = tuple(tree.sources[i] for i in accepted.path[:num_drafted] if tree.sources)
+        path = accepted.path[:num_drafted]
         self.events.put_nowait(
             TokenRun(
                 first_index=first_index,
@@ -132,7 +154,8 @@ class Sequence:
                 num_drafted=num_drafted,
                 drafted_text_len=drafted_len,
                 logprobs=logprobs[:num_emitted],
-                sources=sources,
+                sources=tuple(tree.sources[i] for i in path if tree.sources),
+                draft=VerifiedDraft(tree, path) if self.request.draft_trees and tree else None,
             )
         )
         return finish
@@ -152,6 +175,7 @@ class Sequence:
                 queue_ms=(admitted - self.clock.submitted) * 1e3,
                 prefill_ms=(first - admitted) * 1e3,
                 decode_ms=(now - first) * 1e3,
+                plain_decode_ms=self.clock.plain_decode_s * 1e3,
                 num_steps=self.stats.num_steps,
                 num_drafts=self.stats.num_drafts,
                 num_draft_tokens=self.stats.num_draft_tokens,

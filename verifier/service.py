@@ -95,7 +95,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
             yield started_reply(parsed, backend.describe())
             async with aclosing(sequence.stream()) as events:
                 async for event in events:
-                    yield event_reply(event)
+                    yield event_reply(event, backend.tokenizer.token_text)
                     if isinstance(event, Completion):
                         _log_end(parsed, event)
         except (SamplingError, EngineError) as error:

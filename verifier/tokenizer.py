@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from verifier.detokenizer import Detokenizer, detokenizer_for
+from verifier.detokenizer import Detokenizer, Pieces, detokenizer_for
 
 # Whatever a template that meets unexpected messages may raise.
 TEMPLATE_ERRORS = (
@@ -55,6 +55,7 @@ class Tokenizer:
             shown: detokenizer_for(HuggingFaceCodec(self, tokens, special_tokens=shown))
             for shown in (False, True)
         }
+        self._pieces = Pieces(HuggingFaceCodec(self, tokens, special_tokens=True))
 
     @property
     def has_chat_template(self) -> bool:
@@ -127,6 +128,10 @@ class Tokenizer:
     def detokenizer(self, *, special_tokens: bool) -> Detokenizer:
         """A fresh incremental detokenizer that shows special tokens or hides them."""
         return self._makers[special_tokens]()
+
+    def token_text(self, token_id: int) -> str:
+        """What the token alone reads like inside a text; special tokens are shown."""
+        return self._pieces.inside(token_id)
 
 
 class HuggingFaceCodec:
