@@ -60,8 +60,14 @@ POOL_PER_NODE = 8
 
 # The record of the last draft, which observe learns from: sizes, then per node, then per candidate,
 # then the common tokens. A row of evidence belongs to each candidate and, behind, to each node.
+SOURCE = 6  # where a node's source stands among what is kept of it
+LOCAL_SOURCE, NAMESPACE_SOURCE, SUCCESSOR_SOURCE = 1, 2, 3  # as the contract numbers them
 NUM_NODES, NUM_POOLED, NODE_SPACE, POOL_SPACE, NUM_COMMON, TURN, LUCK = 0, 1, 2, 3, 4, 5, 6
 RECORD_HEADER_LEN = 8
+# Per node: token, parent, first candidate, candidates, next common token, step and source.
+NODE_FIELDS = 7
+# Whose evidence a node rests on, numbered as on the wire.
+LOCAL, NAMESPACE, SUCCESSORS = 1, 2, 3
 
 LEVEL_OF = np.array(
     [0, 0, 1, 2, 3, 3, 4, 4, 4] + [5] * 7 + [6] * 16 + [7], np.int64
@@ -73,7 +79,7 @@ def record_len(num_nodes: int) -> int:
     """Return how many ints the record of a draft of that many nodes takes."""
     return (
         RECORD_HEADER_LEN
-        + 6 * (num_nodes + 1)
+        + 7 * (num_nodes + 1)
         + 3 * (num_nodes + 2) * POOL_PER_NODE
         + 6 * MAX_COMMON
     )
@@ -189,10 +195,27 @@ def propose(
         nodes[1, num_nodes] = pooled[1, best]
         nodes[3, num_nodes] = 0
         nodes[4, num_nodes] = -1
+        nodes[SOURCE, num_nodes] = _source(rows[best], pooled[2, best] > 0, local, pooled[0, best])
         chances[pool + num_nodes] = path_chance
     record[NUM_NODES] = num_nodes
     mixing.correct_paths(model, nodes[5, 1:], chances[pool + 1 :], num_nodes)
     return num_nodes
+
+
+@kernel
+def _source(row: NDArray[np.int16], is_common: bool, local: Arena, token: Int) -> Int:
+    """Say whose evidence speaks most: the longest match, among equals the sequence's own."""
+    if is_common:
+        is_local = local[tally_slot(local, token)] > 0
+        return LOCAL_SOURCE if is_local else NAMESPACE_SOURCE
+    levels = np.int64(row[mixing.SECOND_SET]) - mixing.NUM_SELECTED
+    local_level = levels // (mixing.NUM_LEVELS + 2)
+    shared_level = levels % (mixing.NUM_LEVELS + 2)
+    if row[mixing.SECOND_SET] == mixing.UNUSED_SET or shared_level == mixing.EMPTY_LEVEL:
+        shared_level = np.int64(0)
+    if row[mixing.SECOND_SET] == mixing.UNUSED_SET or local_level == shared_level == 0:
+        return SUCCESSOR_SOURCE
+    return LOCAL_SOURCE if local_level >= shared_level else NAMESPACE_SOURCE
 
 
 @kernel
@@ -579,16 +602,16 @@ def _is_candidate(nodes: Ints, pooled: Ints, node: Int, token: Int) -> bool:
 @kernel
 def _parts(record: Ints) -> tuple[Ints, Ints, Ints]:
     """Cut the record: nodes (token, parent, first candidate, candidates, next common,
-    step), pool and common.
+    step, source), pool and common.
 
     Pooled are token, node it follows and, for a common token, its rank plus one.
     """
     space = np.int64(record[NODE_SPACE])
     pool = np.int64(record[POOL_SPACE])
-    pool_start = RECORD_HEADER_LEN + 6 * space
+    pool_start = RECORD_HEADER_LEN + 7 * space
     common_start = pool_start + 3 * pool
     return (
-        record[RECORD_HEADER_LEN:pool_start].reshape((6, space)),
+        record[RECORD_HEADER_LEN:pool_start].reshape((7, space)),
         record[pool_start:common_start].reshape((3, pool)),
         record[common_start : common_start + 6 * MAX_COMMON].reshape((6, MAX_COMMON)),
     )
@@ -663,6 +686,26 @@ def _describe_recycled(row: NDArray[np.int16], node_set: Int, luck: Int) -> None
     row[mixing.SECOND_SET] = mixing.UNUSED_SET
     row[mixing.THIRD_SET] = mixing.RECYCLED_LUCK_SET + luck
     row[mixing.BIN_ROW] = (mixing.NUM_CLASSES - 1) * (mixing.NUM_LEVELS + 1) + level
+
+
+@kernel
+def _source(model: Floats, row: NDArray[np.int16], common: Ints, common_rank: Int) -> Int:
+    """Return whose evidence, taken alone, gives the candidate its highest chance."""
+    if common_rank > 0:
+        shared_cell = common[2, common_rank - 1]
+        own = model[mixing.CELL_LOGIT + common[1, common_rank - 1]]
+        known = shared_cell >= 0 and model[mixing.CELL_LOGIT + shared_cell] > own
+        return NAMESPACE if known else LOCAL
+    highest = np.float32(-np.inf)
+    best = 0
+    for index in range(mixing.BIAS_INPUT):
+        if row[index] >= 0 and model[mixing.CELL_LOGIT + row[index]] > highest:
+            highest = model[mixing.CELL_LOGIT + row[index]]
+            best = index
+    if best == mixing.SUCCESSOR_INPUT:
+        return SUCCESSORS
+    is_local = best < mixing.NUM_LEVELS or best == mixing.LOCAL_INPUT
+    return LOCAL if is_local else NAMESPACE
 
 
 @kernel

@@ -76,11 +76,14 @@ class Proposer:
     def _tree(self, record: DraftRecord, number: int) -> DraftTree:
         space = record.max_nodes + 1
         first = kernels.RECORD_HEADER_LEN + 1
+        sources = first + kernels.SOURCE * space
         chances = (record.max_nodes + 2) * kernels.POOL_PER_NODE + 1
         return DraftTree(
             record.ints[first : first + number].copy(),
             record.ints[first + space : first + space + number] - 1,
             self._chances[chances : chances + number].copy(),
+            record.ints[first + 6 * space : first + 6 * space + number].copy(),
+            record.ints[sources : sources + number].copy(),
         )
 
     def _reserve(self, max_nodes: int) -> None:

@@ -231,4 +231,6 @@ class DraftStream:
             token_ids=tree.token_ids.tolist(),
             parents=tree.parents.tolist(),
             probabilities=tree.probabilities.tolist(),
+            sources=tree.sources.tolist(),
+            sources=tree.sources.tolist(),
         )

@@ -46,6 +46,25 @@ def test_a_prediction_is_drafted_like_a_prompt() -> None:
     assert chain(sessions.propose(1, 16))[:3] == TEXT[2:5]
 
 
+def source_of(tree: DraftTree, token: int) -> int:
+    return int(tree.sources[tree.token_ids.tolist().index(token)])
+
+
+def test_each_node_names_whose_evidence_speaks_for_it() -> None:
+    local, namespace, successors = 1, 2, 3
+    assert source_of(opened().propose(1, 16), TEXT[3]) == local
+    sessions = DraftSessions()
+    sessions.learn("a", TEXT)
+    sessions.open(1, namespace="a", token_ids=TEXT[:3])
+    assert source_of(sessions.propose(1, 16), TEXT[3]) == namespace
+    sessions = DraftSessions()
+    sessions.open(1, namespace="a", token_ids=[1, 2, 3])
+    for token in (4, 5):
+        sessions.observe(1, [token], successors=[[90 + token, *range(60, 67)]])
+    sessions.observe(1, [3], successors=[[4, *range(60, 67)]])
+    assert source_of(sessions.propose(1, 16), 62) == successors
+
+
 @pytest.mark.parametrize(
     ("learn", "found"), [(Learn.ALL, True), (Learn.OUTPUT, False), (Learn.NONE, False)]
 )
