@@ -7,6 +7,7 @@ Nodes of all sequences are taken in one order of probability; of all cuts the on
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +43,16 @@ class StepCurve:
         """Seconds of a step of one row."""
         return float(self._seconds[0])
 
-    def plain_units(self) -> Callable[[int], float]:
+    def plain_units(self) -> Callable[[float], float]:
         """Time of a plain step by its number of sequences, as the curve says now."""
         frozen = StepCurve(self._rows.tolist(), self._seconds.tolist())
-        return lambda num_sequences: float(frozen.seconds(np.array([num_sequences]))[0])
+        return frozen.at
 
-    def seconds(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    def at(self, rows: float) -> float:
+        """Interpolated time of one row count."""
+        return float(self.seconds(np.array([rows]))[0])
+
+    def seconds(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """Interpolated time of each row count; linear in the last slope beyond the curve."""
         # Fewer rows never cost more: what rises above a later point was disturbed.
         rising = np.minimum.accumulate(self._seconds[::-1])[::-1]
@@ -61,7 +66,7 @@ class StepCurve:
         The whole curve moves with the machine's load, the nearest point also by itself.
         """
         nearest = int(np.abs(self._rows - rows).argmin())
-        expected = float(self.seconds(np.array([rows]))[0])
+        expected = self.at(rows)
         ratio = min(max(seconds / expected, 0.5), 2.0)
         step = 1.0 + TRACKING * (ratio - 1.0)
         self._seconds *= step

@@ -1,0 +1,197 @@
+"""Speeds through the whole local stack, as its clients see them."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+from bench.figures import Figure, median_ratio
+from bench.generate import Generate
+from bench.workloads import OPENINGS, copying, mixed
+from lookahead import Client
+from lookahead.requests import SpeculationMode
+from lookahead.results import GenerationResult
+from verifier.budget import StepCurve
+
+LOOKUP_TOKENS = (3, 10)  # settings of transformers' prompt lookup; the better one counts
+UNPREDICTABLE: dict[str, Any] = {"temperature": 2.0}
+CREATIVE: dict[str, Any] = {"temperature": 0.9}
+
+
+def decode(
+    client: Client, prompts: Sequence[str], mode: SpeculationMode, tokens: int, **params: Any
+) -> list[GenerationResult]:
+    """Run all prompts at once; a prompt's place in the list is added to its seed."""
+
+    def run(place: int) -> GenerationResult:
+        own = params | ({"seed": params["seed"] + place} if "seed" in params else {})
+        stream = client.generate(
+            prompts[place],
+            max_tokens=tokens,
+            speculation=mode,
+            ignore_eos=True,
+            **({"learn": "none"} | own),
+        )
+        return stream.wait()
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        return list(pool.map(run, range(len(prompts))))
+
+
+def decode_s(results: Sequence[GenerationResult]) -> float:
+    """Seconds from the first token to the last, of sequences that ran together."""
+    return max(result.timings.decode_ms for result in results) / 1e3
+
+
+def one_stream(
+    client: Client, generate: Generate, curve: StepCurve, *, rounds: int, tokens: int
+) -> list[Figure]:
+    """Plain, drafted, generate and its prompt lookup in turn, on prompts that copy."""
+    figures: list[Figure] = []
+    per_kind: dict[str, list[float]] = {"plain": [], "generate": [], "limit": []}
+    for kind, prompts in copying().items():
+        runs = [_round(client, generate, prompts, tokens) for _ in range(rounds)]
+        plain, drafted, stock, lookup = (
+            [run[i] for run in runs] for i in ("plain", "auto", "generate", "lookup")
+        )
+        results = decode(client, prompts[:1], "auto", tokens)
+        gain = median_ratio(plain, drafted)
+        per_kind["plain"].append(gain)
+        per_kind["generate"].append(median_ratio(stock, drafted))
+        per_kind["limit"].append(gain / _limit(results, curve))
+        best = [min(pair) for pair in lookup]
+        figures += [
+            Figure("one", f"{kind}: plain / generate", median_ratio(stock, plain), at_least=1.0),
+            Figure("one", f"{kind}: drafted / plain", gain),
+            Figure("one", f"{kind}: drafted / generate", median_ratio(stock, drafted)),
+            Figure(
+                "one", f"{kind}: drafted / prompt lookup", median_ratio(best, drafted), at_least=1.3
+            ),
+            Figure("one", f"{kind}: tokens per step", _tokens_per_step(results), ""),
+            Figure("one", f"{kind}: share of the limit", per_kind["limit"][-1], at_least=0.9),
+        ]
+    mean = statistics.mean
+    return [
+        *figures,
+        Figure("one", "mean: drafted / generate", mean(per_kind["generate"]), at_least=3.0),
+        Figure("one", "mean: drafted / plain", mean(per_kind["plain"]), at_least=2.0),
+    ]
+
+
+def _round(
+    client: Client, generate: Generate, prompts: Sequence[str], tokens: int
+) -> dict[str, Any]:
+    """Seconds per token of each way, over the prompts, each run by itself."""
+    seconds: dict[str, Any] = {"plain": 0.0, "auto": 0.0, "generate": 0.0}
+    lookups = [0.0] * len(LOOKUP_TOKENS)
+    for prompt in prompts:
+        ids = client.tokenize(prompt)
+        seconds["plain"] += decode_s(decode(client, [prompt], "off", tokens)) / (tokens - 1)
+        seconds["auto"] += decode_s(decode(client, [prompt], "auto", tokens)) / (tokens - 1)
+        seconds["generate"] += generate.step_s([ids], tokens)
+        for i, lookup in enumerate(LOOKUP_TOKENS):
+            lookups[i] += generate.lookup_token_s(ids, tokens, lookup)
+    return seconds | {"lookup": lookups}
+
+
+def _tokens_per_step(results: Sequence[GenerationResult]) -> float:
+    steps = sum(result.speculation.num_steps for result in results)
+    return sum(len(result.token_ids) - 1 for result in results) / steps
+
+
+def _limit(results: Sequence[GenerationResult], curve: StepCurve) -> float:
+    """What the tokens per step would gain if nothing but forward passes took time."""
+    steps = sum(result.speculation.num_steps for result in results)
+    rows = 1 + sum(result.speculation.num_draft_tokens for result in results) / steps
+    return _tokens_per_step(results) * curve.plain_s / curve.at(rows)
+
+
+def eight_streams(client: Client, generate: Generate, *, rounds: int, tokens: int) -> list[Figure]:
+    """Plain decoding beside generate in a batch of 8; drafting on and off on mixed prompts."""
+    prompts = mixed(8)
+    ids = [client.tokenize(prompt) for prompt in prompts]
+    seconds: dict[str, list[float]] = {"off": [], "auto": [], "generate": []}
+    results: list[GenerationResult] = []
+    for _ in range(rounds):
+        seconds["off"].append(decode_s(decode(client, prompts, "off", tokens)))
+        results = decode(client, prompts, "auto", tokens)
+        # Streams that draft well end sooner: tokens per second over the whole run count.
+        seconds["auto"].append(decode_s(results))
+        seconds["generate"].append(generate.step_s(ids, tokens) * (tokens - 1))
+    return [
+        Figure(
+            "eight",
+            "plain / generate in a batch of 8",
+            median_ratio(seconds["generate"], seconds["off"]),
+            at_least=1.0,
+        ),
+        Figure(
+            "eight", "drafted / plain", median_ratio(seconds["off"], seconds["auto"]), at_least=1.3
+        ),
+        Figure("eight", "tokens per step", _tokens_per_step(results), ""),
+    ]
+
+
+def never_slower(client: Client, streams: int, *, rounds: int, tokens: int) -> list[Figure]:
+    """Drafting on and off in turn, same seeds, on text that little or nothing can predict."""
+    figures = []
+    for kind, sampling in {"unpredictable": UNPREDICTABLE, "creative": CREATIVE}.items():
+        for memory in ("cold", "warm"):
+            seconds: dict[SpeculationMode, list[float]] = {"off": [], "auto": []}
+            prompts = [OPENINGS[i % len(OPENINGS)] for i in range(streams)]
+            namespace = f"{kind}-{memory}-{streams}"
+            if memory == "warm":
+                _teach(client, namespace, prompts, tokens, sampling)
+            for place in range(rounds):
+                for mode in _in_turn(place):
+                    params = sampling | {"seed": 100 * place, "namespace": namespace}
+                    seconds[mode].append(decode_s(decode(client, prompts, mode, tokens, **params)))
+            name = f"{kind}, {memory}, {streams} streams: drafted / plain"
+            ratio = sum(seconds["off"]) / sum(seconds["auto"])
+            figures.append(Figure("never-slower", name, ratio, at_least=0.98))
+    return figures
+
+
+def _in_turn(place: int) -> tuple[SpeculationMode, SpeculationMode]:
+    """Each mode goes first in every other round."""
+    return ("off", "auto") if place % 2 else ("auto", "off")
+
+
+def _teach(
+    client: Client, namespace: str, prompts: Sequence[str], tokens: int, sampling: dict[str, Any]
+) -> None:
+    for seed in (7000, 8000):
+        learnt = sampling | {"seed": seed, "namespace": namespace, "learn": "all"}
+        decode(client, prompts, "auto", tokens, **learnt)
+
+
+def first_token(client: Client, *, rounds: int, context: int) -> list[Figure]:
+    """Time to the first token of a short prompt, alone and while a long one is being read."""
+    vocabulary = client.model().vocabulary_size
+
+    def noise(seed: int, length: int) -> list[int]:
+        return [2 + (seed * 7919 + i * i * 31 + i * 17) % (vocabulary - 2) for i in range(length)]
+
+    def ttft_s(seed: int) -> float:
+        started = time.perf_counter()
+        client.generate(token_ids=noise(seed, 64), max_tokens=1, learn="none").wait()
+        return time.perf_counter() - started
+
+    alone = [ttft_s(seed) for seed in range(rounds)]
+    beside: list[float] = []
+    for seed in range(rounds):
+        with closing(
+            client.generate(token_ids=noise(9000 + seed, context), max_tokens=1, learn="none")
+        ):
+            # At another moment of a running pass each time.
+            time.sleep(0.5 + 0.11 * seed)
+            beside.append(ttft_s(1000 + seed))
+    ratio = statistics.median(beside) / statistics.median(alone)
+    return [
+        Figure("ttft", "short prompt alone, median", 1e3 * statistics.median(alone), "ms"),
+        Figure("ttft", f"beside {context} tokens, median", 1e3 * statistics.median(beside), "ms"),
+        Figure("ttft", f"beside {context} tokens, slowest", 1e3 * max(beside), "ms"),
+        Figure("ttft", "beside / alone", ratio, at_most=2.0),
+    ]

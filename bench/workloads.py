@@ -1,0 +1,34 @@
+"""Prompts of the end-to-end benchmark: those that copy, and those where little can be predicted."""
+
+from pathlib import Path
+
+from lookahead.samples import load_samples
+
+PROMPTS = Path(__file__).parent / "prompts"
+OPENINGS = (
+    "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals",
+    "My favourite thing about the sea is",
+    "The old clock in the station had stopped again, and",
+    "Dear diary, nobody told me that",
+    "On the far side of the moon there is a door, and behind it",
+    "The recipe had been in the family for longer than",
+    "What the fox said to the gardener that morning was",
+    "In the year when the river ran backwards, we",
+)
+
+
+def copying() -> dict[str, list[str]]:
+    """Prompts whose answers copy from them, by kind."""
+    documents = [sample.text for sample in load_samples()]
+    return {
+        "retrieval": documents[:2],
+        "JSON": documents[2:],
+        "code edit": [(PROMPTS / "edit.txt").read_text()],
+    }
+
+
+def mixed(count: int) -> list[str]:
+    """Prompts of all kinds in turn, creative ones among them."""
+    prompts = [prompt for kind in copying().values() for prompt in kind]
+    prompts += OPENINGS[:2]
+    return [prompts[i % len(prompts)] for i in range(count)]
