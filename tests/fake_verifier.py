@@ -1,7 +1,7 @@
 """A verifier without a model: follows the contract, one token per character, words made up here.
 
 Special prompts: "forever" never ends, "overload" is refused as a full server would, "cut" ends
-without a last message.
+without a last message, "shutdown" as a server that stops would, "bad FIELD" blames that field.
 """
 
 import threading
@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from protos import verifier_pb2 as pb
@@ -35,6 +36,8 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
         self.requests.append(request)
         if request.sampling.temperature > 100:
             _abort_invalid(context, "sampling.temperature", "must be 0..100")
+        if request.text.startswith("bad "):
+            _abort_invalid(context, request.text.removeprefix("bad "), "is bad")
         if request.text == "overload":
             _abort_busy(context)
         context.add_callback(self.was_cancelled.set)
@@ -70,11 +73,14 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
 
 
 @contextmanager
-def serving(servicer: FakeVerifier) -> Iterator[str]:
-    """Serve on a free port for the length of a `with` block; give the address."""
+def serving(servicer: FakeVerifier, *, port: int = 0) -> Iterator[str]:
+    """Serve for the length of a `with` block, on a free port if none is given; give the address."""
     server = grpc.server(ThreadPoolExecutor(8))
     pb_grpc.add_VerifierServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    states = health.HealthServicer()
+    states.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(states, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -120,8 +126,11 @@ def _tokens(request: pb.GenerateRequest, first_index: int, text: str) -> pb.Gene
 
 def _finished(request: pb.GenerateRequest, text: str, *, num_steps: int) -> pb.GenerateResponse:
     is_cut = len(text) == request.stopping.max_tokens
+    reason = pb.Finished.FINISH_REASON_LENGTH if is_cut else pb.Finished.FINISH_REASON_STOP
+    if request.text == "shutdown":
+        reason = pb.Finished.FINISH_REASON_SHUTDOWN
     finished = pb.Finished(
-        reason=pb.Finished.FINISH_REASON_LENGTH if is_cut else pb.Finished.FINISH_REASON_STOP,
+        reason=reason,
         text="" if is_cut else ".",
         usage=pb.Usage(num_prompt_tokens=len(request.text), num_output_tokens=len(text)),
         timings=pb.Timings(queue_ms=1, prefill_ms=2, decode_ms=10 * num_steps),

@@ -8,6 +8,7 @@ from lookahead.errors import LookaheadError
 from lookahead.gateway.choice import Choice
 from lookahead.gateway.errors import ApiError, from_call, invalid
 from lookahead.gateway.formats import ChatFormat, CompletionFormat, Envelope, Format
+from lookahead.gateway.metrics import GatewayMetrics
 from lookahead.gateway.schema import ChatRequest, Generation
 from lookahead.gateway.together import all_or_none
 from lookahead.gateway.token_texts import TokenTexts
@@ -21,13 +22,15 @@ SEED_BITS = 53  # what every reader of JSON keeps exactly
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request gets. Close it."""
+    """What one request gets. Close it, once."""
 
     request: Generation
     envelope: Envelope
     choices: list[Choice]
     seed: int
     texts: TokenTexts
+    caller: Caller
+    metrics: GatewayMetrics
 
     async def whole(self) -> dict[str, Any]:
         """Wait for everything and return the answer's body."""
@@ -48,6 +51,7 @@ class Answer:
         """Cancel what still runs."""
         for choice in self.choices:
             choice.generating.close()
+        self.metrics.end_answer(self.caller.arrival, self.choices)
 
     def explained(self, error: LookaheadError) -> ApiError:
         """Return what a failed generation means to the client."""
@@ -64,8 +68,11 @@ class Answer:
 class Answerer:
     """Starts answers."""
 
-    def __init__(self, verifiers: Verifiers, *, max_choices: int, timeout_s: float) -> None:
+    def __init__(
+        self, verifiers: Verifiers, metrics: GatewayMetrics, *, max_choices: int, timeout_s: float
+    ) -> None:
         self._verifiers = verifiers
+        self._metrics = metrics
         self._texts = TokenTexts(verifiers)
         self._max_choices = max_choices
         self._timeout_s = timeout_s
@@ -73,17 +80,25 @@ class Answerer:
     async def start(self, request: Generation, caller: Caller) -> Answer:
         """Start all generations that `request` asks for, or raise ApiError."""
         seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
-        calls = generate_requests(request, caller, seed=seed)
-        if len(calls) > self._max_choices:
-            problem = f"asks for more than {self._max_choices} choices with all prompts"
+        if request.num_prompts * request.n > self._max_choices:
+            problem = f"asks for more than {self._max_choices} choices, all prompts together"
             raise invalid("n", problem, request.n)
+        calls = generate_requests(request, caller, seed=seed)
         try:
             await self._check_model(request)
             generations = await self._start_all(calls)
         except LookaheadError as error:
             raise from_call(error, renamed_fields(request)) from None
         choices = [Choice(i, generating) for i, generating in enumerate(generations)]
-        return Answer(request, _envelope(request, caller, choices), choices, seed, self._texts)
+        return Answer(
+            request=request,
+            envelope=_envelope(request, caller, choices),
+            choices=choices,
+            seed=seed,
+            texts=self._texts,
+            caller=caller,
+            metrics=self._metrics,
+        )
 
     async def check_model(self, name: str | None) -> pb.GetModelResponse:
         """Return the model served; ApiError if a request names another one."""

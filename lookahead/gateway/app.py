@@ -14,6 +14,7 @@ from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.front import GONE, Front
 from lookahead.gateway.keys import Keys
+from lookahead.gateway.metrics import GatewayMetrics
 from lookahead.gateway.routes import Routes
 from lookahead.gateway.sse import Abort
 from lookahead.gateway.together import ClientGone
@@ -28,8 +29,9 @@ def create_app(config: GatewayConfig, verifiers: Verifiers, abort: Abort) -> ASG
         yield
         await verifiers.close()
 
+    metrics = GatewayMetrics(verifiers)
     routes = Starlette(
-        routes=Routes(config, verifiers, abort).table(),
+        routes=Routes(config, verifiers, metrics, abort).table(),
         exception_handlers={
             ApiError: _refused,
             HTTPException: _no_route,
@@ -38,7 +40,8 @@ def create_app(config: GatewayConfig, verifiers: Verifiers, abort: Abort) -> ASG
         },
         lifespan=lifespan,
     )
-    return Front(routes, keys=Keys(config.api_keys()), max_requests=config.max_requests)
+    keys = Keys(config.api_keys())
+    return Front(routes, keys=keys, metrics=metrics, max_requests=config.max_requests)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

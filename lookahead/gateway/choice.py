@@ -1,5 +1,6 @@
 """One choice of an answer: what its generation has brought so far."""
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ class Choice:
     generating: Generating
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenText] = field(default_factory=list)
+    first_time: float | None = None  # monotonic, of the first tokens
     finished: pb.Finished | None = None
     num_accepted: dict[str, int] = field(default_factory=dict)  # drafted tokens by their source
 
@@ -42,6 +44,8 @@ class Choice:
                 yield await self._piece(response.tokens, texts)
 
     async def _piece(self, tokens: pb.Tokens, texts: TokenTexts) -> Piece:
+        if self.first_time is None:
+            self.first_time = time.monotonic()
         for source in tokens.draft_sources:
             name = SOURCES.get(source, "unknown")
             self.num_accepted[name] = self.num_accepted.get(name, 0) + 1

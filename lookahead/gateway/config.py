@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lookahead.gateway.namespaces import check_namespaces
+from rpc.tls import TlsFiles
 
 
 class GatewayConfig(BaseSettings):
@@ -17,6 +18,9 @@ class GatewayConfig(BaseSettings):
 
     listen: str = Field(default="127.0.0.1:8000", description="Address to serve on, host:port")
     verifier: str = Field(default="127.0.0.1:50051", description="Their addresses, comma-separated")
+    verifier_ca: str = Field(default="", description="PEM file: who signs their certificates")
+    tls_cert: str = Field(default="", description="PEM file: ours, if they ask for one")
+    tls_key: str = Field(default="", description="PEM file: its key")
     keys: dict[str, str] = Field(
         default_factory=dict, repr=False, description="JSON object: API key to its namespace"
     )
@@ -55,6 +59,9 @@ class GatewayConfig(BaseSettings):
         if self.keys and self.keys_file:
             raise ValueError("set keys or keys_file, not both")
         check_namespaces(set(self.api_keys().values()))
+        if self.tls_cert and not self.verifier_ca:
+            raise ValueError("tls_cert needs verifier_ca")
+        self.tls()
         return self
 
     @property
@@ -66,6 +73,11 @@ class GatewayConfig(BaseSettings):
     def allows_draft_trees(self) -> bool:
         """Whether a request may see drafts, which hold text of others in its namespace."""
         return not self.api_keys() if self.draft_trees is None else self.draft_trees
+
+    def tls(self) -> TlsFiles | None:
+        """How to talk to verifiers; None: plaintext."""
+        files = TlsFiles(ca=self.verifier_ca, cert=self.tls_cert, key=self.tls_key)
+        return files if self.verifier_ca else None
 
     def api_keys(self) -> dict[str, str]:
         """Namespace of each key; empty where none is needed."""

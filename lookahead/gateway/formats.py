@@ -125,9 +125,18 @@ def _columns(tokens: Sequence[TokenText], offset: int) -> dict[str, list[Any]]:
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{top.text: top.logprob for top in token.top} for token in tokens],
+        "top_logprobs": [_by_text(token.top) for token in tokens],
         "text_offset": offsets,
     }
+
+
+def _by_text(tokens: Sequence[TokenText]) -> dict[str, float]:
+    """Log probabilities by text; of equal texts (parts of characters) all but one go by id."""
+    found: dict[str, float] = {}
+    for token in tokens:
+        name = f"token_id:{token.token_id}" if token.text in found else token.text
+        found[name] = token.logprob
+    return found
 
 
 def _rows(tokens: Sequence[TokenText]) -> dict[str, Any]:

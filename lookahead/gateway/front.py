@@ -6,7 +6,6 @@ Nothing of a request's or an answer's text is ever logged.
 import logging
 import re
 import secrets
-import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.keys import Keys
+from lookahead.gateway.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +26,12 @@ GONE = 499  # what logs call a request whose client left before its answer began
 class Front:
     """Wraps the routes."""
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, max_requests: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, keys: Keys, metrics: GatewayMetrics, max_requests: int
+    ) -> None:
         self._app = app
         self._keys = keys
+        self._metrics = metrics
         self._max_requests = max_requests
         self._num_requests = 0
 
@@ -36,7 +39,7 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = Visit(scope, send)
+        visit = Visit(scope, send, self._metrics)
         self._num_requests += 1
         try:
             self._admit(scope)
@@ -46,7 +49,7 @@ class Front:
             await response(scope, receive, visit.send)
         finally:
             self._num_requests -= 1
-            visit.log()
+            visit.end()
 
     def _admit(self, scope: Scope) -> None:
         """Let a request in, with the namespace of its key."""
@@ -60,16 +63,18 @@ class Front:
 
 
 class Visit:
-    """One request, for its log line."""
+    """One request, for its line in the log and its share of the metrics."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, metrics: GatewayMetrics) -> None:
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
-        scope.setdefault("state", {})["request_id"] = self.request_id
+        self._metrics = metrics
+        self._arrival = metrics.begin()
+        state = scope.setdefault("state", {})
+        state.update(request_id=self.request_id, arrival=self._arrival)
         self._scope = scope
         self._send = send
         self._status = GONE
-        self._start = time.monotonic()
 
     async def send(self, message: Message) -> None:
         """Pass a message on, the request's id in its headers."""
@@ -78,8 +83,9 @@ class Visit:
             MutableHeaders(scope=message)["x-request-id"] = self.request_id
         await self._send(message)
 
-    def log(self) -> None:
-        """Write the request's line."""
+    def end(self) -> None:
+        """Count the request and write its line."""
+        duration_s = self._metrics.end(self._arrival, self._scope, self._status)
         logger.info(
             "request_end request_id=%s method=%s path=%s status=%d duration_ms=%.1f",
             self.request_id,
@@ -87,7 +93,7 @@ class Visit:
             # What a client sends must not break the line.
             repr(self._scope["path"][:100]),
             self._status,
-            1000 * (time.monotonic() - self._start),
+            1000 * duration_s,
         )
 
 

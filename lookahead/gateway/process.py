@@ -47,14 +47,22 @@ class Server(uvicorn.Server):
 async def serve(config: GatewayConfig) -> None:
     """Serve until SIGTERM or SIGINT; running requests then get `drain_s` to end."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    with _bound(config.listen) as bound:
-        server = Server(_settings(config))
-        verifiers = Verifiers(config.verifiers, connect_timeout_s=config.connect_timeout_s)
-        server.config.app = create_app(config, verifiers, server.abort)
+    with bind(config.listen) as bound:
+        server = make_server(config)
         host, port = bound.getsockname()[:2]
         logger.info("listening address=%s port=%d keys=%d", host, port, len(config.api_keys()))
         await server.serve([bound])
         logger.info("stopped")
+
+
+def make_server(config: GatewayConfig) -> Server:
+    """Return a server whose `serve` wants a socket; to be called on its event loop."""
+    server = Server(_settings(config))
+    verifiers = Verifiers(
+        config.verifiers, connect_timeout_s=config.connect_timeout_s, tls=config.tls()
+    )
+    server.config.app = create_app(config, verifiers, server.abort)
+    return server
 
 
 def _settings(config: GatewayConfig) -> uvicorn.Config:
@@ -72,7 +80,7 @@ def _settings(config: GatewayConfig) -> uvicorn.Config:
 
 
 @contextmanager
-def _bound(listen: str) -> Iterator[socket.socket]:
+def bind(listen: str) -> Iterator[socket.socket]:
     """Open the listening socket; OSError names an address that is taken."""
     host, _, port = listen.rpartition(":")
     try:

@@ -14,6 +14,7 @@ from lookahead.gateway.answer import Answerer
 from lookahead.gateway.body import read_json
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.errors import from_call
+from lookahead.gateway.metrics import GatewayMetrics
 from lookahead.gateway.schema import (
     ChatRequest,
     CompletionRequest,
@@ -42,12 +43,18 @@ PAGE_HEADERS = {
 class Routes:
     """The routes of one gateway."""
 
-    def __init__(self, config: GatewayConfig, verifiers: Verifiers, abort: Abort) -> None:
+    def __init__(
+        self, config: GatewayConfig, verifiers: Verifiers, metrics: GatewayMetrics, abort: Abort
+    ) -> None:
         self._config = config
+        self._metrics = metrics
         self._abort = abort
         self._verifiers = verifiers
         self._answerer = Answerer(
-            verifiers, max_choices=config.max_choices, timeout_s=config.request_timeout_s
+            verifiers,
+            metrics,
+            max_choices=config.max_choices,
+            timeout_s=config.request_timeout_s,
         )
         self._started = int(time.time())
 
@@ -65,6 +72,7 @@ class Routes:
             Route("/detokenize", self.detokenize, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/ready", self.ready, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
         ]
 
     async def completions(self, request: Request) -> Response:
@@ -126,6 +134,11 @@ class Routes:
             raise from_call(error, {}) from None
         return JSONResponse({"status": "ready"})
 
+    async def metrics(self, request: Request) -> Response:
+        """Answer a scrape."""
+        page = self._metrics.page(request.headers.get("accept", ""))
+        return Response(page.body, headers={"content-type": page.content_type})
+
     async def page(self, request: Request) -> Response:
         """Show the live view."""
         return FileResponse(VIEW / "index.html", headers=PAGE_HEADERS)
@@ -139,11 +152,11 @@ class Routes:
     async def _answer(self, request: Request, wanted: Generation) -> Response:
         caller = Caller(
             request_id=request.state.request_id,
+            arrival=request.state.arrival,
             namespace=request.state.namespace,
             may_see_drafts=self._config.allows_draft_trees,
         )
-        starting = self._answerer.start(wanted, caller)
-        answer = await unless_gone(request.receive, starting)
+        answer = await unless_gone(request.receive, self._answerer.start(wanted, caller))
         if wanted.stream:
             timeout_s = self._config.write_timeout_s
             return EventStream(answer, write_timeout_s=timeout_s, abort=self._abort)

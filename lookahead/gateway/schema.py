@@ -103,6 +103,11 @@ class Generation(Part):
     cache_salt: str | None = None
     lookahead: Lookahead = Lookahead()
 
+    @property
+    def num_prompts(self) -> int:
+        """How many inputs it has, each of which gets `n` choices."""
+        return 1
+
     @field_validator("stop", mode="before")
     @classmethod
     def _listed(cls, stop: object) -> object:
@@ -123,6 +128,11 @@ class CompletionRequest(Generation):
     logprobs: Unsigned | None = None
     echo: Literal[False] = False
     suffix: Literal[""] = ""
+
+    @property
+    def num_prompts(self) -> int:
+        """How many inputs it has, each of which gets `n` choices."""
+        return len(self.prompt)
 
     @field_validator("prompt", mode="before")
     @classmethod

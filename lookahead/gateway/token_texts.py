@@ -14,6 +14,7 @@ MAX_TEXTS = 1 << 18  # about as many as the largest vocabularies have
 class TokenText:
     """A token, its log probability and that of the best alternatives, best first."""
 
+    token_id: int
     text: str
     logprob: float
     top: tuple["TokenText", ...] = ()
@@ -34,9 +35,10 @@ class TokenTexts:
         texts = await self.of_ids(ids)
         return tuple(
             TokenText(
+                token_id,
                 texts[token_id],
                 entry.logprob,
-                tuple(TokenText(texts[top.token_id], top.logprob) for top in entry.top),
+                tuple(TokenText(t.token_id, texts[t.token_id], t.logprob) for t in entry.top),
             )
             for token_id, entry in zip(tokens.token_ids, tokens.logprobs, strict=True)
         )

@@ -24,6 +24,7 @@ class Caller:
     """Who asks."""
 
     request_id: str
+    arrival: float  # monotonic
     namespace: str  # of the API key; empty: the server's default
     may_see_drafts: bool
 

@@ -17,6 +17,7 @@ from lookahead import client
 from lookahead.errors import ResourceExhausted, ServerError, Unavailable, from_rpc_error
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
+from rpc.tls import TlsFiles, open_async_channel
 
 OPTIONS = [
     *client.OPTIONS,
@@ -72,11 +73,16 @@ class Generating:
 class Verifier:
     """One address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: TlsFiles | None) -> None:
         self.address = address
-        self.channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self.channel = open_async_channel(address, tls, OPTIONS)
         self.stub = pb_grpc.VerifierServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    def is_connected(self) -> bool:
+        """Whether a call would find it; connects in the background if not."""
+        state = self.channel.get_state(try_to_connect=True)
+        return bool(state == grpc.ChannelConnectivity.READY)
 
     async def connect(self, timeout_s: float) -> None:
         """Return once connected; Unavailable when that fails or takes longer than allowed."""
@@ -99,8 +105,10 @@ class Verifier:
 class Verifiers:
     """All of them, in turn."""
 
-    def __init__(self, addresses: Sequence[str], *, connect_timeout_s: float) -> None:
-        self._verifiers = [Verifier(address) for address in addresses]
+    def __init__(
+        self, addresses: Sequence[str], *, connect_timeout_s: float, tls: TlsFiles | None = None
+    ) -> None:
+        self.all = [Verifier(address, tls) for address in addresses]
         self._connect_timeout_s = connect_timeout_s / len(addresses)
         self._turn = 0
         self._model: pb.GetModelResponse | None = None
@@ -154,7 +162,7 @@ class Verifiers:
 
     async def close(self) -> None:
         """Cancel what runs and close the connections."""
-        for verifier in self._verifiers:
+        for verifier in self.all:
             await verifier.channel.close()
 
     async def _call(
@@ -171,15 +179,16 @@ class Verifiers:
         return await self._first(ask)
 
     async def _first(self, ask: Callable[[Verifier], Awaitable[Result]]) -> Result:
-        """Ask one verifier after the other until one can; the last one's refusal stands."""
+        """Ask one verifier after the other until one can; that one is full is the better reason."""
         refusal: Unavailable | ResourceExhausted | None = None
         self._turn += 1
-        for i in range(len(self._verifiers)):
-            verifier = self._verifiers[(self._turn + i) % len(self._verifiers)]
+        for i in range(len(self.all)):
+            verifier = self.all[(self._turn + i) % len(self.all)]
             try:
                 await verifier.connect(self._connect_timeout_s)
                 return await ask(verifier)
             except (Unavailable, ResourceExhausted) as error:
-                refusal = error
+                if not isinstance(refusal, ResourceExhausted):
+                    refusal = error
         assert refusal is not None
         raise refusal

@@ -1,0 +1,85 @@
+"""What this process counts about the requests that it answers. No label holds what clients send."""
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import Scope
+
+from lookahead.gateway.choice import Choice
+from lookahead.gateway.verifiers import Verifiers
+from rpc.histogram import REQUEST_S
+from rpc.metrics import PREFIX, Page, new_registry, render
+
+OURS = f"{PREFIX}gateway_"
+
+
+class GatewayMetrics:
+    """The numbers of one gateway."""
+
+    def __init__(self, verifiers: Verifiers) -> None:
+        registry = new_registry("gateway")
+        self._registry: CollectorRegistry = registry
+        self._requests = Counter(
+            f"{OURS}requests", "Requests answered.", ["path", "code"], registry=registry
+        )
+        self._running = Gauge(
+            f"{OURS}requests_running", "Requests being answered.", registry=registry
+        )
+        self._duration = Histogram(
+            f"{OURS}request_duration_seconds",
+            "From a request's arrival to the end of its answer.",
+            ["path"],
+            buckets=REQUEST_S,
+            registry=registry,
+        )
+        self._first_token = Histogram(
+            f"{OURS}time_to_first_token_seconds",
+            "From a request's arrival to the first token of any of its choices.",
+            buckets=REQUEST_S,
+            registry=registry,
+        )
+        self._prompt_tokens = Counter(
+            f"{OURS}prompt_tokens", "Prompt tokens of finished choices.", registry=registry
+        )
+        self._output_tokens = Counter(
+            f"{OURS}generation_tokens", "Tokens of finished choices.", registry=registry
+        )
+        up = Gauge(
+            f"{OURS}verifier_up", "Whether a verifier is connected.", ["address"], registry=registry
+        )
+        for verifier in verifiers.all:
+            up.labels(verifier.address).set_function(verifier.is_connected)
+
+    def page(self, accept: str) -> Page:
+        """Answer a scrape."""
+        return render(self._registry, accept)
+
+    def begin(self) -> float:
+        """Count a request in; return its arrival for `end`."""
+        self._running.inc()
+        return time.monotonic()
+
+    def end(self, arrival: float, scope: Scope, status: int) -> float:
+        """Count a request out; return how long it took, in seconds."""
+        self._running.dec()
+        duration_s = time.monotonic() - arrival
+        path = _route(scope)
+        self._requests.labels(path, str(status)).inc()
+        self._duration.labels(path).observe(duration_s)
+        return duration_s
+
+    def end_answer(self, arrival: float, choices: list[Choice]) -> None:
+        """Count what an answer took, whether it was finished or not."""
+        firsts = [choice.first_time for choice in choices if choice.first_time is not None]
+        if firsts:
+            self._first_token.observe(min(firsts) - arrival)
+        for choice in choices:
+            if choice.finished is not None:
+                self._prompt_tokens.inc(choice.finished.usage.num_prompt_tokens)
+                self._output_tokens.inc(choice.finished.usage.num_output_tokens)
+
+
+def _route(scope: Scope) -> str:
+    """Return the route's pattern: there are few of them, whatever clients ask for."""
+    route = scope.get("route")
+    return getattr(route, "path", "other")
