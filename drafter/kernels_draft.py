@@ -60,12 +60,11 @@ POOL_PER_NODE = 8
 
 # The record of the last draft, which observe learns from: sizes, then per node, then per candidate,
 # then the common tokens. A row of evidence belongs to each candidate and, behind, to each node.
-SOURCE = 6  # where a node's source stands among what is kept of it
-LOCAL_SOURCE, NAMESPACE_SOURCE, SUCCESSOR_SOURCE = 1, 2, 3  # as the contract numbers them
 NUM_NODES, NUM_POOLED, NODE_SPACE, POOL_SPACE, NUM_COMMON, TURN, LUCK = 0, 1, 2, 3, 4, 5, 6
 RECORD_HEADER_LEN = 8
 # Per node: token, parent, first candidate, candidates, next common token, step and source.
 NODE_FIELDS = 7
+SOURCE = 6
 # Whose evidence a node rests on, numbered as on the wire.
 LOCAL, NAMESPACE, SUCCESSORS = 1, 2, 3
 
@@ -79,7 +78,7 @@ def record_len(num_nodes: int) -> int:
     """Return how many ints the record of a draft of that many nodes takes."""
     return (
         RECORD_HEADER_LEN
-        + 7 * (num_nodes + 1)
+        + NODE_FIELDS * (num_nodes + 1)
         + 3 * (num_nodes + 2) * POOL_PER_NODE
         + 6 * MAX_COMMON
     )
@@ -195,27 +194,11 @@ def propose(
         nodes[1, num_nodes] = pooled[1, best]
         nodes[3, num_nodes] = 0
         nodes[4, num_nodes] = -1
-        nodes[SOURCE, num_nodes] = _source(rows[best], pooled[2, best] > 0, local, pooled[0, best])
+        nodes[SOURCE, num_nodes] = _source(model, rows[best], common, pooled[2, best])
         chances[pool + num_nodes] = path_chance
     record[NUM_NODES] = num_nodes
     mixing.correct_paths(model, nodes[5, 1:], chances[pool + 1 :], num_nodes)
     return num_nodes
-
-
-@kernel
-def _source(row: NDArray[np.int16], is_common: bool, local: Arena, token: Int) -> Int:
-    """Say whose evidence speaks most: the longest match, among equals the sequence's own."""
-    if is_common:
-        is_local = local[tally_slot(local, token)] > 0
-        return LOCAL_SOURCE if is_local else NAMESPACE_SOURCE
-    levels = np.int64(row[mixing.SECOND_SET]) - mixing.NUM_SELECTED
-    local_level = levels // (mixing.NUM_LEVELS + 2)
-    shared_level = levels % (mixing.NUM_LEVELS + 2)
-    if row[mixing.SECOND_SET] == mixing.UNUSED_SET or shared_level == mixing.EMPTY_LEVEL:
-        shared_level = np.int64(0)
-    if row[mixing.SECOND_SET] == mixing.UNUSED_SET or local_level == shared_level == 0:
-        return SUCCESSOR_SOURCE
-    return LOCAL_SOURCE if local_level >= shared_level else NAMESPACE_SOURCE
 
 
 @kernel
@@ -601,17 +584,16 @@ def _is_candidate(nodes: Ints, pooled: Ints, node: Int, token: Int) -> bool:
 
 @kernel
 def _parts(record: Ints) -> tuple[Ints, Ints, Ints]:
-    """Cut the record: nodes (token, parent, first candidate, candidates, next common,
-    step, source), pool and common.
+    """Cut the record: nodes (see NODE_FIELDS), pool and common.
 
     Pooled are token, node it follows and, for a common token, its rank plus one.
     """
     space = np.int64(record[NODE_SPACE])
     pool = np.int64(record[POOL_SPACE])
-    pool_start = RECORD_HEADER_LEN + 7 * space
+    pool_start = RECORD_HEADER_LEN + NODE_FIELDS * space
     common_start = pool_start + 3 * pool
     return (
-        record[RECORD_HEADER_LEN:pool_start].reshape((7, space)),
+        record[RECORD_HEADER_LEN:pool_start].reshape((NODE_FIELDS, space)),
         record[pool_start:common_start].reshape((3, pool)),
         record[common_start : common_start + 6 * MAX_COMMON].reshape((6, MAX_COMMON)),
     )

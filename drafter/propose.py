@@ -82,7 +82,6 @@ class Proposer:
             record.ints[first : first + number].copy(),
             record.ints[first + space : first + space + number] - 1,
             self._chances[chances : chances + number].copy(),
-            record.ints[first + 6 * space : first + 6 * space + number].copy(),
             record.ints[sources : sources + number].copy(),
         )
 

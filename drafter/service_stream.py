@@ -232,5 +232,4 @@ class DraftStream:
             parents=tree.parents.tolist(),
             probabilities=tree.probabilities.tolist(),
             sources=tree.sources.tolist(),
-            sources=tree.sources.tolist(),
         )

@@ -17,8 +17,6 @@ class DraftTree:
     # Whose evidence speaks most for the node: 1 = this sequence, 2 = its namespace, 3 = the model's
     # own recent successors of the token before it.
     sources: NDArray[np.int32]  # [nodes]
-    # Whose evidence speaks most for the node, numbered as in the contract's Source.
-    sources: NDArray[np.int32]  # [nodes]
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -149,6 +149,8 @@ async def test_a_repeated_prompt_is_drafted_at_once() -> None:
         (draft,) = response.drafts
         assert (draft.sequence_id, draft.committed_len) == (1, 56)
         assert drafts(draft, NEXT)
+        # All of it is in the prompt: nothing else can speak for it.
+        assert list(draft.sources) == [pb.SOURCE_LOCAL] * len(draft.token_ids)
         await engine.end()
 
 
