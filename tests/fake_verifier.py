@@ -31,6 +31,13 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
         self.requests: list[pb.GenerateRequest] = []
         self.was_cancelled = threading.Event()
         self.has_chat_template = has_chat_template
+        self.num_running = 0
+        self._lock = threading.Lock()
+
+    def _end(self) -> None:
+        with self._lock:
+            self.num_running -= 1
+        self.was_cancelled.set()
 
     def Generate(self, request: pb.GenerateRequest, context: Any) -> Iterator[pb.GenerateResponse]:
         self.requests.append(request)
@@ -40,7 +47,9 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
             _abort_invalid(context, request.text.removeprefix("bad "), "is bad")
         if request.text == "overload":
             _abort_busy(context)
-        context.add_callback(self.was_cancelled.set)
+        with self._lock:
+            self.num_running += 1
+        context.add_callback(self._end)
         yield _started(request)
         text = _text(request)
         step = 1 if request.speculation.mode == pb.Speculation.MODE_OFF else RUN_LEN

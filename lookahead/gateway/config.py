@@ -58,7 +58,10 @@ class GatewayConfig(BaseSettings):
     def _check_keys(self) -> Self:
         if self.keys and self.keys_file:
             raise ValueError("set keys or keys_file, not both")
-        check_namespaces(set(self.api_keys().values()))
+        keys = self.api_keys()
+        if any(not key or key != key.strip() for key in keys):
+            raise ValueError("a key is empty or has spaces around it")
+        check_namespaces(set(keys.values()))
         if self.tls_cert and not self.verifier_ca:
             raise ValueError("tls_cert needs verifier_ca")
         self.tls()

@@ -17,6 +17,8 @@ from rpc.server import SIGNALS
 
 logger = logging.getLogger(__name__)
 
+SEND_BUFFER_BYTES = 1 << 16
+
 
 class Server(uvicorn.Server):
     """uvicorn, ending with status 0 when it is asked to stop."""
@@ -89,4 +91,6 @@ def bind(listen: str) -> Iterator[socket.socket]:
     except OSError as error:
         raise OSError(f"cannot listen on {listen}: {error}") from error
     with bound:
+        # Connections inherit it: what a client does not read must not fill the system's memory.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         yield bound

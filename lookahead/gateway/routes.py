@@ -56,6 +56,7 @@ class Routes:
             max_choices=config.max_choices,
             timeout_s=config.request_timeout_s,
         )
+        self._may_see_drafts = config.allows_draft_trees
         self._started = int(time.time())
 
     def table(self) -> list[BaseRoute]:
@@ -154,7 +155,7 @@ class Routes:
             request_id=request.state.request_id,
             arrival=request.state.arrival,
             namespace=request.state.namespace,
-            may_see_drafts=self._config.allows_draft_trees,
+            may_see_drafts=self._may_see_drafts,
         )
         answer = await unless_gone(request.receive, self._answerer.start(wanted, caller))
         if wanted.stream:
