@@ -17,7 +17,8 @@ class Generate:
 
     @cached_property
     def _model(self) -> Any:
-        return AutoModelForCausalLM.from_pretrained(self._name, dtype=torch.float32).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(self._name, dtype=torch.float32)
+        return model.eval()
 
     def step_s(self, prompts: list[list[int]], tokens: int) -> float:
         """Seconds of one decoding step of all prompts together; the prompts' own pass taken off."""

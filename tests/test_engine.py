@@ -13,6 +13,7 @@ from verifier.model import TargetModel
 from verifier.request import Mode
 from verifier.sampling import SamplingParams
 from verifier.scheduler import QueueFull
+from verifier.step_stats import StepStats
 from verifier.stopping import FinishReason
 from verifier.tree import EMPTY_TREE, DraftTree
 
@@ -142,3 +143,31 @@ def test_a_prompt_in_chunks_beside_running_streams_gives_the_same_text(model: Ta
         make_engine(model, None, prefill_rows=7), [make_request(p, 40) for p in prompts]
     )
     assert [ids_of(runs) for runs, _ in results] == [generate(hf, p, 40, []) for p in prompts]
+
+
+async def test_a_short_prompt_goes_before_the_rest_of_a_long_one(model: TargetModel) -> None:
+    engine = make_engine(model, None, prefill_rows=8)
+    steps: list[StepStats] = []
+    engine.on_step = steps.append
+    long = engine.submit(make_request([(7 * i) % 61 + 3 for i in range(200)], 4))
+    engine.start()
+    await wait_until(lambda: steps)
+    await collect(engine, make_request(PROMPT, 1))
+    assert len(steps) <= 3, "the short prompt waited for the long one"
+    assert not long.num_output
+    async for _ in long.stream():
+        pass
+    await engine.stop()
+    assert all(step.num_prompt_rows <= 8 for step in steps)
+
+
+async def test_short_prompts_without_end_do_not_starve_a_long_one(model: TargetModel) -> None:
+    engine = make_engine(model, None, prefill_rows=8)
+    long = engine.submit(make_request([(7 * i) % 61 + 3 for i in range(60)], 1))
+    engine.start()
+    num_short = 0
+    while not long.num_output:
+        await collect(engine, make_request([num_short % 50 + 3, 5, 9, 4, 7, 8, 2, 6], 1))
+        num_short += 1
+        assert num_short < 60
+    await engine.stop()

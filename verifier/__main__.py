@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from rpc.telemetry import configure_logging
 from verifier.config import VerifierConfig
+from verifier.kv_memory import KVMemoryError
 from verifier.process import serve
 
 logger = logging.getLogger(__name__)
@@ -17,11 +18,11 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Read the settings, log, serve."""
     config = read_config()
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     try:
         asyncio.run(serve(config))
-    except OSError as error:
-        # No such model, or an address that is taken: the message says it all.
+    except (OSError, KVMemoryError) as error:
+        # No such model, no room for it, or an address that is taken: the message says it all.
         logger.error("cannot_serve error=%s", error)
         sys.exit(1)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ROW_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
+ROW_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 # Weight of one new measurement; and how far below the curve's own promise a gain must not fall.
 TRACKING = 0.1
 MIN_GAIN = 1.02

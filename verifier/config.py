@@ -2,10 +2,11 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rpc.tls import TlsFiles, server_files
+from verifier.sizes import parse_size
 
 
 class VerifierConfig(BaseSettings):
@@ -20,6 +21,7 @@ class VerifierConfig(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes all cores")
     max_sequences: int = Field(8, ge=1, le=512, description="Sequences that run at once")
+    kv_memory: str = Field("auto", description="KV cache: auto, or a size such as 8GiB")
     max_waiting: int = Field(256, ge=0, description="Requests that may wait for a slot")
     max_context: int = Field(4096, ge=8, description="Longest prompt plus output, in tokens")
     max_nodes: int = Field(24, ge=0, le=64, description="Most drafted nodes a sequence and step")
@@ -31,7 +33,17 @@ class VerifierConfig(BaseSettings):
     tls_key: str = Field("", description="PEM file: its key")
     tls_ca: str = Field("", description="PEM file: who signs those admitted; empty: anybody")
     drafter_ca: str = Field("", description="PEM file: who signed the drafters' certificates")
+    write_timeout_s: float = Field(60.0, gt=0, description="For a client to read on")
+    metrics_listen: str = Field("", description="Address to answer scrapes on; empty: none")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("kv_memory")
+    @classmethod
+    def _check_kv_memory(cls, value: str) -> str:
+        if value != "auto":
+            parse_size(value)
+        return value
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:

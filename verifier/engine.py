@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from verifier.acceptance import Accepted
 from verifier.config import VerifierConfig
 from verifier.controller import Controller
 from verifier.draft_client import DraftClient
@@ -26,6 +27,7 @@ from verifier.step import Result, StepResult, Work, run_step
 from verifier.step_stats import StepStats, is_decoding
 from verifier.stopping import Finish, FinishReason
 from verifier.tokenizer import Tokenizer
+from verifier.tree import DraftTree
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ class Engine:
         self.drafts = drafts if model.form is not Form.PLAIN else None
         self.controller = Controller(measured.curve.plain_units())
         self.on_step: Callable[[StepStats], None] = lambda stats: None
+        # Told what a step emitted for a sequence, and how many tokens of it.
+        self.on_emit: Callable[[Sequence, DraftTree, Accepted, int], None] = lambda *emission: None
         self._curve = measured.curve
         self._plain_time = PlainTime(measured.curve)
         self._planner = Planner(model, self.drafts, measured, config.prefill_rows)
@@ -157,7 +161,7 @@ class Engine:
         draft_wait_s = await self._await_drafts() if is_drafting else 0.0
         trust = self.controller.trust if is_drafting else None
         works = self._planner.plan(
-            self._scheduler.running, trust, is_plain=self._must_be_plain or not is_drafting
+            self._ready(), trust, is_plain=self._must_be_plain or not is_drafting
         )
         num_before = sum(work.sequence.num_output for work in works if is_decoding(work))
         step = await self._forward(works)
@@ -184,6 +188,13 @@ class Engine:
         self.on_step(stats)
         # Let clients read and new requests in, even when no draft is waited for.
         await asyncio.sleep(0)
+
+    def _ready(self) -> list[Sequence]:
+        """The running sequences but those that wait for rows that another one computes."""
+        held = self._prefixes.catch_up()
+        for sequence in self._scheduler.running:
+            sequence.num_reused = held.get(sequence.slot, sequence.num_reused)
+        return [s for s in self._scheduler.running if not self._prefixes.is_waiting(s.slot)]
 
     def _is_drafting(self) -> bool:
         """Whether this step may verify drafts, and is to be judged by what they bring."""
@@ -271,7 +282,9 @@ class Engine:
         if result.accepted is None:
             return
         self._must_be_plain |= result.accepted.is_broken_off
+        num_before = sequence.num_output
         finish = sequence.emit(result.accepted, result.tree, result.logprobs, plain)
+        self.on_emit(sequence, result.tree, result.accepted, sequence.num_output - num_before)
         if self.drafts is not None:
             self.drafts.observe(
                 sequence.id,

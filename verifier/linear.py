@@ -6,13 +6,14 @@ for plain and drafted decoding alike. Which way is faster is measured per weight
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from verifier.free_memory import free_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +51,8 @@ def _can_pack(linears: list[nn.Linear]) -> bool:
     if any(w.device.type != "cpu" or w.dtype != torch.float32 for w in weights):
         return False
     size = sum(weight.nbytes for weight in weights)
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return has_onednn and size < 0.8 * available
+    return has_onednn and size < 0.8 * free_bytes(weights[0].device)
 
 
 def _packed(linear: nn.Linear) -> Callable[[Tensor], Tensor]:

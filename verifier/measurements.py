@@ -18,9 +18,9 @@ from verifier.model import Form, TargetModel
 from verifier.tree import EMPTY_TREE, DraftTree
 
 EXACT_ROWS = 8  # rows of every decoding pass of an exact sequence
-NUM_TIMINGS = 4
+NUM_TIMINGS = 3
 NUM_NOISE_STEPS = 8
-NUM_AGREEMENT_ROUNDS = 4
+NUM_AGREEMENT_ROUNDS = 2
 PROMPT_LEN = 64  # of the sequence that is measured on
 LONG_LEN, LONG_ROWS = 2048, 16  # of the pass that shows what attention costs
 

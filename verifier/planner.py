@@ -13,12 +13,12 @@ from verifier.sequence import Sequence
 from verifier.step import Work
 from verifier.tree import EMPTY_TREE, DraftTree, best_chain, limit_depth, prefix
 
-# Prompt rows in one pass while nobody waits for decoding: large, for throughput.
-LONE_PREFILL_ROWS = 1024
 # Exact sequences read prompts in runs of this many rows.
 EXACT_PREFILL_ROWS = 256
-# Prompt rows beside decoding, where the settings name none: a pass must not stall the streams.
+# Prompt rows of one pass, where the settings name none: whoever comes during a pass waits for it.
 CPU_PREFILL_ROWS, GPU_PREFILL_ROWS = 64, 512
+# What the oldest prompt gets of them at least, when shorter ones go before it.
+OLDEST_SHARE = 0.25
 
 
 class Planner:
@@ -45,14 +45,23 @@ class Planner:
         decoding = [sequence for sequence in running if self._is_decoding(sequence)]
         trees = [EMPTY_TREE if is_plain else self._draft(sequence) for sequence in decoding]
         works = self._decode_works(decoding, trees, trust)
-        room = self._prefill_rows if decoding else LONE_PREFILL_ROWS
-        for sequence in running:
-            if room <= 0:
-                break
-            if not self._is_decoding(sequence):
-                works.append(self._prefill_work(sequence, room))
-                room -= works[-1].segment.num_rows
+        prompts = [sequence for sequence in running if not self._is_decoding(sequence)]
+        return works + self._prefill_works(prompts)
+
+    def _prefill_works(self, prompts: list[Sequence]) -> list[Work]:
+        """The shortest rest first; the oldest prompt gets its share in any case."""
+        works: list[Work] = []
+        left, reserved = self._prefill_rows, max(int(OLDEST_SHARE * self._prefill_rows), 1)
+        for sequence in sorted(prompts, key=self._num_unread):
+            if sequence is prompts[0]:
+                reserved = 0
+            if left > reserved:
+                works.append(self._prefill_work(sequence, left - reserved))
+                left -= works[-1].segment.num_rows
         return works
+
+    def _num_unread(self, sequence: Sequence) -> int:
+        return sequence.num_prompt - self._model.slots.length(sequence.slot)
 
     def _is_decoding(self, sequence: Sequence) -> bool:
         return self._model.slots.length(sequence.slot) >= sequence.num_prompt

@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from verifier import attention
 from verifier.batch import draft_segment, prompt_segment
 from verifier.kv_cache import LayerShape
+from verifier.kv_memory import allowed_bytes, fitting_slots
 from verifier.model import Form, Masks, TargetModel
 from verifier.tree import DraftTree
 
@@ -26,9 +27,18 @@ PROBE_PATH = [0, 2, 4]  # the root's row and the rows of nodes 1 and 3: not cont
 
 
 def choose_form(
-    model: TargetModel, hf: PreTrainedModel, *, num_slots: int, draft_rows: int
+    model: TargetModel,
+    hf: PreTrainedModel,
+    *,
+    num_slots: int,
+    draft_rows: int,
+    kv_memory: str = "auto",
 ) -> None:
-    """Set the model up in the strongest form that works, with `num_slots` slots."""
+    """Set the model up in the strongest form that works.
+
+    It gets `num_slots` slots, or as many of them as fit into `kv_memory`, a size or `auto`;
+    KVMemoryError when none does.
+    """
     attention.register()
     reason = _why_plain(hf, model.max_context)
     shapes = [] if reason else _layer_shapes(hf)
@@ -38,8 +48,17 @@ def choose_form(
     for form, masks in [] if reason else list(_candidates(hf)):
         error = _try_form(model, form, shapes, masks)
         if error <= _tolerance(model.dtype):
-            model.use_slots(form, shapes, masks, num_slots=num_slots, capacity=capacity)
-            logger.info("model_form form=%s masks=%s error=%.2g", form.name, masks, error)
+            slots = fitting_slots(
+                shapes,
+                capacity=capacity,
+                item_size=model.dtype.itemsize,
+                wanted=num_slots,
+                allowed=allowed_bytes(kv_memory, model.device),
+            )
+            model.use_slots(form, shapes, masks, num_slots=slots, capacity=capacity)
+            logger.info(
+                "model_form form=%s masks=%s error=%.2g slots=%d", form.name, masks, error, slots
+            )
             return
         logger.info("model_form_rejected form=%s masks=%s error=%.2g", form.name, masks, error)
     model.use_plain(num_slots, reason or "a tree step does not reproduce its logits")

@@ -59,7 +59,7 @@ class Backend:
             architecture=model.architecture,
             vocabulary_size=model.vocabulary_size,
             max_context_len=model.max_context,
-            max_sequences=config.max_sequences,
+            max_sequences=model.slots.num_slots,
             max_waiting=config.max_waiting,
             verification=VERIFICATIONS[model.form],
             verification_reason=model.reason,

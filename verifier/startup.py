@@ -26,7 +26,13 @@ def load_model(config: VerifierConfig) -> TargetModel:
         max_context=min(config.max_context, limit or config.max_context),
     )
     pack_linears(hf)  # first, so that the form is probed with the products that will be used
-    choose_form(model, hf, num_slots=config.max_sequences, draft_rows=1 + config.max_nodes)
+    choose_form(
+        model,
+        hf,
+        num_slots=config.max_sequences,
+        draft_rows=1 + config.max_nodes,
+        kv_memory=config.kv_memory,
+    )
     return model
 
 
