@@ -5,6 +5,7 @@ without a last message, "shutdown" as a server that stops would, "bad FIELD" bla
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,10 +28,11 @@ ANSWER = "and so the tower was painted in three broad bands, red, white and red 
 class FakeVerifier(pb_grpc.VerifierServiceServicer):
     """Remembers the last request, and how many streams were cancelled."""
 
-    def __init__(self, *, has_chat_template: bool = True) -> None:
+    def __init__(self, *, has_chat_template: bool = True, pause_s: float = 0.0) -> None:
         self.requests: list[pb.GenerateRequest] = []
         self.was_cancelled = threading.Event()
         self.has_chat_template = has_chat_template
+        self.pause_s = pause_s  # what a step takes
         self.num_running = 0
         self._lock = threading.Lock()
 
@@ -55,8 +57,9 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
         step = 1 if request.speculation.mode == pb.Speculation.MODE_OFF else RUN_LEN
         starts = range(0, len(text), step)
         if request.text == "forever":
-            yield from _forever(context)
+            yield from _forever(context, self.pause_s)
         for start in starts:
+            time.sleep(self.pause_s)
             yield _tokens(request, start, text[start : start + step])
         if request.text != "cut":
             yield _finished(request, text, num_steps=len(starts))
@@ -156,9 +159,10 @@ def _finished(request: pb.GenerateRequest, text: str, *, num_steps: int) -> pb.G
     return pb.GenerateResponse(finished=finished)
 
 
-def _forever(context: Any) -> Iterator[pb.GenerateResponse]:
+def _forever(context: Any, pause_s: float) -> Iterator[pb.GenerateResponse]:
     index = 0
     while context.is_active():
+        time.sleep(pause_s)
         yield pb.GenerateResponse(
             tokens=pb.Tokens(first_index=index, token_ids=[97], text="a", num_drafted=0)
         )

@@ -423,11 +423,13 @@ def test_too_many_requests_at_once_are_refused_but_the_process_is_alive(loop: Ho
         httpx.Client(base_url=f"http://{front}", timeout=10) as client,
         client.stream("POST", COMPLETIONS, json={"prompt": "forever", "stream": True}) as running,
     ):
-        next(running.iter_lines())
+        lines = running.iter_lines()
+        next(lines)
         response = ask(client)
         assert refused(response, 429)["code"] == "overloaded"
         assert response.headers["retry-after"] == "1"
         assert client.get("/health").status_code == 200
+        next(lines)
 
 
 def test_a_shut_down_in_the_middle_is_an_error_and_no_short_answer(loop: Host) -> None:

@@ -28,8 +28,12 @@ OPTIONS = [
     # A client that does not read must not make us hold its answer: keep the windows small.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 65_535),
-    # A name may stand for many verifiers.
-    ("grpc.lb_policy_name", "round_robin"),
+    # A name may stand for many verifiers, new ones among them; those that stop are left out.
+    (
+        "grpc.service_config",
+        '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}',
+    ),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 ]
 MODEL_AGE_S = 5.0  # for which a description of the model is believed
 
@@ -91,13 +95,13 @@ class Verifier:
                 await self._connected()
         except TimeoutError:
             problem = f"{self.address} does not answer within {timeout_s:g} s"
-            raise Unavailable(f"no verifier answers: {problem}") from None
+            raise Unavailable(f"no verifier is ready: {problem}") from None
 
     async def _connected(self) -> None:
         state = self.channel.get_state(try_to_connect=True)
         while state != grpc.ChannelConnectivity.READY:
             if state == grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                raise Unavailable(f"no verifier answers: cannot connect to {self.address}")
+                raise Unavailable(f"no verifier is ready: cannot connect to {self.address}")
             await self.channel.wait_for_state_change(state)
             state = self.channel.get_state(try_to_connect=True)
 
