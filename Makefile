@@ -26,6 +26,7 @@ lint: install
 
 protos: install
 	$(BIN)/python -m protos.generate
+	$(BIN)/python -m protos.reference
 
 bench: install
 	$(BIN)/python -m bench.serve

@@ -106,7 +106,7 @@ class Answerer:
             model = await self._verifiers.model()
         except LookaheadError as error:
             raise from_call(error, {}) from None
-        if name is not None and name != model.model:
+        if name and name != model.model:  # clients that insist on a name may leave it empty
             problem = f"model: {name[:100]!r} is not served here; {model.model!r} is"
             kind = "invalid_request_error"
             raise ApiError(404, kind, problem, param="model", code="model_not_found")
