@@ -31,6 +31,7 @@ from protos import verifier_pb2 as pb
 
 READY_TIMEOUT_S = 0.8
 VIEW = Path(__file__).parent.parent / "view"  # the page and what it loads
+PROMPTS = VIEW.parent / "prompts"  # its samples
 PAGE_HEADERS = {
     "content-security-policy": (
         "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
@@ -61,10 +62,10 @@ class Routes:
 
     def table(self) -> list[BaseRoute]:
         """List the routes."""
-        files = StaticFiles(directory=VIEW, check_dir=False)
-        page = [Route("/", self.page, methods=["GET"]), Mount("/view", files)]
         return [
-            *(page if VIEW.exists() else []),
+            Route("/", self.page, methods=["GET"]),
+            Mount("/view/prompts", StaticFiles(directory=PROMPTS)),
+            Mount("/view", StaticFiles(directory=VIEW)),
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/models", self.models, methods=["GET"]),
