@@ -23,6 +23,8 @@ from tests.running_verifier import verifier
 API = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
 PACKAGE = Path(lookahead.gateway.__file__).parent
 COMMANDS = re.findall(r"```sh\n(.*?)```", API, re.DOTALL)
+README = (Path(__file__).parent.parent / "README.md").read_text()
+COMMANDS += re.findall(r"```\n(curl .*?)```", README, re.DOTALL)
 TIMEOUT_S = 30.0
 # A documented command that is refused fails, and says with what.
 STRICT_CURL = 'curl() { command curl --fail-with-body --silent --show-error "$@"; }\n'
