@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 SAMPLING = "How tokens are chosen"
+FORM = "What form the output has"
 DRAFTING = "Drafting: changes the speed, never the text"
 
 Address = Annotated[
@@ -44,6 +45,17 @@ RepetitionPenalty = Annotated[
     float | None, typer.Option(help="Above 1 repeats less.", rich_help_panel=SAMPLING)
 ]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text.", rich_help_panel=SAMPLING)]
+JsonSchema = Annotated[
+    Path | None,
+    typer.Option(help="File with a JSON schema of the output.", rich_help_panel=FORM),
+]
+Regex = Annotated[
+    str | None, typer.Option(help="What the whole output matches.", rich_help_panel=FORM)
+]
+Choice = Annotated[
+    list[str] | None,
+    typer.Option(help="A text to choose; repeat it for each.", rich_help_panel=FORM),
+]
 Speculation = Annotated[
     str | None, typer.Option(help="auto, off, chain or tree.", rich_help_panel=DRAFTING)
 ]

@@ -1,5 +1,6 @@
 """Turns Python arguments into contract messages, and names the argument that does not fit."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args
 
@@ -34,6 +35,9 @@ class GenerateParams(TypedDict, total=False):
     top_logprobs: int
     special_tokens: bool
     draft_trees: bool
+    json_schema: str | Mapping[str, object] | bool
+    regex: str
+    choices: Sequence[str]
     speculation: SpeculationMode
     max_nodes: int
     max_depth: int
@@ -44,7 +48,8 @@ class GenerateParams(TypedDict, total=False):
     request_id: str
 
 
-# Where each argument goes: the part of the request, and the field's name there.
+CONSTRAINTS = ("json_schema", "regex", "choices")
+# Where each other argument goes: the part of the request, and the field's name there.
 PATHS: dict[str, tuple[str, str]] = {
     **{name: ("sampling", name) for name in pb.Sampling.DESCRIPTOR.fields_by_name},
     **{name: ("stopping", name) for name in pb.Stopping.DESCRIPTOR.fields_by_name},
@@ -95,8 +100,25 @@ def _set_params(request: pb.GenerateRequest, params: GenerateParams) -> None:
             continue
         if name not in GenerateParams.__annotations__:
             raise TypeError(f"generate() got an unknown parameter {name!r}")
+        if name in CONSTRAINTS:
+            _set_constraint(request, name, value)
+            continue
         part, field = PATHS[name]
         _assign(getattr(request, part), field, _converted(name, value), name)
+
+
+def _set_constraint(request: pb.GenerateRequest, name: str, value: object) -> None:
+    given = request.constraint.WhichOneof("kind")
+    if given is not None:
+        raise invalid_field(name, f"cannot be given together with {given}")
+    if name == "choices":
+        request.constraint.choices.SetInParent()
+        texts = [value] if isinstance(value, str) else value
+        _assign(request.constraint.choices, "texts", texts, name)
+        return
+    if name == "json_schema" and isinstance(value, Mapping | bool):
+        value = json.dumps(value)
+    _assign(request.constraint, name, value, name)
 
 
 def _converted(name: str, value: object) -> object:

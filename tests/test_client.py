@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -99,6 +100,22 @@ def test_every_parameter_arrives_in_its_field(client: Client, verifier: FakeVeri
     assert verifier.requests == [expected]
 
 
+@pytest.mark.parametrize(
+    ("argument", "constraint"),
+    [
+        ({"json_schema": {"type": "null"}}, pb.Constraint(json_schema='{"type": "null"}')),
+        ({"json_schema": "{}"}, pb.Constraint(json_schema="{}")),
+        ({"regex": "a+"}, pb.Constraint(regex="a+")),
+        ({"choices": ["a", "b"]}, pb.Constraint(choices=pb.Choices(texts=["a", "b"]))),
+    ],
+)
+def test_a_form_of_the_output_becomes_a_constraint(
+    client: Client, verifier: FakeVerifier, argument: dict[str, Any], constraint: pb.Constraint
+) -> None:
+    client.generate("once", **argument).wait()
+    assert verifier.requests == [pb.GenerateRequest(text="once", constraint=constraint)]
+
+
 def test_unset_parameters_stay_unset(client: Client, verifier: FakeVerifier) -> None:
     client.generate(token_ids=[1, 2, 3]).wait()
     assert verifier.requests == [pb.GenerateRequest(token_ids=pb.TokenIds(ids=[1, 2, 3]))]
@@ -116,6 +133,8 @@ def test_messages_become_a_conversation(client: Client, verifier: FakeVerifier) 
         ({}, "input"),
         ({"prompt": "a", "token_ids": [1]}, "input"),
         ({"prompt": "a", "top_k": -1}, "top_k"),
+        ({"prompt": "a", "regex": "a", "choices": ["b"]}, "choices"),
+        ({"prompt": "a", "regex": 5}, "regex"),
         ({"prompt": "a", "seed": 1.5}, "seed"),
         ({"prompt": "a", "seed": 2**64}, "seed"),
         ({"prompt": "a", "temperature": "hot"}, "temperature"),

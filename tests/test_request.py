@@ -90,6 +90,19 @@ BAD_FIELDS = [
     ("speculation", {"namespace": "a/b"}, "namespace", "a/b"),
     ("speculation", {"namespace": "n" * 129}, "namespace", "nnn"),
     ("speculation", {"prediction": "x" * 3201}, "prediction", "3201"),
+    ("constraint", {"jsonSchema": '{"type":'}, "json_schema", "must be JSON"),
+    ("constraint", {"jsonSchema": "NaN"}, "json_schema", "NaN"),
+    ("constraint", {"jsonSchema": "[" * 65 + "]" * 65}, "json_schema", "64 deep"),
+    ("constraint", {"jsonSchema": "[" * 20000 + "]" * 20000}, "json_schema", "64 deep"),
+    ("constraint", {"jsonSchema": '"' + "x" * 65536 + '"'}, "json_schema", "65538"),
+    ("constraint", {"jsonSchema": '{"type": "text"}'}, "json_schema", "text"),
+    ("constraint", {"regex": ""}, "regex", "empty"),
+    ("constraint", {"regex": "(a"}, "regex", "unclosed group"),
+    ("constraint", {"regex": "a" * 8193}, "regex", "8193"),
+    ("constraint", {"choices": {}}, "choices.texts", "0"),
+    ("constraint", {"choices": {"texts": ["a"] * 257}}, "choices.texts", "257"),
+    ("constraint", {"choices": {"texts": ["a", ""]}}, "choices.texts[1]", "empty"),
+    ("constraint", {"choices": {"texts": ["a" * 1025]}}, "choices.texts[0]", "1025"),
 ]
 
 
@@ -196,6 +209,40 @@ def test_server_limits_clamp_drafting_and_a_plain_model_turns_it_off() -> None:
 def test_ignored_eos_ids_do_not_end_the_output() -> None:
     request = parse({**GOOD, "stopping": {"ignoreEos": True, "stopTokenIds": [5]}})
     assert request.stopping.ending_ids == {5}
+
+
+def test_a_constraint_is_compiled_once_and_echoed() -> None:
+    for constraint in ({"regex": "a+"}, {"choices": {"texts": ["a", "b"]}}, {"jsonSchema": "{}"}):
+        request = parse({**GOOD, "constraint": constraint})
+        assert request.grammar is parse({**GOOD, "constraint": constraint}).grammar is not None
+        started = started_reply(request, pb.GetModelResponse(model="m")).started
+        assert started.constraint == ParseDict(constraint, pb.Constraint())
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"constraint": {}}, "constraint"),
+        ({"constraint": {"regex": "a"}, "stopping": {"ignoreEos": True}}, "stopping.ignore_eos"),
+        (
+            {
+                "constraint": {"regex": "a"},
+                "sampling": {"logitBias": {str(i): -100 for i in TOKENIZER.eos_token_ids}},
+            },
+            "sampling.logit_bias",
+        ),
+    ],
+)
+def test_a_constraint_needs_a_kind_and_the_end_of_the_sequence(
+    fields: dict[str, Any], path: str
+) -> None:
+    assert list(violations_of({**GOOD, **fields})) == [path]
+
+
+def test_a_tokenizer_that_cannot_be_constrained_says_so() -> None:
+    message = ParseDict({**GOOD, "constraint": {"regex": "a"}}, pb.GenerateRequest())
+    with pytest.raises(InvalidRequest, match=r"constraint\.regex.*tokenizer"):
+        parse_generate(message, small_tokenizer("wordpiece"), LIMITS)
 
 
 def test_effective_parameters_are_themselves_a_request_with_the_same_meaning() -> None:

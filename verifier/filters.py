@@ -2,9 +2,13 @@
 
 All three keep the tokens whose score reaches some border, so one number says everything. Tokens
 tied at the border all stay, as with Hugging Face's top-k: the order of equals never matters.
+
+Scores that carry noise have two more borders: above the one a token survives whatever the noise,
+below the other it never does. A draw that they leave in doubt is no draw.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -24,29 +28,45 @@ class Filters(Protocol):
     def min_p(self) -> float: ...
 
 
-def border(best: Floats, log_total: float, filters: Filters, *, is_all: bool) -> float | None:
+@dataclass(frozen=True, slots=True)
+class Border:
+    """The lowest score that survives, at best and at worst."""
+
+    score: float
+    low: float  # no token below it survives
+    high: float  # every token from it on survives
+
+
+MAX_NOISE = 500.0  # more would overflow, and says no more
+NO_BORDER = Border(-math.inf, -math.inf, -math.inf)
+
+
+def border(
+    best: Floats, log_total: float, filters: Filters, *, is_all: bool, noise: float = 0.0
+) -> Border | None:
     """Return the lowest score that survives; None where it lies beyond the scores given.
 
     `best` are the highest scores, falling: all of them (`is_all`) or some. `log_total` is the
-    log-sum-exp of all scores.
+    log-sum-exp of all scores. `noise`: how far the difference of two scores may be wrong.
     """
-    lowest = -math.inf
+    found = NO_BORDER
+    doubt = noise
     if filters.top_k > 0 and not (is_all and filters.top_k >= len(best)):
         if filters.top_k > len(best):
             return None
-        lowest = float(best[filters.top_k - 1])
-        kept = best[best >= lowest]
-        log_total = float(best[0] + np.log(np.exp(kept - best[0]).sum()))
+        found = _around(float(best[filters.top_k - 1]), noise)
+        log_total = _log_sum(best[best >= found.score])
+        if noise:  # tokens in doubt are part of the total or are not
+            doubt += _log_sum(best[best >= found.low]) - _log_sum(best[best >= found.high])
     if filters.top_p < 1.0:
-        mass = np.cumsum(np.exp(best - log_total))
-        index = int(np.searchsorted(mass, filters.top_p))
-        if index == len(best) and not is_all:
+        nucleus = _nucleus(best, log_total, filters.top_p, doubt, is_all=is_all)
+        if nucleus is None:
             return None
-        lowest = max(lowest, float(best[min(index, len(best) - 1)]))
+        found = _higher(found, Border(nucleus.score, nucleus.low - noise, nucleus.high + noise))
     if filters.min_p > 0.0:
-        lowest = max(lowest, float(best[0]) + math.log(filters.min_p))
+        found = _higher(found, _around(float(best[0]) + math.log(filters.min_p), noise))
     # Tokens tied with the last score given may be missing from `best`.
-    return lowest if is_all or lowest > best[-1] else None
+    return found if is_all or found.low > best[-1] else None
 
 
 def draw(scores: Floats, u: float) -> int:
@@ -54,3 +74,57 @@ def draw(scores: Floats, u: float) -> int:
     cumulative = np.cumsum(np.exp(scores - scores.max()))
     target = min(u * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
     return int(np.searchsorted(cumulative, target, side="right"))
+
+
+def is_certain(scores: Floats, index: int, u: float, border: Border, noise: float) -> bool:
+    """Whether `u` falls on `scores[index]` whatever the noise; `scores` reach `border.low`."""
+    mass = np.exp(scores - scores.max())
+    survives = scores >= border.high
+    if not survives[index]:
+        return False
+    sure = np.where(survives, mass, 0.0)
+    below_max, below_min = mass[:index].sum(), sure[:index].sum()
+    above_max, above_min = mass[index + 1 :].sum(), sure[index + 1 :].sum()
+    own = mass[index]
+    return is_between(u, (below_max, own + above_min), (below_min + own, above_max), noise)
+
+
+def is_between(u: float, low: tuple[float, float], high: tuple[float, float], noise: float) -> bool:
+    """Whether the odds of `u` clear the odds `low` and stay below `high` by a factor e^noise.
+
+    Odds are pairs of masses, before : after. Scores whose differences are wrong by at most
+    `noise` have odds that are wrong by at most that factor.
+    """
+    factor = math.exp(min(noise, MAX_NOISE))
+    return u * low[1] >= (1 - u) * low[0] * factor and u * high[1] * factor < (1 - u) * high[0]
+
+
+def _around(score: float, noise: float) -> Border:
+    return Border(score, score - noise, score + noise)
+
+
+def _higher(one: Border, other: Border) -> Border:
+    """What survives both."""
+    return Border(max(one.score, other.score), max(one.low, other.low), max(one.high, other.high))
+
+
+def _nucleus(
+    best: Floats, log_total: float, top_p: float, doubt: float, *, is_all: bool
+) -> Border | None:
+    """The borders of the smallest set that holds top_p; its odds may be wrong by e^doubt."""
+    mass = np.cumsum(np.exp(best - log_total))
+    odds, factor = top_p / (1 - top_p), math.exp(min(doubt, MAX_NOISE))
+    shares = [top_p, *(o / (1 + o) for o in (odds * factor, odds / factor))]
+    found = []
+    for share in shares if doubt else [top_p] * 3:
+        index = int(np.searchsorted(mass, share))
+        if index == len(best) and not is_all:
+            return None
+        found.append(float(best[min(index, len(best) - 1)]))
+    return Border(*found)
+
+
+def _log_sum(scores: Floats) -> float:
+    if not len(scores):
+        return -math.inf
+    return float(scores[0] + np.log(np.exp(scores - scores[0]).sum()))

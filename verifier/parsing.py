@@ -7,6 +7,9 @@ import secrets
 
 from protos import verifier_pb2 as pb
 from rpc.errors import InvalidRequest
+from verifier.constraint import ConstraintError
+from verifier.constraint_grammar import Grammar
+from verifier.constraint_params import check_constraint, parse_constraint
 from verifier.inputs import Limits, check_ids, check_input, encode_input
 from verifier.params import (
     check_output,
@@ -34,12 +37,14 @@ def parse_generate(message: pb.GenerateRequest, tokenizer: Tokenizer, limits: Li
     check_stopping(message.stopping, limits, violations)
     check_output(message.output, violations)
     check_speculation(message.speculation, limits, violations)
+    check_constraint(message, violations)
     violations.raise_any()
     prompt = _prompt(message, tokenizer, limits)
     stopping = parse_stopping(
         message.stopping, limits.max_context - len(prompt), tokenizer.eos_token_ids, violations
     )
     _check_choice_left(sampling, stopping, limits, violations)
+    _check_end_left(message, sampling, tokenizer, violations)
     violations.raise_any()
     return Request(
         request_id=message.request_id or secrets.token_hex(8),
@@ -50,6 +55,7 @@ def parse_generate(message: pb.GenerateRequest, tokenizer: Tokenizer, limits: Li
         logprobs=message.output.logprobs,
         num_top_logprobs=message.output.top_logprobs,
         special_tokens=message.output.special_tokens,
+        grammar=_grammar(message, tokenizer),
         draft_trees=message.output.draft_trees,
     )
 
@@ -88,6 +94,30 @@ def _check_choice_left(
     banned |= stopping.ending_ids if stopping.min_tokens else set()
     problem = "bans every token, together with those that would end the output"
     violations.require(len(banned) < limits.vocabulary_size, "sampling.logit_bias", problem)
+
+
+def _check_end_left(
+    message: pb.GenerateRequest,
+    sampling: SamplingParams,
+    tokenizer: Tokenizer,
+    violations: Violations,
+) -> None:
+    banned = {token_id for token_id, bias in sampling.logit_bias if bias <= BANNED}
+    violations.require(
+        not message.HasField("constraint") or not tokenizer.eos_token_ids <= banned,
+        "sampling.logit_bias",
+        "bans the end of the sequence, which a constraint needs",
+    )
+
+
+def _grammar(message: pb.GenerateRequest, tokenizer: Tokenizer) -> Grammar | None:
+    if not message.HasField("constraint"):
+        return None
+    try:
+        return tokenizer.grammars.compile(parse_constraint(message.constraint))
+    except ConstraintError as error:
+        kind = message.constraint.WhichOneof("kind")
+        raise InvalidRequest.at(f"constraint.{kind}", str(error)) from error
 
 
 def _prompt(message: pb.GenerateRequest, tokenizer: Tokenizer, limits: Limits) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import cast
 
 from protos import verifier_pb2 as pb
+from verifier.constraint import Constraint, Kind
 from verifier.events import Completion, TokenRun, VerifiedDraft
 from verifier.params import EXACTNESS, LEARNINGS, MODES
 from verifier.ranking import TokenLogprobs
@@ -32,6 +33,7 @@ def started_reply(request: Request, model: pb.GetModelResponse) -> pb.GenerateRe
         sampling=_sampling(request.sampling),
         stopping=_stopping(request.stopping),
         speculation=_speculation(request.speculation),
+        constraint=None if request.grammar is None else _constraint(request.grammar.constraint),
     )
     return pb.GenerateResponse(started=started)
 
@@ -127,6 +129,14 @@ def _stopping(params: StoppingParams) -> pb.Stopping:
         ignore_eos=not params.eos_token_ids,
         include_stop_string=params.include_stop_string,
     )
+
+
+def _constraint(constraint: Constraint) -> pb.Constraint:
+    if constraint.kind is Kind.JSON_SCHEMA:
+        return pb.Constraint(json_schema=constraint.texts[0])
+    if constraint.kind is Kind.REGEX:
+        return pb.Constraint(regex=constraint.texts[0])
+    return pb.Constraint(choices=pb.Choices(texts=constraint.texts))
 
 
 def _speculation(speculation: Speculation) -> pb.Speculation:

@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass
 
+from verifier.constraint_grammar import Grammar
 from verifier.sampling import SamplingParams
 from verifier.stopping import StoppingParams
 
@@ -57,4 +58,6 @@ class Request:
     logprobs: bool = False
     num_top_logprobs: int = 0
     special_tokens: bool = False
+    grammar: Grammar | None = None  # a form that the output must have
     draft_trees: bool = False  # return each step's tree, for display
+    traceparent: str = ""  # the span that the drafter goes on with; empty without tracing

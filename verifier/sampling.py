@@ -6,13 +6,18 @@ tokens before them.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from verifier.filters import border, draw
+from verifier.constraint_grammar import ConstraintMatcher, MatchError
+from verifier.filters import Border, Floats, border, draw, is_between, is_certain
 from verifier.ranking import argmax_ids, top_ids
 from verifier.token_counts import TokenCounts
 
@@ -57,13 +62,18 @@ class SamplingParams:
         return bool(self.logit_bias) or has_penalties
 
     @property
+    def most_stretch(self) -> float:
+        """How much farther apart the repetition penalty can move two logits."""
+        return max(self.repetition_penalty, 1 / self.repetition_penalty)
+
+    @property
     def has_filters(self) -> bool:
         """Unlikely tokens are left out of the draw."""
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 
 
 class Sampler:
-    """The choices of one sequence. Owns its token counts and output position."""
+    """The choices of one sequence. Owns its token counts, its output position and its matcher."""
 
     def __init__(
         self,
@@ -72,39 +82,58 @@ class Sampler:
         *,
         ending_ids: frozenset[int] = frozenset(),
         min_tokens: int = 0,
+        matcher: ConstraintMatcher | None = None,
     ) -> None:
         self.params = params
         self._counts = TokenCounts(prompt_token_ids if params.repetition_penalty != 1.0 else ())
         self._position = 0
         self._ending_ids = sorted(ending_ids)
         self._min_tokens = min_tokens
+        self._matcher = matcher
 
     @property
     def takes_argmax(self) -> bool:
-        """The next choice is simply the largest raw logit."""
+        """The next choice is the largest raw logit, if a constraint allows it."""
         return self.params.is_greedy and not self.params.has_processors and not self._must_go_on
 
-    def choose(self, logits: Tensor) -> int:
-        """Pick the token at the current position from raw logits [vocabulary]; one host sync."""
+    def choose(self, logits: Tensor, *, best: int | None = None, margin: float = 0.0) -> int | None:
+        """Pick the token at the current position from raw logits [vocabulary]; one host sync.
+
+        `best`: the id of the largest logit, where it is known. `margin`: how far the difference
+        of two logits may be wrong; None where that leaves the choice in doubt.
+        """
+        if self.takes_argmax:
+            best = int(argmax_ids(logits[None])) if best is None else best
+            _check(float(logits[best]))
+            is_clear = not margin or _lead(logits) >= margin
+            if self._matcher is None or (is_clear and self._matcher.allows(best)):
+                return best if is_clear else None
         scores = self._processed(logits)
+        noise = margin * self.params.most_stretch
         if self.params.is_greedy:
-            return _best(scores)
+            return _best(scores, noise)
         scores = scores.float() / self.params.temperature
+        noise /= self.params.temperature
         u = uniform(self.params.seed, self._position)
-        return self._filtered_draw(scores, u) if self.params.has_filters else _full_draw(scores, u)
+        if self.params.has_filters:
+            return self._filtered_draw(scores, u, noise)
+        return _full_draw(scores, u, noise)
 
     def push(self, token_id: int) -> None:
         """Move on past an emitted token."""
         self._counts.push(token_id)
         self._position += 1
+        if self._matcher is not None:
+            with _matching():
+                self._matcher.push(token_id)
 
     @property
     def _must_go_on(self) -> bool:
         return self._position < self._min_tokens and bool(self._ending_ids)
 
     def _processed(self, logits: Tensor) -> Tensor:
-        """Bias, penalties and the ban on early endings, on a copy where anything changes."""
-        if not self.params.has_processors and not self._must_go_on:
+        """Bias, penalties and bans, on a copy where anything changes."""
+        if not (self.params.has_processors or self._must_go_on or self._matcher):
             return logits
         scores = logits.float().clone()
         if self.params.logit_bias:
@@ -114,9 +143,21 @@ class Sampler:
             scores[_tensor(ids, scores)] += _tensor(values, scores)
         if self.params.has_processors:
             self._penalize(scores)
-        if self._must_go_on:
+        if self._matcher is not None:
+            self._constrain(scores, self._matcher)
+        elif self._must_go_on:
             scores[_tensor(self._ending_ids, scores)] = -math.inf
         return scores
+
+    def _constrain(self, scores: Tensor, matcher: ConstraintMatcher) -> None:
+        """Ban what the constraint forbids; it ends the output before min_tokens if it must."""
+        with _matching():
+            allowed = matcher.allowed(len(scores))
+        if self._must_go_on:
+            goes_on = allowed.copy()
+            goes_on[self._ending_ids] = False
+            allowed = goes_on if goes_on.any() else allowed
+        scores[_tensor(~allowed, scores)] = -math.inf
 
     def _penalize(self, scores: Tensor) -> None:
         p = self.params
@@ -131,7 +172,7 @@ class Sampler:
             counts = _tensor(self._counts.in_output, scores)
             scores[ids] -= counts * p.frequency_penalty + (counts > 0) * p.presence_penalty
 
-    def _filtered_draw(self, scores: Tensor, u: float) -> int:
+    def _filtered_draw(self, scores: Tensor, u: float, noise: float) -> int | None:
         """Draw among the surviving tokens in token-id order, in float64."""
         ids = top_ids(scores[None], SHORTLIST)[0]
         short = torch.stack([ids.double(), scores[ids].double()])
@@ -142,21 +183,44 @@ class Sampler:
         best = host[1, :-1]
         _check(best[0])
         is_all = len(best) == len(scores)
-        lowest = border(best, host[1, -1], self.params, is_all=is_all)
-        if lowest is None:
-            return self._sorted_draw(scores, u)
-        kept = host[:, :-1][:, best >= lowest]
-        kept = kept[:, np.argsort(kept[0])]
-        return int(kept[0, draw(kept[1], u)])
+        found = border(best, host[1, -1], self.params, is_all=is_all, noise=noise)
+        if found is None:
+            return self._sorted_draw(scores, u, noise)
+        return _draw_within(host[0, :-1], best, found, u, noise)
 
-    def _sorted_draw(self, scores: Tensor, u: float) -> int:
+    def _sorted_draw(self, scores: Tensor, u: float, noise: float) -> int | None:
         """The same where the shortlist does not reach the border: sort everything, seldom."""
-        host = scores.cpu().numpy()
-        best = np.sort(host)[::-1].astype(np.float64)
+        host = scores.cpu().numpy().astype(np.float64)
+        best = np.sort(host)[::-1]
         log_total = float(best[0] + np.log(np.exp(best - best[0]).sum()))
-        lowest = border(best, log_total, self.params, is_all=True)
-        kept = np.flatnonzero(host >= lowest)
-        return int(kept[draw(host[kept].astype(np.float64), u)])
+        found = border(best, log_total, self.params, is_all=True, noise=noise)
+        assert found is not None, "all scores hold every border"
+        return _draw_within(np.arange(len(host)), host, found, u, noise)
+
+
+def _draw_within(
+    ids: NDArray[Any], scores: Floats, found: Border, u: float, noise: float
+) -> int | None:
+    """The draw among the tokens above the border; None where noise leaves it in doubt."""
+    order = np.argsort(ids, kind="stable")
+    ids, scores = ids[order], scores[order]
+    kept = np.flatnonzero(scores >= found.score)
+    chosen = int(kept[draw(scores[kept], u)])
+    if noise:
+        possible = scores >= found.low
+        index = int(possible[:chosen].sum())
+        if not is_certain(scores[possible], index, u, found, noise):
+            return None
+    return int(ids[chosen])
+
+
+@contextmanager
+def _matching() -> Iterator[None]:
+    """A constraint that cannot be followed leaves no choice."""
+    try:
+        yield
+    except MatchError as error:
+        raise SamplingError(str(error)) from error
 
 
 def uniform(seed: int, position: int) -> float:
@@ -165,14 +229,20 @@ def uniform(seed: int, position: int) -> float:
     return float(int(bits) >> 11) * 2.0**-53
 
 
-def _best(scores: Tensor) -> int:
+def _best(scores: Tensor, noise: float) -> int | None:
     index = argmax_ids(scores[None])
     token_id, score = torch.stack([index.double(), scores[index].double()])[:, 0].tolist()
     _check(score)
-    return int(token_id)
+    return None if noise and _lead(scores) < noise else int(token_id)
 
 
-def _full_draw(scores: Tensor, u: float) -> int:
+def _lead(scores: Tensor) -> float:
+    """How far the best score is ahead of the second."""
+    first, second = scores[top_ids(scores[None], 2)[0]].tolist()
+    return float(first - second)
+
+
+def _full_draw(scores: Tensor, u: float, noise: float) -> int | None:
     """Inverse CDF over the whole vocabulary, in token-id order, in float64."""
     best = scores.amax()
     cumulative = torch.cumsum(torch.exp(scores - best), 0, dtype=torch.float64)
@@ -180,8 +250,13 @@ def _full_draw(scores: Tensor, u: float) -> int:
     # Rounding must not let the target reach the total, past every token.
     target = torch.minimum(total * u, torch.nextafter(total, torch.zeros_like(total)))
     index = torch.searchsorted(cumulative, target, right=True)
-    token_id, score = torch.stack([index.double(), best.double()]).tolist()
+    below = torch.where(index > 0, cumulative[(index - 1).clamp(min=0)], 0.0)
+    above = cumulative[index.clamp(max=len(scores) - 1)]
+    found = torch.stack([index.double(), best.double(), below, above, total])
+    token_id, score, low, high, whole = found.tolist()
     _check(score)
+    if noise and not is_between(u, (low, whole - low), (high, whole - high), noise):
+        return None
     return int(token_id)
 
 

@@ -82,6 +82,7 @@ class Sequence:
             request.prompt_token_ids,
             ending_ids=request.stopping.ending_ids,
             min_tokens=request.stopping.min_tokens,
+            matcher=None if request.grammar is None else request.grammar.start(),
         )
         self.output = Output(detokenizer, request.stopping)
         self.events: asyncio.Queue[TokenRun | Completion | Exception] = asyncio.Queue()

@@ -25,7 +25,7 @@ class Work:
     segment: Segment
     tree: DraftTree  # the segment's own may be padded
     wants_successors: bool
-    margin: float  # greedy choices closer than this are left open; 0 leaves none
+    margin: float  # choices that logits so far off could change are left open; 0 leaves none
     is_alone: bool  # in a pass of its own, whose shape nobody else changes
 
 
@@ -94,22 +94,10 @@ def _settle(model: TargetModel, work: Work, logits: Tensor, best: list[int]) -> 
 
 def _choose(work: Work, logits: Tensor, best: int) -> int | None:
     sampler = work.sequence.sampler
-    if sampler.takes_argmax:
-        if not bool(torch.isfinite(logits[best])):
-            raise SamplingError("the model returned logits that are not finite")
-        if work.margin and _lead(logits) < work.margin:
-            return None
-        token_id = best
-    else:
-        token_id = sampler.choose(logits)
-    sampler.push(token_id)
+    token_id = sampler.choose(logits, best=best, margin=work.margin)
+    if token_id is not None:
+        sampler.push(token_id)
     return token_id
-
-
-def _lead(logits: Tensor) -> float:
-    """How far the best logit is ahead of the second."""
-    first, second = logits[top_ids(logits[None], 2)[0]].tolist()
-    return float(first - second)
 
 
 def _logprobs(sequence: Sequence, logits: Tensor, accepted: Accepted) -> tuple[TokenLogprobs, ...]:

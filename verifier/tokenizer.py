@@ -9,12 +9,14 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from verifier.constraint_grammar import Grammars
 from verifier.detokenizer import Detokenizer, Pieces, detokenizer_for
 
 # Whatever a template that meets unexpected messages may raise.
@@ -124,6 +126,21 @@ class Tokenizer:
             clean_up_tokenization_spaces=False,
         )
         return text
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles constraints on outputs; made when first wanted, which takes a second.
+
+        Raises ConstraintError where outputs of this tokenizer cannot be constrained.
+        """
+        return Grammars(
+            None if self._rust is None else self._rust.to_str(),
+            self.size,
+            self.eos_token_ids,
+            special_ids=self.special_ids,
+            added_ids=frozenset(getattr(self._backend, "added_tokens_decoder", {})),
+            decode=self.decode,
+        )
 
     def detokenizer(self, *, special_tokens: bool) -> Detokenizer:
         """A fresh incremental detokenizer that shows special tokens or hides them."""

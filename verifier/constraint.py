@@ -1,0 +1,24 @@
+"""A form that the output must have: a JSON schema, a regular expression or a choice of texts."""
+
+import enum
+from dataclasses import dataclass
+
+
+class ConstraintError(ValueError):
+    """A constraint that cannot be followed; says why."""
+
+
+class Kind(enum.Enum):
+    """What the texts of a constraint are; the value is the field's name in the contract."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICES = "choices"
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """One schema, one expression, or the texts to choose from."""
+
+    kind: Kind
+    texts: tuple[str, ...]
