@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A real single-node Kubernetes in a network namespace of its own, from what build.sh built.
-#   cluster.sh up DIRECTORY | down DIRECTORY | kubectl DIRECTORY ARGUMENT...
+#   cluster.sh up DIRECTORY | down DIRECTORY | run DIRECTORY COMMAND...
 # It has no network plug-in, so NetworkPolicies are accepted and not enforced.
 set -euo pipefail
-verb="${1:?usage: cluster.sh up|down|kubectl DIRECTORY}"
+verb="${1:?usage: cluster.sh up|down|run DIRECTORY}"
 build="$(cd "${2:?a directory that build.sh filled}" && pwd)"
 here="$(cd "$(dirname "$0")" && pwd)"
 run="$build/run" namespace=lookahead-k8s node=10.98.0.1 pods=10.97.0.1/16 services=10.96.0.0/16
@@ -112,7 +112,8 @@ up() {
         --tls-cert-file="$run/apiserver.crt" --tls-private-key-file="$run/apiserver.key" \
         --service-account-issuer=https://kubernetes --service-account-key-file="$run/accounts.pub" \
         --service-account-signing-key-file="$run/accounts.key" --allow-privileged=true \
-        --kubelet-client-certificate="$run/admin.crt" --kubelet-client-key="$run/admin.key"
+        --kubelet-client-certificate="$run/admin.crt" --kubelet-client-key="$run/admin.key" \
+        --kubelet-preferred-address-types=InternalIP
     wait_for 90 kubectl_ get --raw /readyz
     start controllers "$build/bin/kube-controller-manager" --kubeconfig="$run/kubeconfig" \
         --service-account-private-key-file="$run/accounts.key" --root-ca-file="$run/ca.crt" \
@@ -154,6 +155,6 @@ down() {
 case "$verb" in
 up) up ;;
 down) down ;;
-kubectl) kubectl_ "${@:3}" ;;
+run) KUBECONFIG="$run/kubeconfig" "${inside[@]}" "${@:3}" ;;
 *) echo "no such verb: $verb" >&2 && exit 2 ;;
 esac

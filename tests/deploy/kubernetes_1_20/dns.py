@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-POLL_S = 0.5
+POLL_S = 2.0
 
 
-def hosts(services: list[dict[str, Any]], endpoints: list[dict[str, Any]]) -> str:
+def hosts(items: list[dict[str, Any]]) -> str:
     """Return the lines of a hosts file: a service's own address, or its pods' if it has none."""
+    services = [one for one in items if one["kind"] == "Service"]
+    endpoints = [one for one in items if one["kind"] == "Endpoints"]
     lines = {(_name(one), one["spec"]["clusterIP"]) for one in services}
     headless = {name for name, address in lines if address == "None"}
     lines = {(name, address) for name, address in lines if address != "None"}
@@ -32,8 +34,9 @@ def _name(one: dict[str, Any]) -> str:
     return f"{metadata['name']}.{metadata['namespace']}.svc.cluster.local"
 
 
-def _listed(kubeconfig: Path, kind: str) -> list[dict[str, Any]]:
-    command = ["kubectl", "--kubeconfig", str(kubeconfig), "get", kind, "-A", "-o", "json"]
+def _listed(kubeconfig: Path) -> list[dict[str, Any]]:
+    command = ["kubectl", f"--kubeconfig={kubeconfig}", "get", "services,endpoints", "-A"]
+    command += ["-o", "json"]
     found = subprocess.run(command, capture_output=True, check=True, timeout=10)
     items: list[dict[str, Any]] = json.loads(found.stdout)["items"]
     return items
@@ -49,8 +52,7 @@ def main(directory: Path, address: str) -> None:
     server = subprocess.Popen(["dnsmasq", *alone, *options, *quiet])
     while server.poll() is None:
         try:
-            kubeconfig = directory / "kubeconfig"
-            now = hosts(_listed(kubeconfig, "services"), _listed(kubeconfig, "endpoints"))
+            now = hosts(_listed(directory / "kubeconfig"))
         except (subprocess.SubprocessError, ValueError) as error:
             sys.stderr.write(f"{error}\n")
         else:
