@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Protocol
 
 import matplotlib
 
@@ -21,7 +22,47 @@ COLOURS = {
     "none": "#b7b7b7",
 }
 
+WORKLOAD_COLOURS = (
+    "#c0392b",
+    "#2980b9",
+    "#27ae60",
+    "#8e44ad",
+    "#d35400",
+    "#16a085",
+    "#34495e",
+    "#f1a7b5",
+)
+
 Points = list[tuple[float, float]]
+
+
+class Predicted(Protocol):
+    """What is drawn of a prediction."""
+
+    @property
+    def card(self) -> str:
+        """The GPU's name."""
+        ...
+
+    @property
+    def workload(self) -> str:
+        """What is decoded."""
+        ...
+
+    @property
+    def streams(self) -> int:
+        """Sequences at once."""
+        ...
+
+    @property
+    def graphs(self) -> bool:
+        """Whether CUDA graphs replay the kernels."""
+        ...
+
+    @property
+    def speed_up(self) -> float:
+        """Over plain decoding."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +90,31 @@ def plot_replay(
     for axis in axes[len(names) + 1 :]:
         axis.set_axis_off()
     handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    _save(path)
+
+
+def plot_prediction(path: Path, predictions: Sequence[Predicted]) -> None:
+    """Draw predicted speed-up against streams, one panel per card and way of calling."""
+    cards = list(dict.fromkeys(each.card for each in predictions))
+    names = list(dict.fromkeys(each.workload for each in predictions))
+    figure, grid = plt.subplots(
+        2, len(cards), figsize=(4.4 * len(cards), 7.0), sharey=True, layout="constrained"
+    )
+    for row, graphs in zip(grid, (False, True), strict=True):
+        for axis, card in zip(row, cards, strict=True):
+            shown = [p for p in predictions if p.card == card and p.graphs == graphs]
+            for name, colour in zip(names, WORKLOAD_COLOURS, strict=False):
+                line = [(p.streams, p.speed_up) for p in shown if p.workload == name]
+                axis.plot(*zip(*line, strict=True), "o-", ms=3, color=colour, label=name)
+            axis.axhline(1.0, color="#b7b7b7", lw=0.8)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks([p.streams for p in shown], [str(p.streams) for p in shown])
+            axis.set_title(f"{card}, {'CUDA graphs' if graphs else 'eager'} (predicted)")
+            axis.set_xlabel("streams")
+    grid[0][0].set_ylabel("times plain decoding")
+    grid[1][0].set_ylabel("times plain decoding")
+    handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     _save(path)
 

@@ -131,17 +131,15 @@ def _maybe(value: float | None, digits: int) -> str:
 
 def _curves(loaded: dict[str, list[Request]], options: argparse.Namespace) -> list[Curve]:
     return [
-        _curve(source, name, requests, options)
+        trade_off(source, name, requests, options.mode)
         for name, requests in loaded.items()
         for source in options.source or ["ours"]
     ]
 
 
-def _curve(
-    source: str, workload: str, requests: list[Request], options: argparse.Namespace
-) -> Curve:
+def trade_off(source: str, workload: str, requests: list[Request], mode: str) -> Curve:
     """Trade drafted nodes against tokens per step: by cuts where a source knows its odds."""
-    play = PLAYERS[options.mode]
+    play = PLAYERS[mode]
     widest = max(CURVE_BUDGETS)
     first = figures(play(requests, factory(source), widest))
     knows_odds = first.expected_accepted_per_step is not None

@@ -5,6 +5,7 @@ accepted ones together. Keys carry their rotary position already, and a node's p
 so moving a row needs no recomputation.
 """
 
+import enum
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,26 @@ class LayerShape:
     value_dim: int
 
 
+class Kernel(enum.Enum):
+    """How the attention over packed rows is computed."""
+
+    SDPA = "sdpa"  # torch's fused kernels, a call for each sequence
+    BATCHED = "batched"  # the same, one padded call for all decoding sequences
+    EAGER = "eager"  # plain products, a call for each sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """The rows of several short segments as one padded call over a run of slots."""
+
+    slots: slice
+    kv_len: int
+    place: Tensor  # [slots, width] row of each cell
+    rows: Tensor  # rows that are joined
+    cells: Tensor  # the cell of each of them
+    starts: frozenset[int]  # first rows of the segments that are joined
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where the rows of one forward pass go, and which slot each run of rows belongs to."""
@@ -29,6 +50,7 @@ class Placement:
     slots: Tensor  # [rows] slot of each row
     indices: Tensor  # [rows] index of each row inside its slot
     segments: tuple[tuple[int, int, int, int], ...]  # (slot, first row, end row, kv_len)
+    together: Together | None = None
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -86,8 +108,10 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
         is_packed: bool,
+        kernel: Kernel = Kernel.SDPA,
     ) -> None:
         self.num_slots = num_slots
+        self.kernel = kernel
         self.capacity = capacity
         self.is_packed = is_packed
         self.placement = Placement(torch.empty(0), torch.empty(0), ())

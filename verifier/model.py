@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from verifier import attention
 from verifier.batch import Batch, Segment, make_batch
-from verifier.kv_cache import KVCache, LayerShape, Placement
+from verifier.kv_cache import Kernel, KVCache, LayerShape, Placement
 from verifier.plain_slots import PlainSlots
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,10 @@ class TargetModel:
     Call it from one thread at a time.
     """
 
-    def __init__(self, model: PreTrainedModel, name: str, *, max_context: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, name: str, *, max_context: int, attention: str = "auto"
+    ) -> None:
+        """`attention`: the value of a `Kernel`, or `auto`."""
         self.name = name
         self.max_context = max_context
         self.device = next(model.parameters()).device
@@ -56,6 +59,7 @@ class TargetModel:
         self.form, self.reason = Form.PLAIN, "not probed yet"
         self.slots: KVCache | PlainSlots = PlainSlots(1)
         self._model = model
+        self._kernel = _kernel(attention, self.device)
         self._masks = Masks(False, None)
         self._stock_attention = model.config._attn_implementation
 
@@ -93,6 +97,7 @@ class TargetModel:
             dtype=self.dtype,
             device=self.device,
             is_packed=is_packed,
+            kernel=self._kernel,
         )
         self._set_attention(attention.NAME if is_packed else self._stock_attention)
         attention.bind(self._model, self.slots)
@@ -113,8 +118,11 @@ class TargetModel:
             self.slots.commit(slot, rows)
 
     def _forward_slots(self, batch: Batch, slots: KVCache) -> Tensor:
+        ranges = _row_ranges(batch.segments)
+        joins = self.form is Form.PACKED and slots.kernel is Kernel.BATCHED
+        together = attention.make_together(ranges, self.device) if joins else None
         slots.placement = Placement(
-            self._tensor(batch.slots), self._tensor(batch.indices), _row_ranges(batch.segments)
+            self._tensor(batch.slots), self._tensor(batch.indices), ranges, together
         )
         inputs = {
             "input_ids": self._tensor(batch.token_ids)[None],
@@ -207,6 +215,13 @@ def _device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
+
+
+def _kernel(attention: str, device: torch.device) -> Kernel:
+    """`auto`: on a GPU calls cost more than padding, on a CPU it is the other way round."""
+    if attention == "auto":
+        return Kernel.SDPA if device.type == "cpu" else Kernel.BATCHED
+    return Kernel(attention)
 
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype | str:

@@ -24,6 +24,7 @@ def load_model(config: VerifierConfig) -> TargetModel:
         hf,
         model_name(config.model),
         max_context=min(config.max_context, limit or config.max_context),
+        attention=config.attention,
     )
     pack_linears(hf)  # first, so that the form is probed with the products that will be used
     choose_form(
