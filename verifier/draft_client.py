@@ -195,7 +195,8 @@ class DraftClient:
             except grpc.aio.AioRpcError as error:
                 logger.info("drafter_lost address=%s reason=%s", drafter.address, error.details())
             except OSError as error:  # too late, or a certificate's file that cannot be read
-                logger.info("drafter_unreachable address=%s error=%r", drafter.address, error)
+                reason = str(error) or type(error).__name__
+                logger.info("drafter_unreachable address=%s reason=%s", drafter.address, reason)
             except asyncio.CancelledError:
                 # Raised by our own cancel of a hanging call too; only a real cancel ends the task.
                 task = asyncio.current_task()
