@@ -26,6 +26,17 @@ def kernel(function: Function) -> Function:
     return cast(Function, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
+def part(function: Function) -> Function:
+    """Compile a function that only kernels call, into each of them: no calls, no way in."""
+    options: dict[str, Any] = {
+        "forceinline": True,
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
+    compiled = numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+    return cast(Function, compiled)
+
+
 def use_own_cache() -> None:
     """Point numba at a folder that can be written and that belongs to these very sources.
 

@@ -10,10 +10,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter.kernels import Int, Real, kernel
+from drafter.kernels import Int, Real, part
 
 Model = NDArray[np.float32]
-Row = NDArray[np.int16]
+Rows = NDArray[np.int32]
 
 # Match lengths fall into levels: 1, 2, 3, 4-5, 6-8, 9-15, 16-31, 32 and more.
 NUM_LEVELS = 8
@@ -66,9 +66,13 @@ STEP_CHANCE = BIN_COUNT + NUM_BINS
 STEP_COUNT = STEP_CHANCE + NUM_STEPS
 MODEL_LEN = STEP_COUNT + NUM_STEPS
 
-# A candidate's row: the cell of each input (-1 where it has none), its weight sets, the bin row.
-FIRST_SET, SECOND_SET, THIRD_SET, BIN_ROW = range(NUM_INPUTS, NUM_INPUTS + 4)
-ROW_LEN = NUM_INPUTS + 4
+# A candidate's row: where its three weight sets and its bins begin in the model, how many entries
+# it has and how many of them come from places, then the entries: cell and input in one number.
+FIRST_SET, SECOND_SET, THIRD_SET, BINS, NUM_ENTRIES, NUM_PLACED = range(6)
+ENTRIES = 6
+ROW_LEN = ENTRIES + NUM_INPUTS - 1
+INPUT_BITS = 5
+INPUT_MASK = (1 << INPUT_BITS) - 1
 
 MAX_WEIGHT = np.float32(8.0)
 _BIAS = 0.4
@@ -81,118 +85,109 @@ _BIN_MEMORY = 400.0
 _STEP_MEMORY = 2000.0
 
 
-@kernel
-def mixed_logit(model: Model, row: Row) -> Real:
+@part
+def mixed_logit(model: Model, rows: Rows, row: Int) -> Real:
     """Add up the weighted log-odds of a candidate's evidence."""
-    first = WEIGHT + np.int64(row[FIRST_SET]) * NUM_INPUTS
-    second = WEIGHT + np.int64(row[SECOND_SET]) * NUM_INPUTS
-    third = WEIGHT + np.int64(row[THIRD_SET]) * NUM_INPUTS
-    logit = _BIAS * (
-        model[first + BIAS_INPUT] + model[second + BIAS_INPUT] + model[third + BIAS_INPUT]
-    )
-    for index in range(BIAS_INPUT):
-        cell = np.int64(row[index])
-        if cell >= 0:
-            weight = model[first + index] + model[second + index] + model[third + index]
-            logit += weight * model[CELL_LOGIT + cell]
-    if logit > _MAX_LOGIT:
-        return _MAX_LOGIT
-    return logit if logit > -_MAX_LOGIT else -_MAX_LOGIT
+    first = np.int64(rows[row + FIRST_SET])
+    second = np.int64(rows[row + SECOND_SET])
+    third = np.int64(rows[row + THIRD_SET])
+    bias = model[first + BIAS_INPUT] + model[second + BIAS_INPUT] + model[third + BIAS_INPUT]
+    logit = _BIAS * np.float64(bias)
+    for at in range(row + ENTRIES, row + ENTRIES + rows[row + NUM_ENTRIES]):
+        entry = np.int64(rows[at])
+        index = entry & INPUT_MASK
+        weight = model[first + index] + model[second + index] + model[third + index]
+        logit += np.float64(weight * model[CELL_LOGIT + (entry >> INPUT_BITS)])
+    return float(min(max(logit, -_MAX_LOGIT), _MAX_LOGIT))
 
 
-@kernel
-def chance(model: Model, row: Row) -> Real:
+@part
+def chance(model: Model, rows: Rows, row: Int) -> Real:
     """Return the calibrated chance that a candidate is accepted where its parent is."""
-    logit = mixed_logit(model, row)
+    logit = mixed_logit(model, rows, row)
     mixed = 1.0 / (1.0 + math.exp(-logit))
     at = (logit + _MAX_LOGIT) * ((NUM_BUCKETS - 1) / (2.0 * _MAX_LOGIT))
-    low = np.int64(at)
-    if low > NUM_BUCKETS - 2:
-        low = np.int64(NUM_BUCKETS - 2)
-    share = at - low
-    bin_index = BIN_CHANCE + np.int64(row[BIN_ROW]) * NUM_BUCKETS + low
-    measured = model[bin_index] * (1.0 - share) + model[bin_index + 1] * share
-    return (1.0 - _BIN_WEIGHT) * mixed + _BIN_WEIGHT * np.float64(measured)
+    low = min(np.int64(at), np.int64(NUM_BUCKETS - 2))
+    share = at - np.float64(low)
+    bin_at = rows[row + BINS] + low
+    below, above = np.float64(model[bin_at]), np.float64(model[bin_at + 1])
+    measured = below * (1.0 - share) + above * share
+    return (1.0 - _BIN_WEIGHT) * mixed + _BIN_WEIGHT * measured
 
 
-@kernel
-def learn_outcome(model: Model, row: Row, accepted: Real) -> None:
+@part
+def learn_outcome(model: Model, rows: Rows, row: Int, accepted: Real) -> None:
     """Learn whether a candidate whose parent was accepted was accepted too."""
-    logit = mixed_logit(model, row)
-    error = np.float64(accepted - 1.0 / (1.0 + math.exp(-logit)))
-    _learn_bin(model, row, logit, accepted)
-    first = WEIGHT + np.int64(row[FIRST_SET]) * NUM_INPUTS
-    second = WEIGHT + np.int64(row[SECOND_SET]) * NUM_INPUTS
-    third = WEIGHT + np.int64(row[THIRD_SET]) * NUM_INPUTS
-    step = np.float32(_RATE * error)
-    if abs(error) < _SURE:
-        # Nothing to learn from, and weights that grow for ever to say so still louder.
-        step = np.float32(0.0)
-    for index in range(BIAS_INPUT):
-        cell = np.int64(row[index])
-        if cell >= 0:
-            change = step * model[CELL_LOGIT + cell]
-            model[first + index] = _bounded(model[first + index] + change)
-            model[second + index] = _bounded(model[second + index] + change)
-            model[third + index] = _bounded(model[third + index] + change)
-            _learn_cell(model, cell, accepted)
+    logit = mixed_logit(model, rows, row)
+    error = accepted - 1.0 / (1.0 + math.exp(-logit))
+    at = (logit + _MAX_LOGIT) * ((NUM_BUCKETS - 1) / (2.0 * _MAX_LOGIT))
+    _learn_mean(model, np.int64(rows[row + BINS]) + np.int64(at + 0.5), accepted)
+    # Where there is nothing to learn from, weights would grow for ever to say so still louder.
+    is_sure = -_SURE < error < _SURE
+    step = np.float32(0.0) if is_sure else np.float32(_RATE * error)
+    first = np.int64(rows[row + FIRST_SET])
+    second = np.int64(rows[row + SECOND_SET])
+    third = np.int64(rows[row + THIRD_SET])
+    for at_entry in range(row + ENTRIES, row + ENTRIES + rows[row + NUM_ENTRIES]):
+        entry = np.int64(rows[at_entry])
+        index = entry & INPUT_MASK
+        cell = entry >> INPUT_BITS
+        change = step * model[CELL_LOGIT + cell]
+        _move_weight(model, first + index, change)
+        _move_weight(model, second + index, change)
+        _move_weight(model, third + index, change)
+        _learn_cell(model, cell, accepted)
     model[first + BIAS_INPUT] += step * np.float32(_BIAS)
     model[second + BIAS_INPUT] += step * np.float32(_BIAS)
     model[third + BIAS_INPUT] += step * np.float32(_BIAS)
 
 
-@kernel
-def _bounded(weight: Real) -> Real:
-    return min(max(weight, -MAX_WEIGHT), MAX_WEIGHT)
+@part
+def _move_weight(model: Model, at: Int, change: Real) -> None:
+    model[at] = min(max(model[at] + change, -MAX_WEIGHT), MAX_WEIGHT)
 
 
-@kernel
+@part
 def _learn_cell(model: Model, cell: Int, accepted: Real) -> None:
-    count = min(model[CELL_COUNT + cell] + 1.0, _CELL_MEMORY)
+    count = min(np.float64(model[CELL_COUNT + cell]) + 1.0, _CELL_MEMORY)
     model[CELL_COUNT + cell] = count
-    value = model[CELL_CHANCE + cell]
+    value: Real = np.float64(model[CELL_CHANCE + cell])
     value += (accepted - value) / (count + 0.5)
     value = min(max(value, 0.0005), 0.9995)
     model[CELL_CHANCE + cell] = value
     model[CELL_LOGIT + cell] = math.log(value / (1.0 - value))
 
 
-@kernel
-def _learn_bin(model: Model, row: Row, logit: Real, accepted: Real) -> None:
-    at = (logit + _MAX_LOGIT) * ((NUM_BUCKETS - 1) / (2.0 * _MAX_LOGIT))
-    bin_index = np.int64(row[BIN_ROW]) * NUM_BUCKETS + np.int64(at + 0.5)
-    count = min(model[BIN_COUNT + bin_index] + 1.0, _BIN_MEMORY)
-    model[BIN_COUNT + bin_index] = count
-    value = model[BIN_CHANCE + bin_index]
-    model[BIN_CHANCE + bin_index] = value + (accepted - value) / (count + 0.5)
+@part
+def _learn_mean(model: Model, bin_at: Int, accepted: Real) -> None:
+    count = min(np.float64(model[bin_at + NUM_BINS]) + 1.0, _BIN_MEMORY)
+    model[bin_at + NUM_BINS] = count
+    value = np.float64(model[bin_at])
+    model[bin_at] = value + (accepted - value) / (count + 0.5)
 
 
-@kernel
+@part
 def path_step(path_chance: Real) -> Real:
     """Return where a path's chance stands among the steps, a whole number and a share."""
     inside = min(max(np.float64(path_chance), 0.0004), 0.9996)
     return (math.log(inside / (1.0 - inside)) + _MAX_LOGIT) * ((NUM_STEPS - 1) / (2 * _MAX_LOGIT))
 
 
-@kernel
-def correct_paths(model: Model, steps: NDArray[np.int32], chances: Model, number: Int) -> None:
-    """Replace path chances, which fall, by measured ones, which fall too; note their steps."""
-    limit = np.float32(1.0)
-    for index in range(number):
-        at = path_step(chances[index])
-        low = min(np.int64(at), np.int64(NUM_STEPS - 2))
-        share = np.float32(at - low)
-        steps[index] = low + (1 if share >= 0.5 else 0)
-        low += STEP_CHANCE
-        measured = model[low] * (np.float32(1.0) - share) + model[low + 1] * share
-        limit = min(limit, measured)
-        chances[index] = limit
+@part
+def correct_path(model: Model, path_chance: Real) -> tuple[Int, Real]:
+    """Return a path's step and its measured chance in place of the product of its nodes'."""
+    at = path_step(path_chance)
+    low = min(np.int64(at), np.int64(NUM_STEPS - 2))
+    share = np.float32(at - np.float64(low))
+    step = low + 1 if share >= np.float32(0.5) else low
+    below, above = model[STEP_CHANCE + low], model[STEP_CHANCE + low + 1]
+    return step, below * (np.float32(1.0) - share) + above * share
 
 
-@kernel
+@part
 def learn_path(model: Model, step: Int, accepted: Real) -> None:
     """Learn whether a verified node lay on the emitted path."""
-    count = min(model[STEP_COUNT + step] + 1.0, _STEP_MEMORY)
+    count = min(np.float64(model[STEP_COUNT + step]) + 1.0, _STEP_MEMORY)
     model[STEP_COUNT + step] = count
-    value = model[STEP_CHANCE + step]
+    value = np.float64(model[STEP_CHANCE + step])
     model[STEP_CHANCE + step] = value + (accepted - value) / (count + 0.5)

@@ -8,7 +8,7 @@ Links and heads hold a position plus one, so that zeroed memory is an empty trie
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter.kernels import Int, kernel
+from drafter.kernels import Int, kernel, part
 
 Arena = NDArray[np.int32]
 
@@ -29,41 +29,41 @@ MAX_TALLIES = 1 << 16
 BOUNDARY = -1
 # Odd, and negative only because int64 has no more room: Knuth's multiplicative hash.
 _GOLDEN = np.int64(-7046029254386353131)
+# Of a hash this much is kept, more than there ever are heads.
+_HASH_MASK = np.int64(0x7FFFFFFF)
 
 
 @kernel
 def append_tokens(arena: Arena, token_ids: Arena, num_tokens: Int) -> None:
     """Append tokens; every context that ends at one of them can be matched at once."""
-    capacity = np.int64(arena[CAPACITY])
+    mask = np.int64(arena[CAPACITY]) - 1
     tail = np.int64(arena[TAIL])
     head = np.int64(arena[HEAD])
-    ring = arena[HEADER_LEN : HEADER_LEN + capacity]
     for index in range(num_tokens):
-        if head - tail == capacity:
-            _untally(arena, ring[tail & (capacity - 1)])
+        if head - tail > mask:
+            _untally(arena, np.int64(arena[HEADER_LEN + (tail & mask)]))
             tail += 1
-        ring[head & (capacity - 1)] = token_ids[index]
-        _tally(arena, token_ids[index])
-        _link(arena, ring, head, tail)
+        token = np.int64(token_ids[index])
+        arena[HEADER_LEN + (head & mask)] = token
+        _tally(arena, token)
+        _link(arena, head, tail)
         head += 1
     arena[HEAD] = head
     arena[TAIL] = tail
 
 
-@kernel
-def _link(arena: Arena, ring: Arena, position: Int, tail: Int) -> None:
+@part
+def _link(arena: Arena, position: Int, tail: Int) -> None:
     """Put the position in front of the chain of each context that ends there."""
     capacity = np.int64(arena[CAPACITY])
     num_heads = np.int64(arena[NUM_HEADS])
     links = HEADER_LEN + capacity + (position & (capacity - 1)) * NUM_ORDERS
     heads = HEADER_LEN + capacity * (1 + NUM_ORDERS)
-    arena[links : links + NUM_ORDERS] = 0
+    for order in range(NUM_ORDERS):
+        arena[links + order] = 0
     mixed = np.int64(0)
-    for length in range(1, MAX_ORDER + 1):
-        back = position - length + 1
-        if back < tail:
-            return
-        token = ring[back & (capacity - 1)]
+    for length in range(1, min(position - tail + 1, np.int64(MAX_ORDER)) + 1):
+        token = np.int64(arena[HEADER_LEN + ((position - length + 1) & (capacity - 1))])
         if token < 0:
             return
         mixed = (mixed ^ token) * _GOLDEN
@@ -74,33 +74,33 @@ def _link(arena: Arena, ring: Arena, position: Int, tail: Int) -> None:
             arena[slot] = position + 1
 
 
-@kernel
-def hash_context(context: Arena, context_len: Int, hashes: NDArray[np.int64]) -> Int:
+@part
+def hash_context(
+    tokens: Arena, context: Int, context_len: Int, hashes: Arena, first_hash: Int
+) -> Int:
     """Hash the context (latest token first) for each order; return how many orders it fills."""
     mixed = np.int64(0)
-    num_orders = 0
-    for length in range(1, min(context_len, MAX_ORDER) + 1):
-        mixed = (mixed ^ context[length - 1]) * _GOLDEN
+    num_orders = np.int64(0)
+    for length in range(1, min(context_len, np.int64(MAX_ORDER)) + 1):
+        mixed = (mixed ^ np.int64(tokens[context + length - 1])) * _GOLDEN
         if ORDER_AT[length] >= 0:
-            hashes[num_orders] = mixed >> 24
+            hashes[first_hash + num_orders] = (mixed >> 24) & _HASH_MASK
             num_orders += 1
     return num_orders
 
 
-@kernel
-def match_len(arena: Arena, position: Int, context: Arena, context_len: Int) -> Int:
+@part
+def match_len(arena: Arena, position: Int, tokens: Arena, context: Int, context_len: Int) -> Int:
     """Count how many tokens up to and with `position` equal the context (latest token first)."""
-    capacity = np.int64(arena[CAPACITY])
-    tail = np.int64(arena[TAIL])
-    length = 0
-    while length < context_len and position - length >= tail:
-        if arena[HEADER_LEN + ((position - length) & (capacity - 1))] != context[length]:
-            break
-        length += 1
-    return length
+    mask = np.int64(arena[CAPACITY]) - 1
+    most = min(context_len, position - np.int64(arena[TAIL]) + 1)
+    for length in range(most):
+        if arena[HEADER_LEN + ((position - length) & mask)] != tokens[context + length]:
+            return np.int64(length)
+    return max(most, np.int64(0))
 
 
-@kernel
+@part
 def chain_start(arena: Arena, order: Int, mixed: Int) -> Int:
     """Return the latest position on the hash's chain; below the tail where there is none."""
     capacity = np.int64(arena[CAPACITY])
@@ -109,7 +109,7 @@ def chain_start(arena: Arena, order: Int, mixed: Int) -> Int:
     return np.int64(arena[heads + order * num_heads + (mixed & (num_heads - 1))]) - 1
 
 
-@kernel
+@part
 def chain_next(arena: Arena, order: Int, position: Int) -> Int:
     """Return the position before this one on its chain."""
     capacity = np.int64(arena[CAPACITY])
@@ -131,20 +131,20 @@ def find_places(
     arena: Arena, context: Arena, context_len: Int, order: Int, positions: Arena
 ) -> Int:
     """Write where the whole context ends, latest first, as many as fit; return their number."""
-    hashes = np.empty(NUM_ORDERS, np.int64)
-    hash_context(context, context_len, hashes)
-    position = chain_start(arena, order, hashes[order])
+    hashes = np.empty(NUM_ORDERS, np.int32)
+    hash_context(context, np.int64(0), np.int64(context_len), hashes, np.int64(0))
+    position = chain_start(arena, np.int64(order), np.int64(hashes[order]))
     tail = np.int64(arena[TAIL])
     found = 0
     while position >= tail and found < len(positions):
-        if match_len(arena, position, context, context_len) == context_len:
+        if match_len(arena, position, context, np.int64(0), context_len) == context_len:
             positions[found] = position
             found += 1
         position = chain_next(arena, order, position)
     return found
 
 
-@kernel
+@part
 def tally_slot(arena: Arena, token: Int) -> Int:
     """Return where the token's tally stands in the arena."""
     num_tallies = np.int64(arena[NUM_TALLIES])
@@ -152,13 +152,13 @@ def tally_slot(arena: Arena, token: Int) -> Int:
     return len(arena) - NUM_LEADERS - num_tallies + (mixed & (num_tallies - 1))
 
 
-@kernel
+@part
 def _untally(arena: Arena, token: Int) -> None:
     if token >= 0:
         arena[tally_slot(arena, token)] -= 1
 
 
-@kernel
+@part
 def _tally(arena: Arena, token: Int) -> None:
     """Count the token, and move it up among the leaders."""
     if token < 0:
@@ -181,7 +181,7 @@ def _tally(arena: Arena, token: Int) -> None:
     arena[rank] = token + 1
 
 
-@kernel
+@part
 def recency(arena: Arena, token: Int) -> Int:
     """Return how many tokens ago the token was last seen, 0 where never."""
     position = chain_start(arena, 0, ((np.int64(0) ^ token) * _GOLDEN) >> 24)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drafter import kernels_draft as kernels
-from drafter.kernels_mixing import ROW_LEN
+from drafter import kernels_record as layout
 from drafter.tree import DraftTree
 
 # Below this chance a node costs more to verify than it can ever bring.
@@ -18,22 +18,17 @@ class DraftRecord:
     __slots__ = ("ints", "max_nodes", "num_nodes", "rows")
 
     def __init__(self) -> None:
-        self.num_nodes = 0
-        self.ints = np.zeros(kernels.RECORD_HEADER_LEN, np.int32)
-        self.ints[kernels.LUCK] = kernels.FULL_LUCK // 2
-        self.grow(_MIN_SPACE)
+        self._make(_MIN_SPACE, layout.FULL_LUCK // 2)
 
     def grow(self, max_nodes: int) -> None:
         """Forget the draft and make room for that many nodes."""
-        self.max_nodes = max_nodes
+        self._make(max_nodes, int(self.ints[layout.LUCK]))
+
+    def _make(self, max_nodes: int, luck: int) -> None:
         self.num_nodes = 0
-        pool = (max_nodes + 2) * kernels.POOL_PER_NODE
-        luck = self.ints[kernels.LUCK]
-        self.ints = np.zeros(kernels.record_len(max_nodes), np.int32)
-        self.ints[kernels.LUCK] = luck
-        self.ints[kernels.NODE_SPACE] = max_nodes + 1
-        self.ints[kernels.POOL_SPACE] = pool
-        self.rows = np.zeros((pool + max_nodes + 1, ROW_LEN), np.int16)
+        self.max_nodes = max_nodes
+        self.ints = layout.new_record(max_nodes, luck)
+        self.rows = layout.new_rows(max_nodes)
 
 
 class Proposer:
@@ -53,7 +48,7 @@ class Proposer:
         max_nodes: int,
     ) -> DraftTree:
         """Return at most `max_nodes` nodes, the most probable first, parents before children."""
-        wanted = min(max_nodes, kernels.MAX_NODES)
+        wanted = min(max_nodes, layout.MAX_NODES)
         if wanted > record.max_nodes:
             record.grow(wanted)
         if record.max_nodes > self._max_nodes:
@@ -74,19 +69,17 @@ class Proposer:
         return self._tree(record, record.num_nodes)
 
     def _tree(self, record: DraftRecord, number: int) -> DraftTree:
-        space = record.max_nodes + 1
-        first = kernels.RECORD_HEADER_LEN + 1
-        sources = first + kernels.SOURCE * space
-        chances = (record.max_nodes + 2) * kernels.POOL_PER_NODE + 1
+        start = layout.NODES_AT + layout.NODE_LEN
+        nodes = record.ints[start : start + layout.NODE_LEN * number].reshape(-1, layout.NODE_LEN)
+        chances = layout.pool_space(record.max_nodes) + 1
         return DraftTree(
-            record.ints[first : first + number].copy(),
-            record.ints[first + space : first + space + number] - 1,
+            nodes[:, layout.TOKEN].copy(),
+            nodes[:, layout.PARENT] - 1,
             self._chances[chances : chances + number].copy(),
-            record.ints[sources : sources + number].copy(),
+            nodes[:, layout.SOURCE].copy(),
         )
 
     def _reserve(self, max_nodes: int) -> None:
         self._max_nodes = max_nodes
-        pool = (max_nodes + 2) * kernels.POOL_PER_NODE
-        self._scratch = np.zeros(kernels.scratch_len(max_nodes), np.int32)
-        self._chances = np.zeros(pool + max_nodes + 2, np.float32)
+        self._scratch = layout.new_scratch(max_nodes)
+        self._chances = layout.new_chances(max_nodes)

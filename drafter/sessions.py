@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter import kernels_draft as kernels
+from drafter import kernels_observe as kernels
 from drafter.calibration import Calibration
 from drafter.propose import DraftRecord, Proposer
 from drafter.successors import Rows, Successors, as_rows
@@ -154,7 +154,7 @@ class DraftSessions:
         arena, memory = session.local.arena, session.memory
         if rows is not None:
             memory.successors.reserve()
-            kernels.keep_successors(arena, memory.successors.table, run, rows, len(run))
+            kernels.keep_successors(arena, memory.successors.table, run, rows.ravel(), len(run))
         self._num_accepted += kernels.observe(
             arena, memory.calibration.model, record.ints, record.rows, run, len(run), verified
         )
