@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from lookahead.client import DEFAULT_ADDRESS, OPTIONS, UNARY_TIMEOUT_S, Response
+from lookahead.client import DEFAULT_ADDRESS, OPTIONS, RETRIES, UNARY_TIMEOUT_S, Response
 from lookahead.errors import from_rpc_error
 from lookahead.requests import GenerateParams, chat_messages, generate_request
 from lookahead.responses import to_model_info
@@ -24,7 +24,7 @@ class AsyncClient:
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, tls: TlsFiles | None = None) -> None:
         self.address = address
-        self._channel = open_async_channel(address, tls, OPTIONS)
+        self._channel = open_async_channel(address, tls, [*OPTIONS, RETRIES])
         self._stub = pb_grpc.VerifierServiceStub(self._channel)
 
     def generate(

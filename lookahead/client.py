@@ -27,6 +27,14 @@ OPTIONS = [
     # A new client must not inherit the back-off of one that tried before the server was up.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+# A call that no server began is tried again, on another one where there is one: servers that stop
+# turn new calls away. Gives up after about two seconds.
+RETRIES = (
+    "grpc.service_config",
+    """{"methodConfig": [{"name": [{"service": "lookahead.v1.VerifierService"}], "retryPolicy": {
+    "maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 3,
+    "retryableStatusCodes": ["UNAVAILABLE"]}}]}""",
+)
 
 Response = TypeVar("Response", bound=Message)
 
@@ -36,7 +44,7 @@ class Client(Closing):
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, tls: TlsFiles | None = None) -> None:
         self.address = address
-        self._channel = open_channel(address, tls, OPTIONS)
+        self._channel = open_channel(address, tls, [*OPTIONS, RETRIES])
         self._stub = pb_grpc.VerifierServiceStub(self._channel)
 
     def generate(

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 # A prompt of a million tokens is about 3 MB on the wire.
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
+DRAIN_LIMIT_S = 86_400.0  # never reached: `drain` and the grace after it end sooner
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -113,12 +114,19 @@ class RpcServer:
     async def stop(
         self, *, drain: Callable[[], Awaitable[None]] | None = None, grace_s: float = 0.0
     ) -> None:
-        """Refuse new calls, `drain`, then give what still runs `grace_s` to end."""
+        """Send clients elsewhere, `drain`, then give what still runs `grace_s` to end."""
         self._interceptor.draining = True
         await self._health.enter_graceful_shutdown()
-        if drain is not None:
-            await drain()
-        await self.grpc.stop(grace_s)
+        # Closes the port and tells clients to connect anew (HTTP/2 GOAWAY); calls go on.
+        closing = asyncio.create_task(self.grpc.stop(DRAIN_LIMIT_S))
+        try:
+            if drain is not None:
+                await drain()
+            await asyncio.wait({closing}, timeout=grace_s)
+        finally:
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
+        await self.grpc.stop(None)
         logger.info("stopped")
 
 

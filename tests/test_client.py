@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import grpc
 import pytest
 
 from lookahead import AsyncClient, Client
@@ -174,6 +175,22 @@ def test_a_full_server_says_when_to_try_again(client: Client) -> None:
     with pytest.raises(ResourceExhausted, match="full") as caught:
         client.generate("overload").wait()
     assert caught.value.retry_after_s == 0.25
+
+
+def test_a_call_that_a_stopping_server_turned_away_is_tried_again() -> None:
+    class Stopping(FakeVerifier):
+        def Generate(
+            self, request: pb.GenerateRequest, context: Any
+        ) -> Iterator[pb.GenerateResponse]:
+            if len(self.requests) < 2:
+                self.requests.append(request)
+                context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
+            yield from super().Generate(request, context)
+
+    verifier = Stopping()
+    with serving(verifier) as address, Client(address) as client:
+        assert client.generate("once").wait().text == ANSWER + "."
+    assert len(verifier.requests) == 3
 
 
 def test_a_stream_without_its_last_message_is_an_error(client: Client) -> None:

@@ -117,10 +117,10 @@ async def test_calls_are_counted_by_method_and_status() -> None:
         stub = pb_grpc.DrafterServiceStub(channel)
         await stub.Forget(pb.ForgetRequest(), timeout=TIMEOUT_S)
         await health_of(channel, SERVICE)
-        assert server.calls == {("Forget", "OK"): 1}
+    assert server.calls == {("Forget", "OK"): 1}
     async with running(Scripted(raising(NotFound("nothing")))) as (server, channel):
         await failure_of(channel)
-        assert server.calls == {("Forget", "NOT_FOUND"): 1}
+    assert server.calls == {("Forget", "NOT_FOUND"): 1}
     async with running(Scripted(raising(ValueError("a bug")))) as (server, channel):
         await failure_of(channel)
         assert server.calls == {("Forget", "INTERNAL"): 1}
@@ -253,20 +253,37 @@ async def test_unknown_health_names_are_not_found() -> None:
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_draining_server_refuses_new_calls_but_answers_health() -> None:
-    async with running(Scripted(nothing)) as (server, channel):
-        await server.mark_serving()
-        seen: list[Any] = []
+async def test_a_draining_server_hands_its_clients_to_its_successor() -> None:
+    old = RpcServer([SERVICE])
+    pb_grpc.add_DrafterServiceServicer_to_server(Scripted(nothing), old.grpc)
+    address = f"127.0.0.1:{await old.start('127.0.0.1:0')}"
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = pb_grpc.DrafterServiceStub(channel).Draft(timeout=TIMEOUT_S)
+        await call.write(pb.DraftRequest(step=1))
+        assert (await call.read()).step == 1
+        is_replaced = asyncio.Event()
+        stopping = asyncio.create_task(old.stop(drain=is_replaced.wait, grace_s=TIMEOUT_S))
+        new = await bound(address)
+        await new.mark_serving()
+        assert await health_of(channel, "") == SERVING
+        is_replaced.set()
+        await call.write(pb.DraftRequest(step=2))
+        assert (await call.read()).step == 2
+        await call.done_writing()
+        await asyncio.wait_for(stopping, TIMEOUT_S)
+        await new.stop()
 
-        async def drain() -> None:
-            seen.append(await health_of(channel, ""))
-            seen.append(await failure_of(channel))
 
-        await server.stop(drain=drain)
-        status, (raised, rich) = seen
-        assert status == NOT_SERVING
-        assert raised.code() is grpc.StatusCode.UNAVAILABLE
-        assert rich.details[0].Is(error_details_pb2.RetryInfo.DESCRIPTOR)
+async def bound(address: str) -> RpcServer:
+    """Start a server on an address that another one is about to leave."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            server = RpcServer([SERVICE])
+            try:
+                await server.start(address)
+                return server
+            except OSError:
+                await server.stop()
 
 
 async def test_draining_lets_running_streams_finish() -> None:
