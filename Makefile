@@ -1,4 +1,4 @@
-.PHONY: install demo test lint protos bench up clean
+.PHONY: install demo test lint protos bench up images sbom deploy-test clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -33,6 +33,26 @@ bench: install
 
 up: .venv/installed-demo
 	$(BIN)/lookahead serve
+
+images:
+	@for name in drafter verifier gateway; do \
+		docker build -f deploy/docker/Dockerfile --target $$name -t lookahead-$$name . || exit 1; \
+	done
+
+# What each image holds, as CycloneDX documents in build/sbom.
+sbom: install
+	@mkdir -p build/sbom
+	@for name in drafter verifier gateway; do \
+		docker run --rm lookahead-$$name python -c 'from importlib.metadata import distributions; \
+		print(*sorted({f"{d.name}=={d.version}" for d in distributions()}), sep="\n")' \
+		| $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+			--of JSON -o build/sbom/$$name.json - || exit 1; \
+	done
+	@ls -l build/sbom
+
+# The compose stack for real: images, faults, restarts. Starts a Docker engine where none runs.
+deploy-test: install
+	$(BIN)/python -m pytest tests/deploy
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
