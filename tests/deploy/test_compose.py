@@ -1,0 +1,207 @@
+"""The compose stack as its user runs it, on the real demo model, and with things going wrong.
+
+In order: the stack comes up once, each test leaves it whole. `make deploy-test` runs it.
+"""
+
+import json
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+from lookahead import Client
+from lookahead.model_cache import DEMO, resolve_model
+from lookahead.results import GenerationResult
+from lookahead.samples import load_samples
+from tests.deploy.compose import PROJECT, ComposeStack, build, health, logs, wait_for
+from tests.deploy.engine import PYTHON_IMAGE, build_arguments, docker, running_engine
+from tests.test_real_model import generate as judge
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
+
+TARGETS = ("drafter", "gateway", "verifier")
+DOCUMENT = load_samples()[0].text
+STORY = "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals"
+# Long enough for a fault in the middle; sampled, so that nothing repeats by itself.
+LONG: dict[str, Any] = {"max_tokens": 120, "temperature": 1.0, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[None]:
+    with running_engine():
+        yield
+
+
+@pytest.fixture(scope="module")
+def images(engine: None) -> None:
+    arguments = build_arguments()
+    for target in TARGETS:
+        build(target, *arguments, "--build-arg=VERIFIER_EXTRAS=demo,otel")
+
+
+@pytest.fixture(scope="module")
+def stack(images: None) -> Iterator[ComposeStack]:
+    stack = ComposeStack()
+    stack.down(forget=True)  # what a run that was killed left
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.down(forget=True)
+
+
+@pytest.fixture
+def client(stack: ComposeStack) -> Iterator[Client]:
+    with Client(stack.grpc_address) as client:
+        yield client
+
+
+def post(stack: ComposeStack, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"http://{stack.http_address}{path}",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=300) as response:
+        answer: dict[str, Any] = json.load(response)
+    return answer
+
+
+def during(client: Client, act: Callable[[], None], **params: Any) -> GenerationResult:
+    """Generate, and act once the first words are there."""
+    with client.generate(STORY, **{**LONG, **params}) as stream:
+        deltas = iter(stream)
+        next(deltas)
+        act()
+        for _ in deltas:
+            pass
+        return stream.result
+
+
+def test_the_drafter_adds_little_to_the_image_of_python(images: None) -> None:
+    """With the 130 MB of the official image below 450 MB."""
+    sizes = [
+        int(docker("image", "inspect", "--format", "{{.Size}}", name))
+        for name in ("lookahead-drafter", PYTHON_IMAGE)
+    ]
+    assert sizes[0] - sizes[1] <= 320e6, sizes
+
+
+def test_containers_run_as_nobody_on_a_root_they_cannot_write_to(stack: ComposeStack) -> None:
+    for service in ("drafter", "verifier", "gateway"):
+        assert stack.execute(service, "id", "-u").strip() == "10001"
+        attempt = (
+            "touch /opt/venv/x /usr/x /x 2>/dev/null; ls /x /usr/x /opt/venv/x 2>/dev/null; true"
+        )
+        assert stack.execute(service, "sh", "-c", attempt).strip() == "", service
+
+
+def test_the_drafter_starts_with_its_kernels_compiled(stack: ComposeStack) -> None:
+    (first, _) = stack.containers("drafter")
+    times = [line for line in logs(first).splitlines() if "listening" in line or "serving" in line]
+    listening, serving = (line.split()[0].removeprefix("time=") for line in times[:2])
+    counted = stack.execute("drafter", "sh", "-c", "find /opt/numba -name '*.nbc' | wc -l")
+    copied = stack.execute(
+        "drafter", "sh", "-c", "find /var/cache/lookahead/numba -name '*.nbc' | wc -l"
+    )
+    assert int(counted) == int(copied) > 0, (listening, serving)
+
+
+def test_generate_through_the_port_gives_the_words_of_the_model(client: Client) -> None:
+    path = resolve_model(DEMO, Console(quiet=True))
+    hf = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    result = client.generate(DOCUMENT, max_tokens=180).wait()
+    assert list(result.token_ids) == judge(hf, client.tokenize(DOCUMENT))[: len(result.token_ids)]
+    assert result.speculation.num_accepted_tokens >= 30
+
+
+def test_http_says_what_grpc_says(stack: ComposeStack, client: Client) -> None:
+    model = client.model().model
+    greedy = {"model": model, "max_tokens": 40, "temperature": 0}
+    answer = post(stack, "/v1/completions", {**greedy, "prompt": DOCUMENT})
+    assert answer["choices"][0]["text"] == client.generate(DOCUMENT, max_tokens=40).wait().text
+    messages = [{"role": "user", "content": "Name three colours."}]
+    answer = post(stack, "/v1/chat/completions", {**greedy, "messages": messages})
+    chat = client.generate(messages=messages, max_tokens=40).wait()
+    assert answer["choices"][0]["message"]["content"] == chat.text
+
+
+def test_a_killed_drafter_changes_no_word(stack: ComposeStack, client: Client) -> None:
+    undisturbed = client.generate(STORY, speculation="off", **LONG).wait()
+    victim = stack.drafter_in_use()
+    result = during(client, lambda: docker("kill", victim) and None)
+    assert result.text == undisturbed.text
+    wait_for(lambda: stack.drafter_in_use() != victim, 30)
+    docker("start", victim)
+    wait_for(lambda: health(victim) == "healthy", 60)
+
+
+def test_a_cut_off_drafter_changes_no_word(stack: ComposeStack, client: Client) -> None:
+    undisturbed = client.generate(STORY, speculation="off", **LONG).wait()
+    victim, network = stack.drafter_in_use(), f"{PROJECT}_drafts"
+    result = during(client, lambda: docker("network", "disconnect", network, victim) and None)
+    assert result.text == undisturbed.text
+    client.generate(STORY, max_tokens=20).wait()  # a request notices at the latest
+    docker("network", "connect", "--alias=drafter", network, victim)
+    wait_for(lambda: health(victim) == "healthy", 60)
+
+
+def test_redis_may_go_and_come_back(stack: ComposeStack, client: Client) -> None:
+    undisturbed = client.generate(STORY, speculation="off", **LONG).wait()
+    result = during(client, lambda: stack.stop("redis"), namespace="while-redis-was-away")
+    assert result.text == undisturbed.text
+    stack.start("redis")
+    # What was learned without it reaches the other drafters afterwards.
+    wait_for(lambda: "while-redis-was-away" in _memories(stack), 60)
+
+
+def test_new_drafters_learn_what_the_others_know(stack: ComposeStack, client: Client) -> None:
+    stack.up(drafters=3)
+    client.generate(STORY, namespace="all-three", **LONG).wait()
+    wait_for(lambda: _memories(stack).get("all-three", 0) == 3, 60)
+    addresses = [f"--drafter={name}:50052" for name in stack.containers("drafter")]
+    stack.execute("drafter", "lookahead", "trie", "digest", *addresses)  # fails where they differ
+
+
+def test_a_stopped_verifier_ends_what_it_began(stack: ComposeStack, client: Client) -> None:
+    undisturbed = client.generate(STORY, speculation="off", **LONG).wait()
+    stopping = threading.Thread(target=lambda: stack.stop("verifier"))
+    result = during(client, stopping.start)
+    stopping.join()
+    assert result.text == undisturbed.text and result.finish_reason == "length"
+    (verifier,) = stack.containers("verifier")
+    assert docker("inspect", "--format", "{{.State.ExitCode}}", verifier) == "0"
+    stack.start("verifier")
+
+
+def test_the_memory_outlives_all_containers(stack: ComposeStack) -> None:
+    """Sampled text repeats nothing by itself: only a memory of the first run can draft it."""
+    params = {**LONG, "namespace": "outlives"}
+    with Client(stack.grpc_address) as client:
+        cold = client.generate(STORY, **params).wait()
+    wait_for(lambda: _memories(stack).get("outlives", 0) >= 2, 60)
+    stack.down()
+    stack.up()
+    with Client(stack.grpc_address) as client:
+        warm = client.generate(STORY, **params).wait()
+    assert warm.text == cold.text
+    assert warm.tokens_per_step >= 1.5 * cold.tokens_per_step, (
+        cold.tokens_per_step,
+        warm.tokens_per_step,
+    )
+
+
+def _memories(stack: ComposeStack) -> dict[str, int]:
+    """Return how many drafters hold each namespace."""
+    addresses = [f"--drafter={name}:50052" for name in stack.containers("drafter")]
+    listed = stack.execute("drafter", "lookahead", "trie", "stats", "--json", *addresses)
+    held: dict[str, int] = {}
+    for infos in json.loads(listed).values():
+        for info in infos:
+            held[info["namespace"]] = held.get(info["namespace"], 0) + 1
+    return held
