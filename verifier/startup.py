@@ -1,8 +1,10 @@
 """From a model's name to a running engine: weights, form, packed products, step-time curve."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from verifier.config import VerifierConfig
 from verifier.draft_client import DraftClient
@@ -16,9 +18,16 @@ from verifier.tokenizer import Tokenizer, load_tokenizer
 
 def load_model(config: VerifierConfig) -> TargetModel:
     """Load the weights, find the form the model is right in, and make its products fast."""
+    return _prepare(_load_weights(config), config)
+
+
+def _load_weights(config: VerifierConfig) -> PreTrainedModel:
     if config.threads:
         torch.set_num_threads(config.threads)
-    hf = load_weights(config.model, device=config.device, dtype=config.dtype)
+    return load_weights(config.model, device=config.device, dtype=config.dtype)
+
+
+def _prepare(hf: PreTrainedModel, config: VerifierConfig) -> TargetModel:
     limit = getattr(hf.config.get_text_config(), "max_position_embeddings", None)
     model = TargetModel(
         hf,
@@ -60,5 +69,11 @@ def make_engine(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig
 
 def load_engine(config: VerifierConfig) -> tuple[Engine, Tokenizer]:
     """Load everything; takes seconds to minutes, so call it off the event loop."""
-    tokenizer = load_tokenizer(config.model)
-    return make_engine(load_model(config), tokenizer, config), tokenizer
+    hf = _load_weights(config)
+    # Beside the work on the weights, but neither beside their loading, since both import parts of
+    # transformers, nor beside the timing of steps.
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
+        loading = pool.submit(load_tokenizer, config.model)
+        model = _prepare(hf, config)
+        tokenizer = loading.result()
+    return make_engine(model, tokenizer, config), tokenizer
