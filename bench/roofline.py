@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 ITEM_BYTES = 2  # bfloat16
 BANDWIDTH_SHARE, FLOPS_SHARE = 0.8, 0.6  # of the data sheet, that large models reach
-# Calls from Python: what transformers spends on a layer, and our attention on each sequence in it.
-EAGER_LAYER_S, EAGER_SEQUENCE_S = 500e-6, 40e-6
+EAGER_LAYER_S = 500e-6  # calls from Python: what transformers spends on a layer
 GRAPH_LAYER_S = 15e-6  # gaps between the kernels of a layer when a CUDA graph replays them
 HOP_S = 1e-3  # asking the drafter
 
@@ -72,5 +71,4 @@ def step_s(
     if graphs:
         return device_s + shape.num_layers * GRAPH_LAYER_S
     # Calls are made ahead of the device: the slower of the two sets the pace.
-    calls_s = shape.num_layers * (EAGER_LAYER_S + num_sequences * EAGER_SEQUENCE_S)
-    return max(device_s, calls_s)
+    return max(device_s, shape.num_layers * EAGER_LAYER_S)

@@ -67,6 +67,12 @@ def verifier(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="auto, sdpa, batched or eager; see docs/models.md.")
+    ] = None,
+    kv_memory: Annotated[
+        str | None, typer.Option(help="What the KV cache may take: auto, or a size such as 8GiB.")
+    ] = None,
 ) -> None:
     """Run one verifier. More settings: environment variables LOOKAHEAD_VERIFIER_*."""
     require_extras("verifier")
@@ -77,6 +83,8 @@ def verifier(
         LOOKAHEAD_VERIFIER_DRAFTER=drafter,
         LOOKAHEAD_VERIFIER_DEVICE=device,
         LOOKAHEAD_VERIFIER_DTYPE=dtype,
+        LOOKAHEAD_VERIFIER_ATTENTION=attention,
+        LOOKAHEAD_VERIFIER_KV_MEMORY=kv_memory,
     )
 
 
