@@ -55,4 +55,4 @@ deploy-test: install
 	$(BIN)/python -m pytest tests/deploy
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .engine build *.egg-info

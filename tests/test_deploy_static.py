@@ -179,7 +179,7 @@ def test_the_redis_user_has_the_same_rights_everywhere(services: dict[str, Any])
     local = (ROOT / "deploy/k8s/overlays/local/users.acl").read_text()
     documented = (ROOT / "docs/memory.md").read_text().split("user drafter")[1].split("```")[0]
     rights = [
-        sorted(re.findall(r"(?<!\S)[+-]@?\w+", text))
+        sorted(re.findall(r"(?<!\S)[+-]@?[\w|]+", text))
         for text in (" ".join(services["redis"]["command"]), local, documented)
     ]
     assert rights[0] == rights[1] == rights[2]
