@@ -8,6 +8,7 @@ for plain and drafted decoding alike. Which way is faster is measured per weight
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ def pack_linears(model: nn.Module) -> int:
 
     The copies double the weights' memory; without room for them nothing is packed.
     """
-    linears = [module for module in model.modules() if type(module) is nn.Linear]
+    linears = [module for module in model.modules() if _is_dense(module)]
     if not linears or not _can_pack(linears):
         return 0
     is_faster: dict[tuple[int, int], bool] = {}
@@ -44,6 +45,11 @@ def pack_linears(model: nn.Module) -> int:
                 num_packed += 1
     logger.info("linears_packed packed=%d of=%d", num_packed, len(linears))
     return num_packed
+
+
+def _is_dense(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """A linear layer as it is; quantizers put modules or weights of their own in its place."""
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter
 
 
 def _can_pack(linears: list[nn.Linear]) -> bool:
