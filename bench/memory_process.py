@@ -112,7 +112,7 @@ class _Worker:
         await self._memory.start()
         await self._memory.load(SPACE)
         member = self._memory._members[SPACE]
-        while not member.replica.synced or member.replica.caught_up_at is None:
+        while not member.replica.synced or member.replica.lag.caught_up_at is None:
             await asyncio.sleep(0.001)
         return time.monotonic() - start
 
@@ -143,12 +143,13 @@ class _Worker:
         status = self._memory.status()
         found = self._memory.describe(SPACE)
         assert found is not None
+        _, digest = await self._memory.digest(SPACE)
         return State(
             synced=self._memory._members[SPACE].replica.synced,
             num_tokens=found.num_tokens,
             outbox_runs=status.outbox_runs,
             position=found.position,
-            digest=found.digest,
+            digest=digest,
             duplicates=status.duplicates,
             holes=status.holes,
             snapshots=status.snapshots,

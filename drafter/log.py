@@ -13,7 +13,7 @@ from typing import Any
 from redis.exceptions import ReadOnlyError, RedisError, WatchError
 
 from drafter.log_connection import BLOCK_MS, close_client, open_client
-from drafter.shared_log import Lease, Page, Publication
+from drafter.shared_log import Lease, LogEnd, Page, Publication
 from drafter.snapshot import CHUNK_LEN, MAX_HEADER_LEN, ZERO, EntryId
 
 _PREFIX = "lookahead"
@@ -49,9 +49,14 @@ class RedisLog:
             pipe.xrange(_key(space, "log"), min=_text(cursor), count=_PAGE_ENTRIES)
             pipe.get(_key(space, "pointer"))
             pipe.exists(_key(space, "wanted"))
-            found, pointer, wanted = await pipe.execute()
+            pipe.xinfo_stream(_key(space, "log"))
+            *answers, info = await pipe.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise _connection_error(answer)
+        found, pointer, wanted = answers
         entries = [(_entry_id(name), fields.get(b"e", b"")) for name, fields in found]
-        return Page(entries, pointer, bool(wanted))
+        return Page(entries, pointer, bool(wanted), _end(info))
 
     async def wait(self, space: str, cursor: EntryId) -> None:
         """Return when there is an entry behind the cursor, or after a second."""
@@ -204,7 +209,19 @@ async def _as_connection_error() -> AsyncIterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        raise ConnectionError(f"{type(error).__name__}: {error}") from error
+        raise _connection_error(error) from error
+
+
+def _connection_error(error: Exception) -> ConnectionError:
+    return ConnectionError(f"{type(error).__name__}: {error}")
+
+
+def _end(info: Any) -> LogEnd:
+    """Read what the server says of a stream; without one it answers with an error."""
+    if not isinstance(info, dict):
+        return LogEnd()
+    last_id = _entry_id(info.get("last-generated-id", b"0-0"))
+    return LogEnd(last_id, int(info.get("entries-added", 0)), int(info.get("length", 0)))
 
 
 def _queue_unlink(pipe: Any, space: str, names: list[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drafter.log import RedisLog
+from drafter.memory_status import SpaceStatus
 from drafter.outbox import Outbox
 from drafter.replica import Replica, ReplicaLimits
 from drafter.store import Store
@@ -53,7 +54,6 @@ class Member:
         )
         self._pending = asyncio.Event()
         self._blocked_at: float | None = None
-        self._started_at = self._loop.time()
         self._tasks: list[asyncio.Task[None]] = []
         self._snapshot: asyncio.Task[None] | None = None
 
@@ -72,9 +72,20 @@ class Member:
         self.replica.learn_ahead(run)
         self._pending.set()
 
-    def lag_s(self) -> float:
-        """Return for how long this replica may have missed something."""
-        return self._loop.time() - (self.replica.caught_up_at or self._started_at)
+    def status(self) -> SpaceStatus:
+        """Describe the space as this replica holds it."""
+        replica = self.replica
+        return SpaceStatus(
+            space=self._space,
+            num_tokens=replica.trie.num_tokens,
+            num_bytes=replica.trie.num_bytes,
+            position=replica.history.name(),
+            synced=replica.synced,
+            ahead=replica.ahead,
+            lag_entries=replica.lag.entries,
+            lag_s=replica.lag.seconds(self._loop.time()),
+            snapshot_age_s=replica.snapshot_age_s(),
+        )
 
     async def _follow(self) -> None:
         failures = 0
@@ -98,10 +109,10 @@ class Member:
         self._start_snapshot_if_due()
         if not self.replica.synced:
             await asyncio.sleep(self._times.backoff_s)
-        elif (self.replica.caught_up_at or 0.0) >= began:
+        elif (self.replica.lag.caught_up_at or 0.0) >= began:
             if not self._outbox.has(self._space):
                 self._blocked_at = None
-            await self._log.wait(self._space, self.replica.cursor)
+            await self._log.wait(self._space, self.replica.history.cursor)
         return True
 
     async def _send(self) -> None:

@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from drafter.local_memory import LocalMemory
 from drafter.log import RedisLog
 from drafter.log_connection import describe
 from drafter.member import Member, MemberTimes, end, going_on
+from drafter.memory_status import MemoryStatus, SpaceStatus
 from drafter.outbox import Outbox
 from drafter.replica import ReplicaLimits
-from drafter.snapshot import Position
+from drafter.snapshot import Position, digest
 from drafter.store import Store, TokenTrie
 from drafter.token_run import TokenRun, as_run
 
@@ -37,42 +39,6 @@ class MemoryLimits:
     ttl_s: int | None = None  # an idle space is forgotten after this
     replica: ReplicaLimits = field(default_factory=ReplicaLimits)
     times: MemberTimes = field(default_factory=MemberTimes)
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryStatus:
-    """How the shared memory is doing, for health details and metrics."""
-
-    shared: bool  # False: no Redis is configured, what is learned dies with the process
-    connected: bool
-    num_spaces: int
-    num_bytes: int
-    outbox_runs: int
-    outbox_bytes: int
-    outbox_dropped: int
-    applied_entries: int
-    applied_tokens: int
-    duplicates: int
-    holes: int
-    skipped: int
-    snapshots: int
-    unloaded: int
-    resyncs: dict[str, int]  # by reason
-    spaces_ahead: int  # drafting from runs that the log does not have yet
-    lag_s: float  # since the slowest space was last seen to be up to date
-    snapshot_age_s: float | None  # of the oldest newest snapshot
-    last_error: str
-
-
-@dataclass(frozen=True, slots=True)
-class SpaceStatus:
-    """One space as this replica holds it."""
-
-    space: str
-    num_tokens: int
-    num_bytes: int
-    digest: str
-    position: str  # where in which history; equal positions have equal digests
 
 
 class SharedMemory:
@@ -96,12 +62,14 @@ class SharedMemory:
             max_bytes=self._limits.max_outbox_bytes,
         )
         self._members: dict[str, Member] = {}
-        self._local: dict[str, TokenTrie] = {}
+        self._local: dict[str, LocalMemory] = {}
         self._used_at: dict[str, float] = {}
         self._unloaded = 0
         self._connected = False
         self._last_error = ""
-        self._past: Counter[str] = Counter()
+        # Of spaces that were unloaded.
+        self._past_counts: Counter[str] = Counter()
+        self._past_resyncs: Counter[str] = Counter()
         self._monitor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -115,6 +83,8 @@ class SharedMemory:
         deadline = time.monotonic() + _FLUSH_S
         while self._outbox.spaces() and self._log and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
+        for local in self._local.values():
+            local.stop()
         await asyncio.gather(*(member.stop() for member in self._members.values()))
         if self._monitor is not None:
             await end([self._monitor])
@@ -146,9 +116,9 @@ class SharedMemory:
         if self._log is None:
             raise ValueError("caught_up: there is no log to follow")
         replica = self._members[space].replica
-        while replica.caught_up_at is None or not replica.synced:
+        while replica.lag.caught_up_at is None or not replica.synced:
             await asyncio.sleep(0.01)
-        return replica.position()
+        return replica.history.position()
 
     async def forget(self, space: str) -> int:
         """Forget a space here and everywhere; return how many tokens were held here.
@@ -162,8 +132,7 @@ class SharedMemory:
             self._members[space].replica.forget()
         elif space in self._local:
             self._store.forget(space)
-            self._local[space] = self._store.build(None)
-            self._store.place(space, self._local[space])
+            self._local[space].forget()
         if self._log is not None:
             await self._log.forget(_checked(space))
         return num_tokens
@@ -173,42 +142,53 @@ class SharedMemory:
         return sorted(self._used_at)
 
     def describe(self, space: str) -> SpaceStatus | None:
-        """Describe a space if it is in memory; hashes it, so not for every second."""
+        """Describe a space if it is in memory."""
         trie, member = self._trie(space), self._members.get(space)
         if trie is None:
             return None
-        where = member.replica.where() if member else ""
-        return SpaceStatus(space, trie.num_tokens, trie.num_bytes, trie.digest(), where)
+        if member is not None:
+            return member.status()
+        return SpaceStatus(space, trie.num_tokens, trie.num_bytes)
+
+    async def digest(self, space: str) -> tuple[str, str]:
+        """Return a space's position and the digest there; hashes in a thread."""
+        status, trie = self.describe(space), self._trie(space)
+        if status is None or trie is None:
+            raise KeyError(f"space: {space!r} is not in memory")
+        return status.position, await asyncio.to_thread(digest, trie.export())
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the runs that are not learned yet, by the log or here."""
+        return self._outbox.num_bytes + sum(x.waiting_bytes for x in self._local.values())
 
     def status(self) -> MemoryStatus:
         """Count; cheap enough for every second."""
-        members = list(self._members.values())
-        totals = self._past.copy()
-        resyncs: Counter[str] = Counter()
-        for member in members:
-            totals.update(member.replica.counts.as_dict())
+        counts, resyncs = self._past_counts.copy(), self._past_resyncs.copy()
+        for member in self._members.values():
+            counts.update(member.replica.history.counts.as_dict())
             resyncs.update(member.replica.resyncs)
-        ages = [age for member in members if (age := member.replica.snapshot_age_s()) is not None]
+        spaces = [status for space in self.spaces() if (status := self.describe(space))]
         return MemoryStatus(
             shared=self._log is not None,
             connected=self._connected,
-            num_spaces=len(self._used_at),
-            num_bytes=self._num_bytes(),
+            last_error=self._last_error,
+            spaces=tuple(spaces),
+            num_bytes=sum(space.num_bytes for space in spaces),
+            num_tokens=sum(space.num_tokens for space in spaces),
             outbox_runs=self._outbox.num_runs,
             outbox_bytes=self._outbox.num_bytes,
             outbox_dropped=self._outbox.dropped,
-            applied_entries=totals["entries"],
-            applied_tokens=totals["tokens"],
-            duplicates=totals["duplicates"],
-            holes=totals["holes"],
-            skipped=totals["skipped"],
-            snapshots=totals["snapshots"],
+            oldest_waiting_s=self._outbox.oldest_s(),
+            applied_entries=counts["entries"],
+            applied_tokens=counts["tokens"],
+            duplicates=counts["duplicates"],
+            holes=counts["holes"],
+            skipped=counts["skipped"],
+            snapshots=counts["snapshots"],
+            snapshots_refused=counts["refused"],
             unloaded=self._unloaded,
             resyncs=dict(resyncs),
-            spaces_ahead=sum(member.replica.ahead for member in members),
-            lag_s=max((member.lag_s() for member in members), default=0.0),
-            snapshot_age_s=max(ages, default=None),
-            last_error=self._last_error,
         )
 
     def _use(self, space: str) -> None:
@@ -219,8 +199,7 @@ class SharedMemory:
 
     def _follow(self, space: str) -> None:
         if self._log is None:
-            self._local[space] = self._store.build(None)
-            self._store.place(space, self._local[space])
+            self._local[space] = LocalMemory(space, self._store)
             return
         member = Member(
             space,
@@ -234,8 +213,10 @@ class SharedMemory:
         member.start()
 
     def _trie(self, space: str) -> TokenTrie | None:
-        member = self._members.get(space)
-        return member.replica.trie if member else self._local.get(space)
+        member, local = self._members.get(space), self._local.get(space)
+        if member is not None:
+            return member.replica.trie
+        return local.trie if local else None
 
     def _num_bytes(self) -> int:
         tries = [self._trie(space) for space in self._used_at]
@@ -272,10 +253,12 @@ class SharedMemory:
                 continue
             self._unloaded += 1
             del self._used_at[space]
-            self._local.pop(space, None)
-            member = self._members.pop(space, None)
+            local, member = self._local.pop(space, None), self._members.pop(space, None)
+            if local is not None:
+                local.stop()
             if member is not None:
-                self._past.update(member.replica.counts.as_dict())
+                self._past_counts.update(member.replica.history.counts.as_dict())
+                self._past_resyncs.update(member.replica.resyncs)
                 await member.stop()
 
 

@@ -4,7 +4,9 @@ One entry per space is in flight at a time. It keeps its identity until it is ac
 first copies of a producer's entries stand in the log in order, whatever was retried.
 """
 
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from drafter.entry import MAX_ENTRY_RUNS, MAX_RUN_TOKENS, Entry, encode
@@ -18,14 +20,27 @@ _ENTRY_TOKENS = 8192
 class _Queue:
     """What one space waits for."""
 
-    runs: deque[tuple[int, TokenRun]] = field(default_factory=deque)  # (ticket, run)
+    runs: deque[tuple[float, TokenRun]] = field(default_factory=deque)  # (queued at, run)
     in_flight: Entry | None = None
+    in_flight_since: float = 0.0  # when its oldest run was queued
+
+    @property
+    def oldest(self) -> float:
+        return self.in_flight_since if self.in_flight else self.runs[0][0]
 
 
 class Outbox:
     """Runs by space, oldest first, bounded in runs and in bytes over all spaces."""
 
-    def __init__(self, producer: bytes, boot_epoch: int, *, max_runs: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        producer: bytes,
+        boot_epoch: int,
+        *,
+        max_runs: int,
+        max_bytes: int,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.num_runs = 0
         self.num_bytes = 0
         self.dropped = 0
@@ -33,15 +48,14 @@ class Outbox:
         self._max_runs, self._max_bytes = max_runs, max_bytes
         self._queues: dict[str, _Queue] = {}
         self._sequences: dict[str, int] = {}
-        self._ticket = 0
+        self._now = now
 
     def add(self, space: str, run: TokenRun) -> None:
         """Queue a run behind the others of its space; long ones are cut."""
         queue = self._queues.setdefault(space, _Queue())
         for start in range(0, len(run), MAX_RUN_TOKENS):
             piece = run[start : start + MAX_RUN_TOKENS]
-            self._ticket += 1
-            queue.runs.append((self._ticket, piece))
+            queue.runs.append((self._now(), piece))
             self._count(1, piece)
         while self.num_runs > self._max_runs or self.num_bytes > self._max_bytes:
             if not self._drop_oldest():
@@ -50,6 +64,11 @@ class Outbox:
     def spaces(self) -> list[str]:
         """Return the spaces that have something to send."""
         return [space for space in self._queues if self.has(space)]
+
+    def oldest_s(self) -> float:
+        """Return for how long the oldest run has waited; 0 where none does."""
+        oldest = [self._queues[space].oldest for space in self.spaces()]
+        return self._now() - min(oldest) if oldest else 0.0
 
     def has(self, space: str) -> bool:
         """Tell whether a space has something to send."""
@@ -89,7 +108,8 @@ class Outbox:
         self._queues.pop(space, None)
 
     def _next_entry(self, space: str, queue: _Queue) -> Entry:
-        runs = [queue.runs.popleft()[1]]
+        queue.in_flight_since, first = queue.runs.popleft()
+        runs = [first]
         room = _ENTRY_TOKENS - len(runs[0])
         while queue.runs and len(queue.runs[0][1]) <= room and len(runs) < MAX_ENTRY_RUNS:
             runs.append(queue.runs.popleft()[1])

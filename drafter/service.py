@@ -104,22 +104,23 @@ class DrafterService(pb_grpc.DrafterServiceServicer):
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> pb.DescribeNamespacesResponse:
         prefix = checked_prefix(request.prefix, "prefix")
-        pace = Pace()
         response = pb.DescribeNamespacesResponse()
         for space in self._memory.spaces():
             vocabulary, namespace = split_space(space)
             status = self._memory.describe(space) if namespace.startswith(prefix) else None
             if status is None:
                 continue
+            position, digest = await self._memory.digest(space)
             response.namespaces.add(
                 vocabulary=vocabulary,
                 namespace=namespace,
                 num_tokens=status.num_tokens,
                 num_bytes=status.num_bytes,
-                digest=status.digest,
-                log_position=status.position,
+                digest=digest,
+                log_position=position,
+                lag_entries=status.lag_entries,
+                lag_s=status.lag_s,
             )
-            await pace.spend(status.num_tokens)
         return response
 
     async def _learn(self, space: str, run: TokenRun, pace: Pace) -> None:
@@ -129,7 +130,7 @@ class DrafterService(pb_grpc.DrafterServiceServicer):
             self._memory.append(space, piece)
             await pace.spend(len(piece))
         waited_s = 0.0
-        while self._memory.status().outbox_bytes > MAX_WAITING_BYTES:
+        while self._memory.waiting_bytes > MAX_WAITING_BYTES:
             if waited_s >= MAX_WAIT_S:
                 raise Unavailable("the log takes nothing", retry_after_s=RETRY_AFTER_S)
             await asyncio.sleep(POLL_S)

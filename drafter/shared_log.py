@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from drafter.snapshot import EntryId, Pointer
+from drafter.snapshot import ZERO, EntryId, Pointer
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """How far the log goes; all zero where it is empty or the server does not say."""
+
+    last_id: EntryId = ZERO
+    num_added: int = 0  # ever, trimmed ones included
+    num_held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +22,7 @@ class Page:
     entries: list[tuple[EntryId, bytes]]
     pointer: bytes | None
     wanted: bool  # somebody found no snapshot that it can load
+    end: LogEnd
 
 
 @dataclass(frozen=True, slots=True)

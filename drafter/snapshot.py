@@ -102,6 +102,14 @@ class Header:
         return sum(len(_cuts(_nbytes(dtype, shape))) for _, dtype, shape in self.arrays)
 
 
+def digest(arrays: Arrays) -> str:
+    """Hash the contents of arrays, in the order of their names."""
+    found = hashlib.blake2b(digest_size=16)
+    for _, array in sorted(arrays.items()):
+        found.update(_row(array.astype(array.dtype.newbyteorder("<"), copy=False)))
+    return found.hexdigest()
+
+
 def dump_header(header: Header) -> bytes:
     """Serialise a header behind its own SHA-256."""
     text = json.dumps(asdict(header)).encode()

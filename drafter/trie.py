@@ -4,12 +4,11 @@ A trie node is the set of places where its path ends, so nothing is stored per n
 few stores per token, the oldest tokens make way, and the tokens alone rebuild the index.
 """
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
 
 from drafter import kernels_trie as kernels
+from drafter.snapshot import digest
 from drafter.token_run import MAX_TOKEN_ID, TokenRun, as_run
 
 MIN_CAPACITY = 1 << 10
@@ -18,6 +17,8 @@ DEFAULT_MAX_BYTES = 1 << 30
 _INTS_PER_TOKEN = 1 + 2 * kernels.NUM_ORDERS
 # Positions are int32; well before they run out, the live tokens are renumbered from zero.
 _MAX_POSITION = 1 << 30
+# Fewer tokens than this are indexed afresh in a few milliseconds.
+_SMALL = 1 << 16
 _BOUNDARY = np.array([kernels.BOUNDARY], np.int32)
 
 
@@ -43,6 +44,13 @@ class Trie:
     def num_bytes(self) -> int:
         """Memory reserved for the tokens and their index."""
         return self.arena.nbytes
+
+    @property
+    def crowded(self) -> bool:
+        """Tell whether learning will soon index everything afresh; a restored export has room."""
+        capacity, head = len(self._ring()), int(self.arena[kernels.HEAD])
+        full = capacity < self._max_capacity and 4 * self.num_tokens >= 3 * capacity
+        return capacity > _SMALL and (full or head > _MAX_POSITION - _SMALL)
 
     def learn(self, token_ids: TokenRun) -> None:
         """Append a finished run and the boundary that no match crosses."""
@@ -126,10 +134,7 @@ class Trie:
         Tries with one byte limit that learned the same runs in the same order agree, however they
         came there: by learning, by restoring an export, or by removing what the other never saw.
         """
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(np.array([self.num_learned], "<i8").tobytes())
-        digest.update(self.live_tokens().astype("<i4", copy=False).tobytes())
-        return digest.hexdigest()
+        return digest(self.export())
 
     def export(self) -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:
         """Return what restores this trie: the live tokens. The index is rebuilt from them."""
@@ -139,7 +144,8 @@ class Trie:
         """Become the exported trie; ValueError names what is wrong, and then nothing changed."""
         tokens, num_learned = _checked_export(arrays)
         live = tokens[max(0, len(tokens) - self._max_capacity) :]
-        self._rebuild(live, _power_of_two(len(live)))
+        # With room to grow: the copy of a crowded trie is not crowded.
+        self._rebuild(live, min(_power_of_two(len(live) * 3 // 2), self._max_capacity))
         self._renumbered = num_learned - len(live)
 
     def check(self) -> None:

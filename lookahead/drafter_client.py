@@ -29,6 +29,8 @@ class NamespaceInfo:
     num_bytes: int
     digest: str
     log_position: str
+    lag_entries: int
+    lag_s: float
 
 
 class DrafterClient(Closing):
@@ -51,6 +53,8 @@ class DrafterClient(Closing):
                 num_bytes=item.num_bytes,
                 digest=item.digest,
                 log_position=item.log_position,
+                lag_entries=item.lag_entries,
+                lag_s=item.lag_s,
             )
             for item in found.namespaces
         ]

@@ -228,6 +228,7 @@ def _table(
         table.add_column(heading)
     for heading in ("tokens", "tokens/s", "MiB") if before is not None else ("tokens", "MiB"):
         table.add_column(heading, justify="right")
+    table.add_column("behind", justify="right")
     table.add_column("digest")
     table.add_column("position")
     for name, infos in found.items():
@@ -240,7 +241,17 @@ def _table(
                 f"{info.num_tokens:,}",
                 *speed,
                 f"{info.num_bytes / (1 << 20):,.1f}",
+                _behind(info),
                 info.digest[:12],
                 info.log_position or "-",
             )
     return table
+
+
+def _behind(info: NamespaceInfo) -> str:
+    """Say how far a drafter is behind the log: entries and seconds; nothing while it is not."""
+    if not info.log_position:
+        return "no log"
+    if info.lag_s == 0.0 and info.lag_entries == 0:
+        return "-"
+    return f"{info.lag_entries:,} in {info.lag_s:,.1f} s"

@@ -497,6 +497,8 @@ class NamespaceDescription(_message.Message):
     NUM_BYTES_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     LOG_POSITION_FIELD_NUMBER: _builtins.int
+    LAG_ENTRIES_FIELD_NUMBER: _builtins.int
+    LAG_S_FIELD_NUMBER: _builtins.int
     vocabulary: _builtins.str
     """Fingerprint of the vocabulary."""
     namespace: _builtins.str
@@ -509,6 +511,10 @@ class NamespaceDescription(_message.Message):
     """Equal on all replicas that have applied the same part of the log."""
     log_position: _builtins.str
     """Position in the log up to which this replica has applied it; empty without a log."""
+    lag_entries: _builtins.int
+    """Entries that are known to stand in the log and are not applied yet."""
+    lag_s: _builtins.float
+    """For how long this replica is behind the log, or may be; 0 while it waits at the log's end."""
     def __init__(
         self,
         *,
@@ -518,10 +524,12 @@ class NamespaceDescription(_message.Message):
         num_bytes: _builtins.int = ...,
         digest: _builtins.str = ...,
         log_position: _builtins.str = ...,
+        lag_entries: _builtins.int = ...,
+        lag_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "log_position", b"log_position", "namespace", b"namespace", "num_bytes", b"num_bytes", "num_tokens", b"num_tokens", "vocabulary", b"vocabulary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "lag_entries", b"lag_entries", "lag_s", b"lag_s", "log_position", b"log_position", "namespace", b"namespace", "num_bytes", b"num_bytes", "num_tokens", b"num_tokens", "vocabulary", b"vocabulary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

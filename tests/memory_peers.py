@@ -34,8 +34,8 @@ class Peer:
         return self.memory._members[space].replica
 
     def digest(self, space: str = SPACE) -> str:
-        found = self.memory.describe(space)
-        return found.digest if found else ""
+        trie = self.memory._trie(space)
+        return trie.digest() if trie else ""
 
     def position(self, space: str = SPACE) -> str:
         found = self.memory.describe(space)

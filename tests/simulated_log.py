@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from drafter.shared_log import Lease, Page, Publication
+from drafter.shared_log import Lease, LogEnd, Page, Publication
 from drafter.snapshot import ZERO, EntryId, load_pointer
 
 Result = TypeVar("Result")
@@ -171,7 +171,7 @@ class SimulatedLog:
         def do() -> Page:
             server = self._world.server
             found = [entry for entry in server.entries if entry[0] >= cursor][:8]
-            return Page(found, server.pointer, server.wanted)
+            return Page(found, server.pointer, server.wanted, LogEnd())
 
         return self._world.call(do)
 

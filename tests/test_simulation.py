@@ -33,6 +33,7 @@ class Ring:
         self.capacity = capacity
         self.tokens: list[int] = []
         self.num_bytes = 0
+        self.crowded = False
 
     @property
     def num_tokens(self) -> int:
@@ -250,7 +251,7 @@ class Simulation:
 
     def settled(self) -> bool:
         ends = {
-            (peer.replica.base, peer.replica.cursor, peer.replica.synced)
+            (peer.replica.history.base, peer.replica.history.cursor, peer.replica.synced)
             for peer in self.peers.values()
         }
         last = self.world.server.entries[-1][0] if self.world.server.entries else None

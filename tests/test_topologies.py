@@ -17,7 +17,7 @@ from tests.redis_server import Server, eventually, free_port, redis_binary, runn
 ACL = (
     "+xadd +xread +xrange +xtrim +get +set +exists +incrby +sadd +srem +smembers +hset +hget "
     "+hstrlen +hlen +expire +pexpire +persist +unlink +watch +unwatch +multi +exec +discard +ping "
-    "+hello"
+    "+hello +xinfo|stream"
 )
 
 

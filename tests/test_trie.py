@@ -192,3 +192,25 @@ def test_a_smaller_replica_keeps_the_newest_of_an_export() -> None:
     restored = Trie(max_bytes=SMALLEST)
     restored.restore(large.export())
     assert restored.digest() == small.digest()
+
+
+def test_copy_of_a_crowded_trie_has_room_and_goes_on_the_same() -> None:
+    runs = [
+        np.random.default_rng(seed).integers(0, 5000, 999, dtype=np.int32) for seed in range(300)
+    ]
+    trie, moved = Trie(max_bytes=16 << 20), Trie(max_bytes=16 << 20)
+    num_copies = 0
+    for run in runs:
+        trie.learn(run)
+        if moved.crowded:
+            exported = moved.export()
+            moved = Trie(max_bytes=16 << 20)
+            moved.restore(exported)
+            assert not moved.crowded
+            num_copies += 1
+        capacity = moved.num_bytes
+        moved.learn(run)
+        assert moved.num_bytes == capacity or moved.num_tokens < 1 << 17, "it grew in place"
+    assert num_copies >= 1
+    assert moved.digest() == trie.digest()
+    moved.check()
