@@ -2,19 +2,10 @@
 
 from pathlib import Path
 
-from lookahead.samples import load_samples
+from lookahead.samples import load_openings, load_samples
 
 PROMPTS = Path(__file__).parent / "prompts"
-OPENINGS = (
-    "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals",
-    "My favourite thing about the sea is",
-    "The old clock in the station had stopped again, and",
-    "Dear diary, nobody told me that",
-    "On the far side of the moon there is a door, and behind it",
-    "The recipe had been in the family for longer than",
-    "What the fox said to the gardener that morning was",
-    "In the year when the river ran backwards, we",
-)
+OPENINGS = load_openings()
 
 
 def copying() -> dict[str, list[str]]:

@@ -23,6 +23,11 @@ def load_samples() -> list[Sample]:
     ]
 
 
+def load_openings() -> list[str]:
+    """Return the beginnings of stories that repeat nothing: there is little to draft from."""
+    return _read("openings").splitlines()
+
+
 def read_sample(path: Path) -> Sample:
     """Return a prompt of the user's own."""
     return Sample(path.name, path.read_text())

@@ -1,0 +1,1 @@
+"""`lookahead bench`: how fast a running server is, and what drafting does for it."""

@@ -1,0 +1,160 @@
+"""`lookahead bench`: asks a running server under load and prints what came of it."""
+
+import json
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lookahead import options
+from lookahead.bench.figures import Row, rows
+from lookahead.bench.load import Plan, modes_of, run
+from lookahead.bench.openai_target import OpenAITarget
+from lookahead.bench.plot import plot as write_plot
+from lookahead.bench.plot import require_matplotlib
+from lookahead.bench.prompts import Prompt, Workload, built_in, read_prompts
+from lookahead.bench.table import definitions, table
+from lookahead.bench.target import GrpcTarget, Sampling, Target
+from lookahead.client import DEFAULT_ADDRESS, Client
+
+bench = typer.Typer()
+
+WHAT = "What to ask"
+HOW = "How to ask"
+
+
+@bench.command(name="bench")
+def bench_command(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Prompts: text files, one each, or JSONL. Default: our own."),
+    ] = None,
+    address: options.Address = DEFAULT_ADDRESS,
+    url: Annotated[
+        str, typer.Option(help="Ask an OpenAI-compatible server instead: http://HOST:PORT/v1.")
+    ] = "",
+    api_key: Annotated[str, typer.Option(envvar="OPENAI_API_KEY", help="For --url.")] = "",
+    model: Annotated[str, typer.Option(help="For --url; default: the first one listed.")] = "",
+    workload: Annotated[
+        Workload, typer.Option(help="Of our own prompts.", rich_help_panel=WHAT)
+    ] = "mixed",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Send texts as chat messages.", rich_help_panel=WHAT)
+    ] = False,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", "-n", min=1, rich_help_panel=WHAT)
+    ] = 128,
+    temperature: Annotated[
+        float, typer.Option("--temperature", "-t", min=0, rich_help_panel=WHAT)
+    ] = 0.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the first prompt; then one more.", rich_help_panel=WHAT)
+    ] = 1,
+    concurrency: Annotated[
+        str, typer.Option("--concurrency", "-c", help="Requests at once.", rich_help_panel=HOW)
+    ] = "1,4",
+    requests: Annotated[
+        int | None,
+        typer.Option(min=1, help="In each burst; default: each prompt once.", rich_help_panel=HOW),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Bursts of each kind.", rich_help_panel=HOW)
+    ] = 3,
+    speculation: Annotated[
+        str, typer.Option(help="auto, chain or tree, beside off.", rich_help_panel=HOW)
+    ] = "auto",
+    warm: Annotated[
+        bool,
+        typer.Option(
+            help="Measure with a memory that knows the answers, too.", rich_help_panel=HOW
+        ),
+    ] = True,
+    as_json: options.AsJson = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture; needs matplotlib.")] = None,
+) -> None:
+    """Measure a running server: speeds with and without drafts, side by side, and equal texts."""
+    if plot is not None:
+        require_matplotlib()
+    prompts, concurrencies = _prompts(files or [], workload), concurrencies_of(concurrency)
+    sampling = Sampling(max_tokens, temperature)
+    with ExitStack() as exits:
+        target: Target
+        if url:
+            target = _openai_target(url, sampling, api_key=api_key, model=model)
+        else:
+            target = GrpcTarget(exits.enter_context(Client(address)), sampling)
+        plan = Plan(
+            [prompt.as_chat() for prompt in prompts] if chat else prompts,
+            concurrencies,
+            modes_of(target, speculation=speculation, is_warm=warm),
+            rounds=rounds,
+            num_requests=requests,
+            seed=seed,
+        )
+        found = _measure(target, plan)
+    _show(found, target.name, plan, as_json=as_json)
+    if plot is not None:
+        write_plot(found, target.name, plot)
+    raise typer.Exit(exit_status(found))
+
+
+def _prompts(files: list[Path], workload: Workload) -> list[Prompt]:
+    try:
+        prompts = read_prompts(files) if files else built_in(workload)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not prompts:
+        raise typer.BadParameter(f"no prompts in {', '.join(map(str, files))}")
+    return prompts
+
+
+def _openai_target(url: str, sampling: Sampling, *, api_key: str, model: str) -> OpenAITarget:
+    try:
+        return OpenAITarget(url, sampling, api_key=api_key, model=model)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def concurrencies_of(text: str) -> list[int]:
+    """Parse numbers with commas between them."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise typer.BadParameter(f"--concurrency: want numbers from 1 on, as in 1,4,8; got {text}")
+    return numbers
+
+
+def exit_status(found: list[Row]) -> int:
+    """1 if a text differs or a request failed."""
+    return int(any(row.num_identical < row.num_compared or row.num_errors for row in found))
+
+
+def _measure(target: Target, plan: Plan) -> list[Row]:
+    notes = Console(stderr=True)
+    with notes.status("starting") as status:
+        return rows(list(run(target, plan, status.update)))
+
+
+def _show(found: list[Row], name: str, plan: Plan, *, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, Any] = {
+            "target": name,
+            "num_prompts": len(plan.prompts),
+            "rounds": plan.rounds,
+            "seed": plan.seed,
+            "rows": [asdict(row) for row in found],
+        }
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        return
+    console = Console()
+    console.print(f"[bold]{name}[/]: {len(plan.prompts)} prompts, {plan.rounds} rounds")
+    console.print(table(found))
+    console.print(definitions(found), style="dim", highlight=False)
+    for error in dict.fromkeys(row.first_error for row in found if row.first_error):
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
