@@ -4,9 +4,12 @@ In order: the stack comes up once, each test leaves it whole. `make deploy-test`
 """
 
 import json
+import subprocess
 import threading
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +22,14 @@ from lookahead.model_cache import DEMO, resolve_model
 from lookahead.results import GenerationResult
 from lookahead.samples import load_samples
 from tests.deploy.compose import PROJECT, ComposeStack, build, health, logs, wait_for
-from tests.deploy.engine import PYTHON_IMAGE, build_arguments, docker, running_engine
+from tests.deploy.engine import (
+    DOCKER,
+    PYTHON_IMAGE,
+    REDIS_IMAGE,
+    build_arguments,
+    docker,
+    running_engine,
+)
 from tests.test_real_model import generate as judge
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
@@ -196,12 +206,53 @@ def test_the_memory_outlives_all_containers(stack: ComposeStack) -> None:
     )
 
 
+def test_a_namespace_travels_in_a_file(stack: ComposeStack, client: Client) -> None:
+    vocabulary = f"--vocabulary={client.model().vocabulary_fingerprint}"
+    commands = [
+        f'lookahead trie export /tmp/outlives -n outlives {vocabulary} --redis "$URL"',
+        f"lookahead trie import /tmp/outlives -n elsewhere {vocabulary}",
+    ]
+    script = "URL=$LOOKAHEAD_DRAFTER_REDIS_URL; " + " && ".join(commands)
+    stack.execute("drafter", "sh", "-c", script)
+    wait_for(lambda: _memories(stack).get("elsewhere", 0) >= 2, 60)
+    params = {**LONG, "learn": "none"}
+    cold = client.generate(STORY, **params, namespace="nothing").wait()
+    warm = client.generate(STORY, **params, namespace="elsewhere").wait()
+    assert warm.tokens_per_step >= 1.5 * cold.tokens_per_step
+
+
+def test_a_copy_of_redis_file_brings_back_what_was_lost(
+    stack: ComposeStack, client: Client, tmp_path: Path
+) -> None:
+    tar = [DOCKER, "run", "--rm", "--interactive", "-v", f"{PROJECT}_redis:/data", REDIS_IMAGE]
+    backup = tmp_path / "memory.tar"
+    stack.stop("redis")
+    with backup.open("wb") as file:
+        subprocess.run([*tar, "tar", "-C", "/data", "-c", "."], stdout=file, check=True)
+    stack.start("redis")
+    vocabulary = f"--vocabulary={client.model().vocabulary_fingerprint}"
+    stack.execute("drafter", "lookahead", "trie", "forget", "outlives", vocabulary, "--yes")
+    wait_for(lambda: "outlives" not in _memories(stack), 60)
+    stack.stop("redis")
+    with backup.open("rb") as file:
+        restore = "rm -rf /data/* && tar -C /data -x"
+        subprocess.run([*tar, "sh", "-c", restore], stdin=file, check=True)
+    stack.start("redis")
+    client.generate(STORY, max_tokens=4, namespace="outlives").wait()  # it is loaded when asked for
+    wait_for(lambda: _tokens(stack, "outlives") >= 100, 60)
+
+
+def _tokens(stack: ComposeStack, namespace: str) -> int:
+    """Return the most tokens that a drafter holds in a namespace."""
+    return max((i["num_tokens"] for i in _infos(stack) if i["namespace"] == namespace), default=0)
+
+
 def _memories(stack: ComposeStack) -> dict[str, int]:
-    """Return how many drafters hold each namespace."""
+    """Return how many drafters hold something in each namespace."""
+    return Counter(info["namespace"] for info in _infos(stack) if info["num_tokens"])
+
+
+def _infos(stack: ComposeStack) -> list[dict[str, Any]]:
     addresses = [f"--drafter={name}:50052" for name in stack.containers("drafter")]
     listed = stack.execute("drafter", "lookahead", "trie", "stats", "--json", *addresses)
-    held: dict[str, int] = {}
-    for infos in json.loads(listed).values():
-        for info in infos:
-            held[info["namespace"]] = held.get(info["namespace"], 0) + 1
-    return held
+    return [info for infos in json.loads(listed).values() for info in infos]
