@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lookahead.client import Client
-from lookahead.display import print_run, summary
+from lookahead.display import legend, print_run, shows_colours, summary
 from lookahead.errors import InvalidRequest
 from lookahead.requests import GenerateParams
 from lookahead.results import ChatMessage, GenerationResult
@@ -19,7 +19,8 @@ class Chat:
 
     def __init__(self, client: Client, params: GenerateParams, *, system: str = "") -> None:
         self._client = client
-        self._params = params
+        # The trees say which words came from where.
+        self._params: GenerateParams = {**params, "draft_trees": True}
         self._system = system
         self._messages: list[ChatMessage] = []
         self.reset()
@@ -56,6 +57,8 @@ class RawChat(Chat):
 def converse(console: Console, chat: Chat) -> None:
     """Ask and answer until the user leaves."""
     console.print(RAW_HELP if isinstance(chat, RawChat) else HELP)
+    if shows_colours(console):
+        console.print(legend())
     while True:
         try:
             text = console.input("[bold cyan]>[/] ")

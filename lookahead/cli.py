@@ -15,11 +15,12 @@ from rich.progress import track
 from lookahead import check as checks
 from lookahead import compare as comparisons
 from lookahead import options
+from lookahead.bench.command import bench
 from lookahead.chat import Chat, RawChat, converse
 from lookahead.cli_services import services
 from lookahead.client import DEFAULT_ADDRESS, Client
 from lookahead.demo import run_demo
-from lookahead.display import print_runs, summary
+from lookahead.display import legend, print_runs, shows_colours, summary
 from lookahead.errors import LookaheadError, Unavailable
 from lookahead.model_cache import ModelUnavailable
 from lookahead.requests import GenerateParams
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(services)
+app.add_typer(bench)
 app.add_typer(trie)
 
 
@@ -74,7 +76,7 @@ def generate(
     learn: options.Learn = None,
     prediction: options.Prediction = None,
 ) -> None:
-    """Continue a text; drafted tokens that the model accepted are green."""
+    """Continue a text; what was drafted and accepted is coloured by its source."""
     params = _given(
         max_tokens=max_tokens,
         stop=stop,
@@ -164,12 +166,16 @@ def demo(model: options.Model = "demo") -> None:
 
 
 def _generate(client: Client, sample: Sample, params: GenerateParams, *, as_json: bool) -> None:
+    console, notes = Console(), Console(stderr=True)
+    params["draft_trees"] = shows_colours(console)
     with client.generate(sample.text, **params) as stream:
         if as_json:
             _print_json(_as_json(stream.wait()))
             return
-        print_runs(Console(), stream.events())
-        Console(stderr=True).print(summary(stream.result), style="dim", highlight=False)
+        print_runs(console, stream.events())
+        if shows_colours(console):
+            notes.print(legend(), highlight=False)
+        notes.print(summary(stream.result), style="dim", highlight=False)
 
 
 def _compare(client: Client, sample: Sample, params: GenerateParams, *, as_json: bool) -> None:
@@ -185,6 +191,7 @@ def _as_json(result: GenerationResult) -> dict[str, object]:
     speeds = {
         "tokens_per_second": result.tokens_per_second,
         "tokens_per_step": result.tokens_per_step,
+        "gain": result.timings.gain,
     }
     return {**asdict(result), **speeds}
 

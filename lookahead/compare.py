@@ -73,6 +73,7 @@ def compare(
     """Generate with drafts, given to `show` as it comes, then without. Teaches nothing."""
     plain = plain_params(params, fresh_seed())
     drafted: GenerateParams = {**plain, "speculation": params.get("speculation", "auto")}
+    drafted["draft_trees"] = show is not None  # which show where each word came from
     stream = client.generate(sample.text, **drafted)
     if show is not None:
         show(stream.events())

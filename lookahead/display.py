@@ -1,4 +1,4 @@
-"""How generations look in a terminal: drafted tokens in colour, then what it took in one line."""
+"""How generations look in a terminal: text coloured by its source, then what it took in a line."""
 
 import re
 from collections.abc import Iterable
@@ -6,9 +6,16 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from lookahead.results import GenerationResult, TokenRun
+from lookahead.pieces import split
+from lookahead.results import GenerationResult, Source, TokenRun
 
-DRAFTED_STYLE = "green"
+STYLES: dict[Source | None, str] = {
+    "local": "bright_blue",
+    "namespace": "green",
+    "successors": "yellow",
+    "unknown": "magenta",
+    None: "",
+}
 # A model may write anything; a terminal must not obey it.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -31,16 +38,26 @@ def print_run(console: Console, run: TokenRun) -> None:
         console.file.write(run.text)
         console.file.flush()
         return
-    console.out(printable(run.drafted_text), style=DRAFTED_STYLE, highlight=False, end="")
-    console.out(printable(run.own_text), highlight=False, end="")
+    for piece in split(run):
+        console.out(printable(piece.text), style=STYLES[piece.source], highlight=False, end="")
 
 
 def legend() -> Text:
     """Say what the colours mean."""
     return Text.assemble(
-        (DRAFTED_STYLE, DRAFTED_STYLE),
-        (": drafted, and accepted by the model; uncoloured: the model's own.", "dim"),
+        ("drafted and accepted: ", "dim"),
+        ("from the prompt", STYLES["local"]),
+        (" · ", "dim"),
+        ("from memory", STYLES["namespace"]),
+        (" · ", "dim"),
+        ("from successors", STYLES["successors"]),
+        (" · uncoloured: the model's own", "dim"),
     )
+
+
+def shows_colours(console: Console) -> bool:
+    """Whether a legend has something to explain; no colours in a pipe or with NO_COLOR."""
+    return console.is_terminal and not console.no_color
 
 
 def summary(result: GenerationResult) -> str:
@@ -48,7 +65,7 @@ def summary(result: GenerationResult) -> str:
     parts = [
         f"{result.usage.num_output_tokens} tokens",
         f"{result.tokens_per_second:.1f} tokens/s",
-        f"{result.tokens_per_step:.2f} tokens/step",
+        f"{result.tokens_per_step:.2f} tokens per step",
         f"first token after {result.timings.queue_ms + result.timings.prefill_ms:.0f} ms",
         f"ended by {result.finish_reason}",
     ]
@@ -58,6 +75,8 @@ def summary(result: GenerationResult) -> str:
             result.speculation.num_draft_tokens,
         )
         parts.insert(3, f"{accepted} of {drafted} drafted tokens accepted")
+    if result.timings.gain:
+        parts.insert(3, f"{result.timings.gain:.2f}x plain decoding")
     return " · ".join(parts)
 
 

@@ -1,22 +1,38 @@
 """The command line against a verifier without a model: output, JSON, exit statuses, messages."""
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from lookahead.cli import main
 from lookahead.client import Client
 from lookahead.demo import run_session
-from lookahead.display import print_run, printable
-from lookahead.results import TokenRun
+from lookahead.display import print_run, printable, shows_colours, summary
+from lookahead.pieces import split
+from lookahead.results import (
+    DraftTree,
+    GenerationResult,
+    Source,
+    SpeculationSummary,
+    Timings,
+    TokenRun,
+    Usage,
+)
 from protos import verifier_pb2 as pb
 from tests.fake_verifier import ANSWER, FakeVerifier, serving
 
 Lookahead = Callable[..., int]
+SOURCES: tuple[Source, ...] = ("local", "namespace", "successors")
 
 
 @pytest.fixture
@@ -196,10 +212,68 @@ def test_the_demo_session_prints_answers_and_one_table(address: str) -> None:
     assert "mean" in text and "accepted" in text
 
 
-def test_drafted_text_is_coloured_and_nothing_else() -> None:
-    console = Console(record=True, force_terminal=True, color_system="standard")
-    print_run(console, TokenRun(0, (1, 2), "drafted own", num_drafted=1, drafted_text_len=8))
-    assert console.export_text(styles=True) == "\x1b[32mdrafted \x1b[0mown"
+def terminal(**settings: Any) -> Console:
+    return Console(record=True, force_terminal=True, color_system="standard", **settings)
+
+
+TREE = DraftTree((1, 2, 3), (-1, 0, 0), (0.9, 0.5, 0.1), (), ("dra", "fted ", "x"), accepted=(0, 1))
+RUN = TokenRun(
+    0,
+    (1, 2, 4),
+    "drafted own",
+    num_drafted=2,
+    drafted_text_len=8,
+    sources=("local", "namespace"),
+    draft_tree=TREE,
+)
+
+
+def test_drafted_text_is_coloured_by_its_source_and_nothing_else() -> None:
+    console = terminal()
+    print_run(console, RUN)
+    assert console.export_text(styles=True) == "\x1b[94mdra\x1b[0m\x1b[32mfted \x1b[0mown"
+
+
+def test_without_a_tree_drafted_text_has_the_colour_of_its_first_token() -> None:
+    console = terminal()
+    print_run(console, replace(RUN, draft_tree=None))
+    assert console.export_text(styles=True) == "\x1b[94mdrafted \x1b[0mown"
+
+
+def test_with_no_color_a_terminal_gets_plain_text() -> None:
+    file = io.StringIO()
+    console = terminal(no_color=True, file=file)
+    print_run(console, RUN)
+    assert file.getvalue() == "drafted own"
+    assert not shows_colours(console)
+
+
+def test_a_pipe_gets_the_models_very_text() -> None:
+    file = io.StringIO()
+    print_run(Console(file=file), replace(RUN, text="dr\x1bfted own\r"))
+    assert file.getvalue() == "dr\x1bfted own\r"
+
+
+@given(st.text(max_size=12), st.integers(0, 12), st.lists(st.sampled_from(SOURCES), max_size=4))
+def test_the_pieces_of_a_run_are_its_text(text: str, length: int, sources: list[Source]) -> None:
+    num_drafted = len(sources)
+    texts = tuple("ab"[: 1 + i % 2] for i in range(num_drafted))
+    nodes = tuple(range(num_drafted))
+    tree = DraftTree(nodes, nodes, (1.0,) * num_drafted, tuple(sources), texts, accepted=nodes)
+    run = TokenRun(0, (*nodes, 9), text, num_drafted, length if sources else 0, tuple(sources))
+    for shown in (run, replace(run, draft_tree=tree)):
+        parts = split(shown)
+        assert "".join(part.text for part in parts) == text
+        assert {part.source for part in parts} <= {None, *sources}
+        assert all(one.source != other.source for one, other in pairwise(parts))
+        own = "".join(part.text for part in parts if part.source is None)
+        assert own == shown.own_text
+
+
+def test_the_summary_says_what_drafts_gained() -> None:
+    timings = Timings(queue_ms=1, prefill_ms=2, decode_ms=100, plain_decode_ms=250)
+    result = GenerationResult("", (1, 2, 3), "stop", Usage(5, 3), timings, SpeculationSummary(1))
+    assert "20.0 tokens/s · 2.00 tokens per step · 2.50x plain decoding" in summary(result)
 
 
 def test_a_terminal_is_not_sent_what_a_model_makes_up() -> None:
