@@ -6,4 +6,4 @@ CORPUS=${1:-$(dirname "$0")/README.md}
 
 lookahead trie learn "$CORPUS" --namespace examples
 lookahead trie stats --prefix examples
-lookahead generate --namespace examples --learn none --max-tokens 48 "$(head -c 60 "$CORPUS")"
+lookahead generate --namespace examples --learn none --max-tokens 48 "$(head -n 3 "$CORPUS")"

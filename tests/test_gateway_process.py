@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from lookahead.gateway.probe import is_ready
+from lookahead.gateway.process import SEND_BUFFER_BYTES, bind
 from tests.fake_verifier import ANSWER, FakeVerifier, serving
 from tests.test_stack import free_port, read_until
 
@@ -140,6 +142,14 @@ def test_an_address_that_is_taken_is_named() -> None:
     assert done.returncode == 1
     assert f"cannot listen on {verifier}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_sent_goes_out_at_once_and_does_not_pile_up() -> None:
+    with bind("127.0.0.1:0") as bound, socket.create_connection(bound.getsockname()):
+        accepted, _ = bound.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 4 * SEND_BUFFER_BYTES
 
 
 def test_metrics_count_requests_tokens_and_first_tokens() -> None:
