@@ -12,13 +12,11 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from lookahead import Client
 from lookahead.child import ChildProcess
 from lookahead.stack import NO_REDIS, Stack, StackConfig, StackError
-from tests.small_tokenizers import small_tokenizer
+from tests.saved_model import save_small_model
 
 STOP_S = 20.0
 PROMPT = "the quick brown fox jumps over the lazy dog, then it sleeps. " * 3
@@ -28,20 +26,7 @@ PROMPT = "the quick brown fox jumps over the lazy dog, then it sleeps. " * 3
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with random weights, as a directory."""
     path = tmp_path_factory.mktemp("model")
-    tokenizer = small_tokenizer("byte_level")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=tokenizer.size,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(path)
-    tokenizer._backend.save_pretrained(path)
+    save_small_model(path)
     return path
 
 

@@ -7,7 +7,7 @@ import { Run } from "./run.js";
 import { Stage } from "./stage.js";
 import { ServerError, events, getJson, getText } from "./stream.js";
 
-const SAMPLES = { "Document answers": "lighthouse", "Minutes as list": "minutes", "Table as JSON": "stock" };
+const SAMPLES = { "Answers": "lighthouse", "Minutes": "minutes", "JSON": "stock" };
 const at = (id) => document.getElementById(id);
 const form = at("ask");
 const meters = new Meters();
@@ -16,6 +16,7 @@ const plainAnswer = new Answer(at("plain"));
 const stage = new Stage((step) => answer.mark(step));
 let last = null;  // the finished request with drafts: what it asked for and its run
 let running = null;  // aborts the request that runs
+let showsDrafts = true;  // until the gateway refuses to
 
 start();
 
@@ -33,9 +34,10 @@ function sampleButton(label, name) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = label;
-  button.onclick = async () => {
+  button.onclick = async (click) => {
     const text = await getText(`/view/prompts/${name}.txt`);
-    at("prompt").value = text.trimEnd();
+    if (!click && at("prompt").value) return;  // the reader was faster than the first sample
+    at("prompt").value = text;
     at("prompt").scrollTop = at("prompt").scrollHeight;
     for (const other of at("samples").children) other.setAttribute("aria-pressed", other === button);
   };
@@ -87,7 +89,7 @@ async function stream(wanted, run, shownIn, show) {
   running = new AbortController();
   setRunning(true, "running…");
   try {
-    for await (const event of events(wanted.path, wanted.body, running.signal)) {
+    for await (const event of answered(wanted, running.signal)) {
       const pieces = run.take(event, performance.now());
       if (pieces.length) shownIn.add(pieces, run.steps.length - 1);
       show();
@@ -103,6 +105,19 @@ async function stream(wanted, run, shownIn, show) {
   return run.summary !== null;
 }
 
+// The events of an answer; without drafts where this gateway shows them to nobody.
+async function* answered({ path, body }, signal) {
+  const asked = () => ({ ...body, lookahead: { ...body.lookahead, draft_trees: showsDrafts } });
+  try {
+    yield* events(path, asked(), signal);
+  } catch (error) {
+    if (error.param !== "lookahead.draft_trees") throw error;
+    showsDrafts = false;
+    stage.refuse("this gateway does not show drafts");
+    yield* events(path, asked(), signal);
+  }
+}
+
 function requested() {
   const prompt = at("prompt").value;
   const isChat = at("kind").value === "chat";
@@ -112,7 +127,7 @@ function requested() {
     temperature: Number(at("temperature").value),
     stream: true,
     stream_options: { include_usage: true },
-    lookahead: { mode: at("mode").value, draft_trees: true },
+    lookahead: { mode: at("mode").value },
   };
   if (at("seed").value) body.seed = Number(at("seed").value);
   if (at("namespace").value) body.lookahead.namespace = at("namespace").value;

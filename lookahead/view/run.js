@@ -26,6 +26,7 @@ export class Run {
     const choice = event.choices[0];
     if (!choice) {
       this.summary = event.lookahead;
+      this.numTokens = event.usage.completion_tokens;
       return [];
     }
     this.finishReason = choice.finish_reason ?? this.finishReason;

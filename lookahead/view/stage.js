@@ -18,6 +18,7 @@ export class Stage {
 
   start(run) {
     this.run = run;
+    tree.style.minHeight = "";
     this.#setFollowing(true);
     this.show(0);
   }
@@ -26,6 +27,10 @@ export class Stage {
   update() {
     if (this.isFollowing) this.show(this.run.steps.length - 1);
     else this.#setControls(Number(slider.value));
+  }
+
+  refuse(why) {
+    note.textContent = why;
   }
 
   hold(index) {
@@ -40,6 +45,8 @@ export class Stage {
     note.textContent = step ? noteOf(step, this.run) : "";
     if (!step) return;
     tree.append(drawTree(step, getComputedStyle(tree).font));
+    // Grows with the trees and does not shrink again, or the page would jump at each step.
+    tree.style.minHeight = `${tree.offsetHeight}px`;
     this.onShow(step.index);
   }
 

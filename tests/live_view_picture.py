@@ -1,0 +1,58 @@
+"""Takes the picture of the live view that the README shows, from a running stack.
+
+`python -m tests.live_view_picture [http://127.0.0.1:8000/] [docs/images/live-view.png]`
+"""
+
+import secrets
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+from tests.browser import chromium, visiting
+from tests.test_view import wait_for_end
+
+NUM_TAUGHT, NUM_TOKENS = 40, 144
+
+
+def take(url: str, path: Path) -> None:
+    """Answer the first sample twice, so that it drafts from memory, then on from the prompt."""
+    with chromium() as browser, visiting(browser, url) as visit:
+        page = visit.page
+        namespace = f"picture-{secrets.token_hex(4)}"
+        for num_tokens in (NUM_TAUGHT, NUM_TOKENS):
+            page.locator("#max-tokens").fill(str(num_tokens))
+            page.locator("#namespace").fill(namespace)
+            page.get_by_role("button", name="Generate").click()
+            wait_for_end(page)
+        page.get_by_role("button", name="Same without drafts").click()
+        wait_for_end(page)
+        show_a_telling_step(page)
+        page.locator("#namespace").fill("")
+        page.mouse.move(0, 0)
+        page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+        page.screenshot(path=path, full_page=True)
+
+
+def show_a_telling_step(page: Page) -> None:
+    """Turn to the step with the most drafted tokens in vain beside at least three accepted."""
+    slider = page.get_by_label("Step", exact=True)
+    slider.focus()
+    page.keyboard.press("Home")
+    best, most = 0, -1
+    for step in range(int(slider.get_attribute("max") or 0) + 1):
+        accepted, refused = (page.locator(f"#tree .{kind}.node").count() for kind in KINDS)
+        if accepted >= 3 and refused > most:
+            best, most = step, refused
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Home")
+    for _ in range(best):
+        page.keyboard.press("ArrowRight")
+
+
+KINDS = ("accepted", "refused")
+
+if __name__ == "__main__":
+    defaults = ["http://127.0.0.1:8000/", "docs/images/live-view.png"]
+    url, path = [*sys.argv[1:], *defaults[len(sys.argv) - 1 :]]
+    take(url, Path(path))
