@@ -1,6 +1,7 @@
 """The engine keeps its promises to clients that leave, come too many, or meet a broken device."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -171,3 +172,18 @@ async def test_short_prompts_without_end_do_not_starve_a_long_one(model: TargetM
         num_short += 1
         assert num_short < 60
     await engine.stop()
+
+
+async def test_the_times_of_all_steps_add_up_to_what_has_passed(model: TargetModel) -> None:
+    engine = make_engine(model, None)
+    steps: list[StepStats] = []
+    engine.on_step = steps.append
+    started = time.perf_counter()
+    engine.start()  # the first request is there before the loop runs for the first time
+    await collect(engine, make_request(PROMPT, 8))
+    await asyncio.sleep(0.2)  # idle time belongs to no step
+    await collect(engine, make_request(PROMPT, 8))
+    passed = time.perf_counter() - started
+    await engine.stop()
+    assert all(0 < step.forward_s < step.step_s for step in steps)
+    assert sum(step.step_s for step in steps) < passed - 0.2

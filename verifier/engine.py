@@ -144,6 +144,7 @@ class Engine:
         self._wake.set()
 
     async def _run(self) -> None:
+        self._step_ended = time.perf_counter()
         while True:
             self._drop_cancelled()
             self._admit()
