@@ -30,7 +30,7 @@ In another terminal:
 [dim]Logs are in {directory}. Ctrl-C stops everything.[/]
 """
 GATEWAY = """
-and OpenAI's API on [bold]{url}/v1[/]"""
+and OpenAI's API on [bold]{url}/v1[/]. Watch it draft: [bold]{url}/[/]"""
 
 
 class StartUp:
