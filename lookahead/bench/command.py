@@ -153,7 +153,7 @@ def _show(found: list[Row], name: str, plan: Plan, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
     console = Console()
-    console.print(f"[bold]{name}[/]: {len(plan.prompts)} prompts, {plan.rounds} rounds")
+    console.print(f"[bold]{name}[/]: prompts: {len(plan.prompts)}, rounds: {plan.rounds}")
     console.print(table(found))
     console.print(definitions(found), style="dim", highlight=False)
     for error in dict.fromkeys(row.first_error for row in found if row.first_error):
