@@ -18,6 +18,7 @@ from rpc.server import SIGNALS
 logger = logging.getLogger(__name__)
 
 SEND_BUFFER_BYTES = 1 << 16
+KEEP_ALIVE_S = 75
 
 
 class Server(uvicorn.Server):
@@ -77,6 +78,8 @@ def _settings(config: GatewayConfig) -> uvicorn.Config:
         loop="asyncio",
         http="h11",
         ws="none",
+        # Longer than clients keep idle connections, so that none is closed as it is used again.
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=config.drain_s,
     )
 

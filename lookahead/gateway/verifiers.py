@@ -101,7 +101,8 @@ class Verifier:
         state = self.channel.get_state(try_to_connect=True)
         while state != grpc.ChannelConnectivity.READY:
             if state == grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                raise Unavailable(f"no verifier is ready: cannot connect to {self.address}")
+                problem = f"{self.address} cannot be reached, or is loading or stopping"
+                raise Unavailable(f"no verifier is ready: {problem}")
             await self.channel.wait_for_state_change(state)
             state = self.channel.get_state(try_to_connect=True)
 
