@@ -17,6 +17,8 @@ import numpy as np
 from redis import Redis
 
 from bench.corpus import documents
+from bench.memory_drafts import Drafting, drafting
+from bench.memory_plot import plot
 from bench.memory_process import SPACE, MemoryProcess
 from drafter.local_redis import LocalRedis
 from drafter.memory import MemoryLimits
@@ -40,11 +42,13 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Many producers, each restarted on the way."""
+    """Many producers, each stopped or killed and replaced on the way."""
 
     num_producers: int
     num_runs: int
-    num_restarts: int
+    num_stops: int
+    num_kills: int
+    unacknowledged: int  # runs that no log had acknowledged when their producer was killed
     runs_held: int
     counted_twice: int
     duplicates_dropped: int
@@ -83,13 +87,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is asked for and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=10_000_000, help="size of the scale figure")
-    parser.add_argument("--only", choices=["latency", "agreement", "crash", "scale"])
+    parser.add_argument("--only", choices=["latency", "agreement", "crash", "drafts", "scale"])
+    parser.add_argument("--plot", type=Path, help="draw the scale figure at several sizes here")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
+    if options.plot:
+        points = [scale(options.tokens // share) for share in (100, 10, 3, 1)]
+        plot(points, options.plot)
+        print(json.dumps([asdict(point) for point in points], indent=2))
+        return
     figures: dict[str, Callable[[], object]] = {
         "latency": latency,
         "agreement": agreement,
         "crash": crash,
+        "drafts": drafts,
         "scale": lambda: scale(options.tokens),
     }
     found = {
@@ -138,9 +149,10 @@ def latency(num_runs: int = 1000, runs_per_s: float = 100.0) -> Latency:
 
 
 def agreement(num_runs: int = 10_000, num_producers: int = 4, restarts: int = 2) -> Agreement:
-    """Append from several processes, each replaced now and then, and compare digests."""
+    """Append from several processes; stop or kill each now and then; compare digests."""
     rng = np.random.default_rng(1)
     per_turn = num_runs // num_producers // (restarts + 1)
+    kills = unacknowledged = 0
     with server() as redis:
         group = [start(redis) for _ in range(num_producers)]
         first = 0
@@ -150,9 +162,15 @@ def agreement(num_runs: int = 10_000, num_producers: int = 4, restarts: int = 2)
                 first += per_turn
             if turn < restarts:
                 for index, process in enumerate(group):
-                    process.stop()
+                    if (turn + index) % 2:
+                        process.stop()
+                    else:
+                        # More may be acknowledged until the signal arrives, never less.
+                        unacknowledged += process.call("progress")[1]
+                        process.kill()
+                        kills += 1
                     group[index] = start(redis)
-        _wait(lambda: _agree(group, first))
+        _wait(lambda: _settled(redis, group))
         states = [process.state() for process in group]
         held = group[0].call("tokens")
         for process in group:
@@ -160,7 +178,9 @@ def agreement(num_runs: int = 10_000, num_producers: int = 4, restarts: int = 2)
     return Agreement(
         num_producers=num_producers,
         num_runs=first,
-        num_restarts=restarts * num_producers,
+        num_stops=restarts * num_producers - kills,
+        num_kills=kills,
+        unacknowledged=unacknowledged,
         runs_held=len(set(held)),
         counted_twice=len(held) - len(set(held)),
         duplicates_dropped=max(state.duplicates for state in states),
@@ -190,6 +210,12 @@ def crash(seconds: float = 8.0, runs_per_s: float = 500.0) -> Crash:
         num_tokens=num_tokens,
         ready_s=ready_s,
     )
+
+
+def drafts() -> Drafting:
+    """Time a drafter's replies while its memory learns in bulk and writes snapshots."""
+    with server() as redis:
+        return drafting(redis)
 
 
 def scale(num_tokens: int) -> Scale:
@@ -244,10 +270,13 @@ def _numbered_runs(rng: np.random.Generator, first: int, number: int) -> list[To
     return list(runs)
 
 
-def _agree(group: list[MemoryProcess], num_runs: int) -> bool:
-    states = [process.state() for process in group]
-    positions = {(state.position, state.num_tokens, state.outbox_runs) for state in states}
-    return len(positions) == 1 and positions.pop()[1:] == (num_runs * 65, 0)
+def _settled(redis: LocalRedis, group: list[MemoryProcess]) -> bool:
+    """Tell whether nobody has anything to send and all stand at the log's end."""
+    if any(process.call("progress")[1] for process in group):
+        return False
+    with Redis(unix_socket_path=redis.url.removeprefix("unix://")) as client:
+        end = client.xinfo_stream(LOG_KEY)["last-generated-id"].decode()
+    return {process.state().position.partition(":")[2] for process in group} == {end}
 
 
 def _snapshot_bytes(client: Redis) -> int:
