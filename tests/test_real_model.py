@@ -61,12 +61,12 @@ def client(stack: Stack) -> Iterator[Client]:
         yield client
 
 
-def generate(hf: PreTrainedModel, prompt: list[int]) -> list[int]:
+def generate(hf: PreTrainedModel, prompt: list[int], num_tokens: int = NUM_TOKENS) -> list[int]:
     with torch.inference_mode():
         output = hf.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=NUM_TOKENS,
+            max_new_tokens=num_tokens,
             do_sample=False,
             top_k=None,
             top_p=None,

@@ -6,6 +6,7 @@ In order: the stack comes up once, each test leaves it whole. `make deploy-test`
 import json
 import subprocess
 import threading
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ TARGETS = ("drafter", "gateway", "verifier")
 DOCUMENT = load_samples()[0].text
 STORY = "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals"
 # Long enough for a fault in the middle; sampled, so that nothing repeats by itself.
-LONG: dict[str, Any] = {"max_tokens": 120, "temperature": 1.0, "seed": 7}
+LONG: dict[str, Any] = {"max_tokens": 64, "temperature": 1.0, "seed": 7}
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +126,10 @@ def test_the_drafter_starts_with_its_kernels_compiled(stack: ComposeStack) -> No
 def test_generate_through_the_port_gives_the_words_of_the_model(client: Client) -> None:
     path = resolve_model(DEMO, Console(quiet=True))
     hf = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    result = client.generate(DOCUMENT, max_tokens=180).wait()
-    assert list(result.token_ids) == judge(hf, client.tokenize(DOCUMENT))[: len(result.token_ids)]
-    assert result.speculation.num_accepted_tokens >= 30
+    result = client.generate(DOCUMENT, max_tokens=64).wait()
+    expected = judge(hf, client.tokenize(DOCUMENT), num_tokens=64)
+    assert list(result.token_ids) == expected
+    assert result.speculation.num_accepted_tokens >= 20
 
 
 def test_http_says_what_grpc_says(stack: ComposeStack, client: Client) -> None:
@@ -136,7 +138,13 @@ def test_http_says_what_grpc_says(stack: ComposeStack, client: Client) -> None:
     answer = post(stack, "/v1/completions", {**greedy, "prompt": DOCUMENT})
     assert answer["choices"][0]["text"] == client.generate(DOCUMENT, max_tokens=40).wait().text
     messages = [{"role": "user", "content": "Name three colours."}]
-    answer = post(stack, "/v1/chat/completions", {**greedy, "messages": messages})
+    conversation = {**greedy, "messages": messages}
+    if not client.model().has_chat_template:  # the demo model has none
+        with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+            post(stack, "/v1/chat/completions", conversation)
+        assert "chat template" in json.load(refused.value)["error"]["message"]
+        return
+    answer = post(stack, "/v1/chat/completions", conversation)
     chat = client.generate(messages=messages, max_tokens=40).wait()
     assert answer["choices"][0]["message"]["content"] == chat.text
 
@@ -239,7 +247,7 @@ def test_a_copy_of_redis_file_brings_back_what_was_lost(
         subprocess.run([*tar, "sh", "-c", restore], stdin=file, check=True)
     stack.start("redis")
     client.generate(STORY, max_tokens=4, namespace="outlives").wait()  # it is loaded when asked for
-    wait_for(lambda: _tokens(stack, "outlives") >= 100, 60)
+    wait_for(lambda: _tokens(stack, "outlives") >= 64, 60)
 
 
 def _tokens(stack: ComposeStack, namespace: str) -> int:
