@@ -21,7 +21,7 @@ def main() -> None:
         config = DrafterConfig(**given)
     except ValueError as error:
         parser.error(str(error))
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     asyncio.run(serve(config))
 
 

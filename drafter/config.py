@@ -33,7 +33,9 @@ class DrafterConfig(BaseSettings):
     tls_cert: str = Field("", description="PEM file: certificate to serve with; empty: plaintext")
     tls_key: str = Field("", description="PEM file: its key")
     tls_ca: str = Field("", description="PEM file: who signs those admitted; empty: anybody")
+    metrics_listen: str = Field("", description="Address to answer scrapes on; empty: none")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:

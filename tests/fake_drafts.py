@@ -13,6 +13,7 @@ class FakeDrafts:
     """Every tree comes at once from a function of the tokens so far."""
 
     is_connected = True
+    num_replies = num_deadline_misses = num_invalid = 0
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
@@ -27,7 +28,12 @@ class FakeDrafts:
         """Nothing to close."""
 
     def open(
-        self, sequence_id: int, token_ids: list[int], num_prompt: int, speculation: Speculation
+        self,
+        sequence_id: int,
+        token_ids: list[int],
+        num_prompt: int,
+        speculation: Speculation,
+        traceparent: str = "",
     ) -> None:
         self._tokens[sequence_id] = token_ids
 

@@ -3,11 +3,13 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
 
 from pydantic import ValidationError
 
 from rpc.telemetry import configure_logging
+from rpc.tracing import start_tracing
 from verifier.config import VerifierConfig
 from verifier.kv_memory import KVMemoryError
 from verifier.process import serve
@@ -19,12 +21,16 @@ def main() -> None:
     """Read the settings, log, serve."""
     config = read_config()
     configure_logging(config.log_level, config.log_format)
+    tracer = start_tracing("verifier", os.environ)
     try:
-        asyncio.run(serve(config))
+        asyncio.run(serve(config, tracer))
     except (OSError, KVMemoryError) as error:
         # No such model, no room for it, or an address that is taken: the message says it all.
         logger.error("cannot_serve error=%s", error)
         sys.exit(1)
+    finally:
+        if tracer is not None:
+            tracer.stop()
 
 
 def read_config() -> VerifierConfig:

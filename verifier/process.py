@@ -4,9 +4,12 @@ import asyncio
 import logging
 
 from protos.verifier_pb2_grpc import add_VerifierServiceServicer_to_server
+from rpc.metrics import LoopCollector, exporting, new_registry
 from rpc.server import RpcServer
+from rpc.tracing import Tracer
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
+from verifier.metrics import VerifierMetrics
 from verifier.request import Mode, Request, Speculation
 from verifier.sampling import SamplingParams
 from verifier.service import NAME, Backend, VerifierService
@@ -21,7 +24,7 @@ POLL_S = 0.02
 GRACE_S = 2.0  # for the last messages of streams that ended
 
 
-async def serve(config: VerifierConfig) -> None:
+async def serve(config: VerifierConfig, tracer: Tracer | None = None) -> None:
     """Serve until SIGTERM or SIGINT; a call that comes before the model is told to retry."""
     server = RpcServer(
         [NAME],
@@ -30,17 +33,23 @@ async def serve(config: VerifierConfig) -> None:
     service = VerifierService()
     add_VerifierServiceServicer_to_server(service, server.grpc)
     await server.start(config.listen, config.tls())
-    try:
-        engine, tokenizer = await asyncio.to_thread(load_engine, config)
-    except BaseException:
-        await server.stop()
-        raise
-    engine.start()
-    await warm_up(engine)
-    service.backend = Backend(engine, tokenizer, config)
-    logger.info("model_ready %s", _summary(service.backend))
-    await server.mark_serving()
-    await server.run_until_signalled(drain=lambda: drain(engine, config.drain_s), grace_s=GRACE_S)
+    registry = new_registry("verifier")
+    async with exporting(config.metrics_listen, registry):
+        try:
+            engine, tokenizer = await asyncio.to_thread(load_engine, config)
+        except BaseException:
+            await server.stop()
+            raise
+        engine.start()
+        await warm_up(engine)
+        service.backend = Backend(engine, tokenizer, config, tracer)
+        metrics = VerifierMetrics(engine, service.backend.tally, server.calls)
+        registry.register(LoopCollector(metrics.collect))
+        logger.info("model_ready %s", _summary(service.backend))
+        await server.mark_serving()
+        await server.run_until_signalled(
+            drain=lambda: drain(engine, config.drain_s), grace_s=GRACE_S
+        )
 
 
 async def warm_up(engine: Engine) -> None:

@@ -5,12 +5,15 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.errors import ResourceExhausted, ServiceError, Unavailable
+from rpc.tracing import Span, Tracer
 from verifier.config import VerifierConfig
+from verifier.ends import Ends, log_refusal
 from verifier.engine import Engine, EngineError
 from verifier.events import Completion
 from verifier.inputs import Limits
@@ -21,7 +24,9 @@ from verifier.request import Exactness, Request
 from verifier.sampling import SamplingError
 from verifier.scheduler import QueueFull
 from verifier.sequence import Sequence
+from verifier.tally import Tally
 from verifier.tokenizer import Tokenizer
+from verifier.write_timeout import WriteTimeout
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +45,22 @@ T = TypeVar("T")
 class Backend:
     """What the rpcs work on, once it is loaded."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, config: VerifierConfig) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        config: VerifierConfig,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
+        self.tracer = tracer
+        self.write_timeout_s = config.write_timeout_s
+        # From here on: what was generated to warm up counts nowhere.
+        self.tally = Tally()
+        self.ends = Ends(self.tally)
+        engine.on_step = self.tally.count_step
+        engine.on_emit = self.tally.count_emission
         model = engine.model
         self.limits = Limits(
             vocabulary_size=model.vocabulary_size,
@@ -87,21 +105,31 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
         self, request: pb.GenerateRequest, context: Any
     ) -> AsyncIterator[pb.GenerateResponse]:
         backend = self._ready()
-        parsed = await self._in_worker(parse_generate, request, backend.tokenizer, backend.limits)
-        sequence = _submit(backend.engine, parsed)
+        span = _start_span(backend.tracer, context)
+        sequence = await self._take(request, backend, span)
         # A client that goes away is seen here or in `finally`, depending on where we wait.
         context.add_done_callback(lambda _: backend.engine.cancel(sequence))
+        writing = WriteTimeout(backend.write_timeout_s)
+        reason = "CANCELLED"
         try:
-            yield started_reply(parsed, backend.describe())
+            with writing:
+                yield started_reply(sequence.request, backend.describe())
             async with aclosing(sequence.stream()) as events:
                 async for event in events:
-                    yield event_reply(event, backend.tokenizer.token_text)
                     if isinstance(event, Completion):
-                        _log_end(parsed, event)
+                        reason = ""
+                        backend.ends.complete(sequence, event, span)
+                    with writing:
+                        yield event_reply(event, backend.tokenizer.token_text)
         except (SamplingError, EngineError) as error:
-            _fail(parsed, error)
+            reason = "ERROR"
+            _fail(sequence.request, error)
         finally:
             backend.engine.cancel(sequence)
+            if reason:
+                backend.ends.break_off(
+                    sequence, "CLIENT_TOO_SLOW" if writing.has_expired else reason, span
+                )
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         return self._ready().describe()
@@ -118,6 +146,23 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
         backend = self._ready()
         text = await self._in_worker(parse_detokenize, request, backend.tokenizer, backend.limits)
         return pb.DetokenizeResponse(text=text)
+
+    async def _take(
+        self, request: pb.GenerateRequest, backend: Backend, span: Span | None
+    ) -> Sequence:
+        """Check and queue a request; ServiceError where it is not taken."""
+        try:
+            parsed = await self._in_worker(
+                parse_generate, request, backend.tokenizer, backend.limits
+            )
+            if span is not None:
+                parsed = replace(parsed, traceparent=span.traceparent)
+            return _submit(backend.engine, parsed)
+        except ServiceError as error:
+            log_refusal(request.request_id, error)
+            if span is not None:
+                span.end({}, error=type(error).__name__)
+            raise
 
     def _ready(self) -> Backend:
         if self.backend is None:
@@ -141,17 +186,7 @@ def _fail(request: Request, error: Exception) -> NoReturn:
     raise ServiceError(str(error)) from error
 
 
-def _log_end(request: Request, completion: Completion) -> None:
-    logger.info(
-        "request_end request_id=%s reason=%s prompt_tokens=%d output_tokens=%d accepted=%d "
-        "steps=%d queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f",
-        request.request_id,
-        completion.finish.reason.name,
-        completion.num_prompt_tokens,
-        completion.num_output_tokens,
-        completion.num_accepted_tokens,
-        completion.num_steps,
-        completion.queue_ms,
-        completion.prefill_ms,
-        completion.decode_ms,
-    )
+def _start_span(tracer: Tracer | None, context: Any) -> Span | None:
+    if tracer is None:
+        return None
+    return tracer.serve("Generate", dict(context.invocation_metadata()))
