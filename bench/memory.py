@@ -157,19 +157,19 @@ def agreement(num_runs: int = 10_000, num_producers: int = 4, restarts: int = 2)
         group = [start(redis) for _ in range(num_producers)]
         first = 0
         for turn in range(restarts + 1):
-            for index in range(num_producers):
-                group[index].call("append", _numbered_runs(rng, first, per_turn))
+            for index, process in enumerate(group):
+                process.call("append", _numbered_runs(rng, first, per_turn))
                 first += per_turn
-            if turn < restarts:
-                for index, process in enumerate(group):
-                    if (turn + index) % 2:
-                        process.stop()
-                    else:
-                        # More may be acknowledged until the signal arrives, never less.
-                        unacknowledged += process.call("progress")[1]
-                        process.kill()
-                        kills += 1
-                    group[index] = start(redis)
+                if turn == restarts:
+                    continue
+                if (turn + index) % 2:
+                    process.stop()
+                else:
+                    # More may be acknowledged until the signal arrives, never less.
+                    unacknowledged += process.call("progress")[1]
+                    process.kill()
+                    kills += 1
+                group[index] = start(redis)
         _wait(lambda: _settled(redis, group))
         states = [process.state() for process in group]
         held = group[0].call("tokens")
