@@ -35,22 +35,29 @@ def take(url: str, path: Path) -> None:
 
 
 def show_a_telling_step(page: Page) -> None:
-    """Turn to the step with the most drafted tokens in vain beside at least three accepted."""
+    """Turn to the step whose tree has the most branches, of those that fit and accept three."""
     slider = page.get_by_label("Step", exact=True)
     slider.focus()
     page.keyboard.press("Home")
-    best, most = 0, -1
-    for step in range(int(slider.get_attribute("max") or 0) + 1):
-        accepted, refused = (page.locator(f"#tree .{kind}.node").count() for kind in KINDS)
-        if accepted >= 3 and refused > most:
-            best, most = step, refused
+    scores = [score(page)]
+    for _ in range(int(slider.get_attribute("max") or 0)):
         page.keyboard.press("ArrowRight")
+        scores.append(score(page))
     page.keyboard.press("Home")
-    for _ in range(best):
+    for _ in range(scores.index(max(scores))):
         page.keyboard.press("ArrowRight")
 
 
-KINDS = ("accepted", "refused")
+def score(page: Page) -> int:
+    """The lines of the tree shown; 0 where it is too wide or little was accepted."""
+    fits = page.locator("#tree").evaluate("tree => tree.scrollWidth <= tree.clientWidth")
+    if not fits or page.locator("#tree .accepted.node").count() < 3:
+        return 0
+    lines = page.locator("#tree rect").evaluate_all(
+        "boxes => boxes.map(box => box.y.baseVal.value)"
+    )
+    return len(set(lines))
+
 
 if __name__ == "__main__":
     defaults = ["http://127.0.0.1:8000/", "docs/images/live-view.png"]

@@ -24,7 +24,7 @@ from tests.saved_model import save_small_model
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 PROMPT = "the quick brown fox jumps over the lazy dog, then it sleeps. " * 3
-DONE_MS = 60_000
+DONE_MS = 120_000
 LEARN_S = 60.0
 HOSTILE = "<img src=x onerror=\"console.error('owned')\"><script>alert(1)</script>&amp;<b>bold"
 

@@ -31,7 +31,7 @@ tokens/s: output tokens of all requests over the burst's whole time, first token
 median of the rounds
 over plain: that, over plain's of the same round; median of the rounds
 tokens per step: tokens after the first / decode steps; mean over requests
-first token: from sending the request to its first text; prompts are new to the server, except in warm
+first token: from sending the request to its first text; prompts are new to it, except in warm
 per token: (last text - first text) / (tokens - 1) of a request, so per token, not per message
 identical texts: answers equal to plain's, of those that could be compared"""
 
