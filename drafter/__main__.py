@@ -2,12 +2,14 @@
 
 import argparse
 import asyncio
+import os
 
 from pydantic import SecretStr
 
 from drafter.config import DrafterConfig
 from drafter.process import serve
 from rpc.telemetry import configure_logging
+from rpc.tracing import start_tracing
 
 
 def main() -> None:
@@ -22,7 +24,12 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     configure_logging(config.log_level, config.log_format)
-    asyncio.run(serve(config))
+    tracer = start_tracing("drafter", os.environ)
+    try:
+        asyncio.run(serve(config, tracer))
+    finally:
+        if tracer is not None:
+            tracer.stop()
 
 
 if __name__ == "__main__":

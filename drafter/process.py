@@ -6,12 +6,15 @@ from contextlib import suppress
 
 from drafter.config import DrafterConfig
 from drafter.memory import MemoryLimits, SharedMemory
+from drafter.metrics import DrafterMetrics
 from drafter.service import NAME, DrafterService
 from drafter.session_store import SessionStore
 from drafter.sessions import DraftSessions
 from drafter.token_run import TokenRun
 from protos.drafter_pb2_grpc import add_DrafterServiceServicer_to_server
+from rpc.metrics import LoopCollector, exporting, new_registry
 from rpc.server import RpcServer
+from rpc.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +24,16 @@ SHARED_MEMORY = "shared-memory"
 _REPORT_S = 1.0
 
 
-async def serve(config: DrafterConfig) -> None:
+async def serve(config: DrafterConfig, tracer: Tracer | None = None) -> None:
     """Serve until SIGTERM or SIGINT; SystemExit where the settings do not work here."""
     try:
         sessions, memory = build(config)
     except ValueError as error:
         raise SystemExit(f"drafter: {error}") from error
     server = RpcServer([NAME])
-    service = DrafterService(sessions, memory, max_live_tokens=config.max_live_tokens)
+    service = DrafterService(
+        sessions, memory, max_live_tokens=config.max_live_tokens, tracer=tracer
+    )
     add_DrafterServiceServicer_to_server(service, server.grpc)
     try:
         await server.start(config.listen, config.tls())
@@ -36,10 +41,16 @@ async def serve(config: DrafterConfig) -> None:
         raise SystemExit(f"drafter: {error}") from error
     await memory.start()
     reporting = asyncio.create_task(_report_health(server, memory), name="health")
+    registry = new_registry("drafter")
+    metrics = DrafterMetrics(sessions, memory, service.lookup_s, server.calls)
+    registry.register(LoopCollector(metrics.collect))
     try:
-        await asyncio.to_thread(warm_up)
-        await server.mark_serving()
-        await server.run_until_signalled(grace_s=config.grace_s)
+        async with exporting(config.metrics_listen, registry):
+            await asyncio.to_thread(warm_up)
+            await server.mark_serving()
+            await server.run_until_signalled(grace_s=config.grace_s)
+    except OSError as error:
+        raise SystemExit(f"drafter: {error}") from error
     finally:
         reporting.cancel()
         with suppress(asyncio.CancelledError):

@@ -28,6 +28,8 @@ from drafter.validation import (
 from protos import drafter_pb2 as pb
 from protos import drafter_pb2_grpc as pb_grpc
 from rpc.errors import InvalidRequest, Unavailable
+from rpc.histogram import LOOKUP_S, Histogram
+from rpc.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +45,15 @@ class DrafterService(pb_grpc.DrafterServiceServicer):
     """Serves all streams of this process from one DraftSessions."""
 
     def __init__(
-        self, sessions: DraftSessions, memory: SharedMemory, *, max_live_tokens: int = 8 << 20
+        self,
+        sessions: DraftSessions,
+        memory: SharedMemory,
+        *,
+        max_live_tokens: int = 8 << 20,
+        tracer: Tracer | None = None,
     ) -> None:
+        self.lookup_s = Histogram(LOOKUP_S)
+        self._tracer = tracer
         self._sessions = sessions
         self._memory = memory
         self._live_tokens = LiveTokens(max_live_tokens)
@@ -55,7 +64,14 @@ class DrafterService(pb_grpc.DrafterServiceServicer):
         request_iterator: AsyncIterator[pb.DraftRequest],
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> AsyncIterator[pb.DraftResponse]:
-        stream = DraftStream(self._sessions, self._memory, self._live_tokens, self._session_ids)
+        stream = DraftStream(
+            self._sessions,
+            self._memory,
+            self._live_tokens,
+            self._session_ids,
+            self.lookup_s,
+            self._tracer,
+        )
         # Asked now: once the call is gone, asking crashes the process.
         peer, started = context.peer(), time.monotonic()
         try:

@@ -42,6 +42,7 @@ class Opening:
     num_indexed: int  # num_tokens and the prediction
     prepared: Prepared
     max_nodes: int
+    traceparent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ async def checked_opening(message: pb.Open, path: str, pace: Pace) -> Opening:
         num_indexed=num_indexed,
         prepared=prepared,
         max_nodes=message.max_nodes,
+        traceparent=message.traceparent,
     )
 
 

@@ -5,6 +5,7 @@ order, so that a sequence's last tokens may travel beside its close. Then come t
 """
 
 import itertools
+import time
 from dataclasses import dataclass, field
 
 from drafter.memory import SharedMemory
@@ -19,6 +20,8 @@ from drafter.sessions import DraftSessions
 from drafter.validation import checked_number
 from protos import drafter_pb2 as pb
 from rpc.errors import InvalidRequest, ResourceExhausted
+from rpc.histogram import Histogram
+from rpc.tracing import Span, Tracer
 
 MAX_SEQUENCES = 4096
 RETRY_AFTER_S = 1.0
@@ -55,6 +58,8 @@ class _Live:
     num_tokens: int
     charge: int  # what it counts for in LiveTokens
     num_drafted: int = 0  # nodes of the last tree sent
+    num_drafts: int = 0
+    span: Span | None = None
 
 
 @dataclass(slots=True)
@@ -76,6 +81,8 @@ class DraftStream:
     memory: SharedMemory
     live_tokens: LiveTokens
     session_ids: "itertools.count[int]"  # shared by all streams
+    lookup_s: Histogram  # of all streams
+    tracer: Tracer | None = None
     counts: StreamCounts = field(default_factory=StreamCounts)
     _live: dict[int, _Live] = field(default_factory=dict)
     _last_step: int = -1
@@ -183,7 +190,10 @@ class DraftStream:
             session_id, opening.prepared, namespace=opening.space, learn=opening.learn
         )
         self._live[opening.sequence_id] = _Live(
-            session_id, opening.num_tokens, SEQUENCE_COST + opening.num_indexed
+            session_id,
+            opening.num_tokens,
+            SEQUENCE_COST + opening.num_indexed,
+            span=self._follow(opening.traceparent),
         )
         self.counts.sequences += 1
 
@@ -215,14 +225,26 @@ class DraftStream:
     def _forget(self, sequence_id: int) -> _Live:
         live = self._live.pop(sequence_id)
         self.live_tokens.give(live.charge)
+        if live.span is not None:
+            counts = {"lookahead.drafts": live.num_drafts, "lookahead.tokens": live.num_tokens}
+            live.span.end(counts)
         return live
+
+    def _follow(self, traceparent: str) -> Span | None:
+        """Start the span of a sequence's life here, where its request is traced."""
+        if self.tracer is None or not traceparent:
+            return None
+        return self.tracer.follow("draft", traceparent)
 
     def _draft(self, sequence_id: int, max_nodes: int, response: pb.DraftResponse) -> None:
         live = self._live.get(sequence_id)
         if max_nodes == 0 or live is None:
             return
+        started = time.perf_counter()
         tree = self.sessions.propose(live.session_id, max_nodes)
+        self.lookup_s.observe(time.perf_counter() - started)
         live.num_drafted = len(tree)
+        live.num_drafts += 1
         self.counts.drafts += 1
         self.counts.nodes += len(tree)
         response.drafts.add(

@@ -77,6 +77,7 @@ class SessionStats:
     num_sequences: int
     num_namespaces: int
     num_tokens: int
+    num_learned: int  # tokens ever, evicted ones included
     num_bytes: int
     num_local_bytes: int
     num_proposed: int
@@ -238,6 +239,7 @@ class DraftSessions:
             num_sequences=len(sessions),
             num_namespaces=len(memories),
             num_tokens=sum(memory.trie.num_tokens for memory in memories),
+            num_learned=sum(memory.trie.num_learned for memory in memories),
             num_bytes=sum(memory.num_bytes for memory in memories),
             num_local_bytes=sum(session.local.num_bytes for session in sessions),
             num_proposed=self._num_proposed,

@@ -24,43 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/drafter.proto\x12\x0clookahead.v1\"\x8a\x01\n\x0c\x44raftRequest\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12 \n\x04open\x18\x02 \x03(\x0b\x32\x12.lookahead.v1.Open\x12&\n\x07observe\x18\x03 \x03(\x0b\x32\x15.lookahead.v1.Observe\x12\"\n\x05\x63lose\x18\x04 \x03(\x0b\x32\x13.lookahead.v1.Close\"\xbb\x01\n\x04Open\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x12\n\nvocabulary\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x05 \x01(\r\x12\x12\n\nprediction\x18\x06 \x03(\r\x12\"\n\x05learn\x18\x07 \x01(\x0e\x32\x13.lookahead.v1.Learn\x12\x11\n\tmax_nodes\x18\x08 \x01(\r\"\x8c\x01\n\x07Observe\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x14\n\x0cnum_verified\x18\x03 \x01(\r\x12\x12\n\nsuccessors\x18\x04 \x03(\r\x12\x1c\n\x14successors_per_token\x18\x05 \x01(\r\x12\x11\n\tmax_nodes\x18\x06 \x01(\r\"+\n\x05\x43lose\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\r\n\x05learn\x18\x02 \x01(\x08\"`\n\rDraftResponse\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12#\n\x06\x64rafts\x18\x02 \x03(\x0b\x32\x13.lookahead.v1.Draft\x12\x1c\n\x14unknown_sequence_ids\x18\x03 \x03(\x04\"\x95\x01\n\x05\x44raft\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x15\n\rcommitted_len\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x0f\n\x07parents\x18\x04 \x03(\x11\x12\x15\n\rprobabilities\x18\x05 \x03(\x02\x12%\n\x07sources\x18\x06 \x03(\x0e\x32\x14.lookahead.v1.Source\"H\n\x0cLearnRequest\x12\x12\n\nvocabulary\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"5\n\rLearnResponse\x12\x10\n\x08num_runs\x18\x01 \x01(\x04\x12\x12\n\nnum_tokens\x18\x02 \x01(\x04\"6\n\rForgetRequest\x12\x12\n\nvocabulary\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"$\n\x0e\x46orgetResponse\x12\x12\n\nnum_tokens\x18\x01 \x01(\x04\"+\n\x19\x44\x65scribeNamespacesRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"T\n\x1a\x44\x65scribeNamespacesResponse\x12\x36\n\nnamespaces\x18\x01 \x03(\x0b\x32\".lookahead.v1.NamespaceDescription\"\xae\x01\n\x14NamespaceDescription\x12\x12\n\nvocabulary\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x12\n\nnum_tokens\x18\x03 \x01(\x04\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x14\n\x0clog_position\x18\x06 \x01(\t\x12\x13\n\x0blag_entries\x18\x07 \x01(\x04\x12\r\n\x05lag_s\x18\x08 \x01(\x01*O\n\x05Learn\x12\x15\n\x11LEARN_UNSPECIFIED\x10\x00\x12\x0e\n\nLEARN_NONE\x10\x01\x12\x10\n\x0cLEARN_OUTPUT\x10\x02\x12\r\n\tLEARN_ALL\x10\x03*_\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSOURCE_LOCAL\x10\x01\x12\x14\n\x10SOURCE_NAMESPACE\x10\x02\x12\x15\n\x11SOURCE_SUCCESSORS\x10\x03\x32\xc8\x02\n\x0e\x44rafterService\x12\x44\n\x05\x44raft\x12\x1a.lookahead.v1.DraftRequest\x1a\x1b.lookahead.v1.DraftResponse(\x01\x30\x01\x12\x42\n\x05Learn\x12\x1a.lookahead.v1.LearnRequest\x1a\x1b.lookahead.v1.LearnResponse(\x01\x12\x43\n\x06\x46orget\x12\x1b.lookahead.v1.ForgetRequest\x1a\x1c.lookahead.v1.ForgetResponse\x12g\n\x12\x44\x65scribeNamespaces\x12\'.lookahead.v1.DescribeNamespacesRequest\x1a(.lookahead.v1.DescribeNamespacesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/drafter.proto\x12\x0clookahead.v1\"\x8a\x01\n\x0c\x44raftRequest\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12 \n\x04open\x18\x02 \x03(\x0b\x32\x12.lookahead.v1.Open\x12&\n\x07observe\x18\x03 \x03(\x0b\x32\x15.lookahead.v1.Observe\x12\"\n\x05\x63lose\x18\x04 \x03(\x0b\x32\x13.lookahead.v1.Close\"\xd0\x01\n\x04Open\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x12\n\nvocabulary\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x05 \x01(\r\x12\x12\n\nprediction\x18\x06 \x03(\r\x12\"\n\x05learn\x18\x07 \x01(\x0e\x32\x13.lookahead.v1.Learn\x12\x11\n\tmax_nodes\x18\x08 \x01(\r\x12\x13\n\x0btraceparent\x18\t \x01(\t\"\x8c\x01\n\x07Observe\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x14\n\x0cnum_verified\x18\x03 \x01(\r\x12\x12\n\nsuccessors\x18\x04 \x03(\r\x12\x1c\n\x14successors_per_token\x18\x05 \x01(\r\x12\x11\n\tmax_nodes\x18\x06 \x01(\r\"+\n\x05\x43lose\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\r\n\x05learn\x18\x02 \x01(\x08\"`\n\rDraftResponse\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12#\n\x06\x64rafts\x18\x02 \x03(\x0b\x32\x13.lookahead.v1.Draft\x12\x1c\n\x14unknown_sequence_ids\x18\x03 \x03(\x04\"\x95\x01\n\x05\x44raft\x12\x13\n\x0bsequence_id\x18\x01 \x01(\x04\x12\x15\n\rcommitted_len\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x0f\n\x07parents\x18\x04 \x03(\x11\x12\x15\n\rprobabilities\x18\x05 \x03(\x02\x12%\n\x07sources\x18\x06 \x03(\x0e\x32\x14.lookahead.v1.Source\"H\n\x0cLearnRequest\x12\x12\n\nvocabulary\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"5\n\rLearnResponse\x12\x10\n\x08num_runs\x18\x01 \x01(\x04\x12\x12\n\nnum_tokens\x18\x02 \x01(\x04\"6\n\rForgetRequest\x12\x12\n\nvocabulary\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"$\n\x0e\x46orgetResponse\x12\x12\n\nnum_tokens\x18\x01 \x01(\x04\"+\n\x19\x44\x65scribeNamespacesRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"T\n\x1a\x44\x65scribeNamespacesResponse\x12\x36\n\nnamespaces\x18\x01 \x03(\x0b\x32\".lookahead.v1.NamespaceDescription\"\xae\x01\n\x14NamespaceDescription\x12\x12\n\nvocabulary\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x12\n\nnum_tokens\x18\x03 \x01(\x04\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x14\n\x0clog_position\x18\x06 \x01(\t\x12\x13\n\x0blag_entries\x18\x07 \x01(\x04\x12\r\n\x05lag_s\x18\x08 \x01(\x01*O\n\x05Learn\x12\x15\n\x11LEARN_UNSPECIFIED\x10\x00\x12\x0e\n\nLEARN_NONE\x10\x01\x12\x10\n\x0cLEARN_OUTPUT\x10\x02\x12\r\n\tLEARN_ALL\x10\x03*_\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSOURCE_LOCAL\x10\x01\x12\x14\n\x10SOURCE_NAMESPACE\x10\x02\x12\x15\n\x11SOURCE_SUCCESSORS\x10\x03\x32\xc8\x02\n\x0e\x44rafterService\x12\x44\n\x05\x44raft\x12\x1a.lookahead.v1.DraftRequest\x1a\x1b.lookahead.v1.DraftResponse(\x01\x30\x01\x12\x42\n\x05Learn\x12\x1a.lookahead.v1.LearnRequest\x1a\x1b.lookahead.v1.LearnResponse(\x01\x12\x43\n\x06\x46orget\x12\x1b.lookahead.v1.ForgetRequest\x1a\x1c.lookahead.v1.ForgetResponse\x12g\n\x12\x44\x65scribeNamespaces\x12\'.lookahead.v1.DescribeNamespacesRequest\x1a(.lookahead.v1.DescribeNamespacesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.drafter_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEARN']._serialized_start=1338
-  _globals['_LEARN']._serialized_end=1417
-  _globals['_SOURCE']._serialized_start=1419
-  _globals['_SOURCE']._serialized_end=1514
+  _globals['_LEARN']._serialized_start=1359
+  _globals['_LEARN']._serialized_end=1438
+  _globals['_SOURCE']._serialized_start=1440
+  _globals['_SOURCE']._serialized_end=1535
   _globals['_DRAFTREQUEST']._serialized_start=39
   _globals['_DRAFTREQUEST']._serialized_end=177
   _globals['_OPEN']._serialized_start=180
-  _globals['_OPEN']._serialized_end=367
-  _globals['_OBSERVE']._serialized_start=370
-  _globals['_OBSERVE']._serialized_end=510
-  _globals['_CLOSE']._serialized_start=512
-  _globals['_CLOSE']._serialized_end=555
-  _globals['_DRAFTRESPONSE']._serialized_start=557
-  _globals['_DRAFTRESPONSE']._serialized_end=653
-  _globals['_DRAFT']._serialized_start=656
-  _globals['_DRAFT']._serialized_end=805
-  _globals['_LEARNREQUEST']._serialized_start=807
-  _globals['_LEARNREQUEST']._serialized_end=879
-  _globals['_LEARNRESPONSE']._serialized_start=881
-  _globals['_LEARNRESPONSE']._serialized_end=934
-  _globals['_FORGETREQUEST']._serialized_start=936
-  _globals['_FORGETREQUEST']._serialized_end=990
-  _globals['_FORGETRESPONSE']._serialized_start=992
-  _globals['_FORGETRESPONSE']._serialized_end=1028
-  _globals['_DESCRIBENAMESPACESREQUEST']._serialized_start=1030
-  _globals['_DESCRIBENAMESPACESREQUEST']._serialized_end=1073
-  _globals['_DESCRIBENAMESPACESRESPONSE']._serialized_start=1075
-  _globals['_DESCRIBENAMESPACESRESPONSE']._serialized_end=1159
-  _globals['_NAMESPACEDESCRIPTION']._serialized_start=1162
-  _globals['_NAMESPACEDESCRIPTION']._serialized_end=1336
-  _globals['_DRAFTERSERVICE']._serialized_start=1517
-  _globals['_DRAFTERSERVICE']._serialized_end=1845
+  _globals['_OPEN']._serialized_end=388
+  _globals['_OBSERVE']._serialized_start=391
+  _globals['_OBSERVE']._serialized_end=531
+  _globals['_CLOSE']._serialized_start=533
+  _globals['_CLOSE']._serialized_end=576
+  _globals['_DRAFTRESPONSE']._serialized_start=578
+  _globals['_DRAFTRESPONSE']._serialized_end=674
+  _globals['_DRAFT']._serialized_start=677
+  _globals['_DRAFT']._serialized_end=826
+  _globals['_LEARNREQUEST']._serialized_start=828
+  _globals['_LEARNREQUEST']._serialized_end=900
+  _globals['_LEARNRESPONSE']._serialized_start=902
+  _globals['_LEARNRESPONSE']._serialized_end=955
+  _globals['_FORGETREQUEST']._serialized_start=957
+  _globals['_FORGETREQUEST']._serialized_end=1011
+  _globals['_FORGETRESPONSE']._serialized_start=1013
+  _globals['_FORGETRESPONSE']._serialized_end=1049
+  _globals['_DESCRIBENAMESPACESREQUEST']._serialized_start=1051
+  _globals['_DESCRIBENAMESPACESREQUEST']._serialized_end=1094
+  _globals['_DESCRIBENAMESPACESRESPONSE']._serialized_start=1096
+  _globals['_DESCRIBENAMESPACESRESPONSE']._serialized_end=1180
+  _globals['_NAMESPACEDESCRIPTION']._serialized_start=1183
+  _globals['_NAMESPACEDESCRIPTION']._serialized_end=1357
+  _globals['_DRAFTERSERVICE']._serialized_start=1538
+  _globals['_DRAFTERSERVICE']._serialized_end=1866
 # @@protoc_insertion_point(module_scope)

@@ -133,6 +133,7 @@ class Open(_message.Message):
     PREDICTION_FIELD_NUMBER: _builtins.int
     LEARN_FIELD_NUMBER: _builtins.int
     MAX_NODES_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     sequence_id: _builtins.int
     """Id of the sequence, unique on this stream."""
     vocabulary: _builtins.str
@@ -145,6 +146,8 @@ class Open(_message.Message):
     """What to learn when the sequence closes."""
     max_nodes: _builtins.int
     """Most nodes the draft may have; 0 asks for no draft."""
+    traceparent: _builtins.str
+    """W3C trace context of the request that the sequence answers; empty where it is not traced."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Prompt tokens, then the output tokens emitted so far."""
@@ -164,10 +167,11 @@ class Open(_message.Message):
         prediction: _abc.Iterable[_builtins.int] | None = ...,
         learn: Global___Learn.ValueType = ...,
         max_nodes: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["learn", b"learn", "max_nodes", b"max_nodes", "namespace", b"namespace", "num_prompt_tokens", b"num_prompt_tokens", "prediction", b"prediction", "sequence_id", b"sequence_id", "token_ids", b"token_ids", "vocabulary", b"vocabulary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learn", b"learn", "max_nodes", b"max_nodes", "namespace", b"namespace", "num_prompt_tokens", b"num_prompt_tokens", "prediction", b"prediction", "sequence_id", b"sequence_id", "token_ids", b"token_ids", "traceparent", b"traceparent", "vocabulary", b"vocabulary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,7 @@ class _Tracked:
     token_ids: list[int]  # prompt and output, shared with the sequence, read only
     num_prompt: int
     speculation: Speculation
+    traceparent: str = ""
     is_open: bool = False
     num_sent: int = 0  # leading token_ids that the drafter knows
     num_verified: int = 0
@@ -96,10 +97,15 @@ class DraftClient:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def open(
-        self, sequence_id: int, token_ids: list[int], num_prompt: int, speculation: Speculation
+        self,
+        sequence_id: int,
+        token_ids: list[int],
+        num_prompt: int,
+        speculation: Speculation,
+        traceparent: str = "",
     ) -> None:
         """Follow a sequence; `token_ids` is read again whenever something is sent."""
-        self._tracked[sequence_id] = _Tracked(token_ids, num_prompt, speculation)
+        self._tracked[sequence_id] = _Tracked(token_ids, num_prompt, speculation, traceparent)
 
     def close(self, sequence_id: int, *, learn: bool) -> None:
         """Stop following a sequence."""
@@ -183,6 +189,7 @@ class DraftClient:
             prediction=tracked.speculation.prediction,
             learn=LEARN[tracked.speculation.learn],
             max_nodes=max_nodes,
+            traceparent=tracked.traceparent,
         )
 
     async def _stay_connected(self) -> None:

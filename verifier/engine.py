@@ -247,6 +247,7 @@ class Engine:
                     sequence.token_ids,
                     sequence.num_prompt,
                     sequence.request.speculation,
+                    sequence.request.traceparent,
                 )
                 self.drafts.request({})  # the drafter reads the prompt while the model does
 
