@@ -29,6 +29,9 @@ def serve(
     http_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of the OpenAI-compatible gateway; 0: none.")
     ] = 8000,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65534, help="The verifier's; the drafter's is next; 0: none.")
+    ] = 9101,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
 ) -> None:
     """Run the whole stack on this machine: Redis, drafter, verifier and gateway."""
@@ -42,6 +45,8 @@ def serve(
         verifier_address=f"{host}:{port}",
         drafter_address=f"{host}:{drafter_port}",
         gateway_address=f"{host}:{http_port}" if http_port else "",
+        verifier_metrics=f"{host}:{metrics_port}" if metrics_port else "",
+        drafter_metrics=f"{host}:{metrics_port + 1}" if metrics_port else "",
         redis=redis,
         environ=os.environ,
     )

@@ -39,6 +39,8 @@ class StackConfig:
     drafter_address: str
     redis: str = ""
     gateway_address: str = ""  # empty: no gateway
+    verifier_metrics: str = ""  # where to answer scrapes; empty: nowhere
+    drafter_metrics: str = ""
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -51,7 +53,8 @@ class Stack:
 
     def start(self, report: Report = lambda name, is_ready: None) -> None:
         """Start everything and wait until it serves; `report` hears of each step."""
-        for address in self._addresses().values():
+        metrics = (self.config.verifier_metrics, self.config.drafter_metrics)
+        for address in (*self._addresses().values(), *filter(None, metrics)):
             _check_free(address)
         self.config.directory.mkdir(parents=True, exist_ok=True)
         redis_url = self._start_redis(report)
@@ -122,6 +125,7 @@ class Stack:
             "drafter",
             LOOKAHEAD_DRAFTER_LISTEN=self.config.drafter_address,
             LOOKAHEAD_DRAFTER_REDIS_URL=redis_url,
+            LOOKAHEAD_DRAFTER_METRICS_LISTEN=self.config.drafter_metrics,
         )
 
     def _start_verifier(self) -> None:
@@ -132,6 +136,7 @@ class Stack:
             LOOKAHEAD_VERIFIER_DRAFTER=self.config.drafter_address,
             LOOKAHEAD_VERIFIER_MODEL=self.config.model,
             LOOKAHEAD_VERIFIER_DRAIN_S="1",
+            LOOKAHEAD_VERIFIER_METRICS_LISTEN=self.config.verifier_metrics,
         )
 
     def _start_gateway(self) -> None:

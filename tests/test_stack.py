@@ -58,7 +58,7 @@ def test_serve_answers_and_ends_on_interrupt_with_all_its_processes(
 ) -> None:
     port, drafter_port, http_port = free_port(), free_port(), free_port()
     ports = ["--port", port, "--drafter-port", drafter_port, "--http-port", http_port]
-    arguments = ["--model", str(model), *map(str, ports)]
+    arguments = ["--model", str(model), "--metrics-port", "0", *map(str, ports)]
     serve = subprocess.Popen(
         [sys.executable, "-c", "from lookahead.cli import main; main()", "serve", *arguments],
         stdout=subprocess.PIPE,
