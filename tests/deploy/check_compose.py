@@ -8,7 +8,6 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,26 +174,38 @@ def test_redis_may_go_and_come_back(stack: ComposeStack, client: Client) -> None
     assert result.text == undisturbed.text
     stack.start("redis")
     # What was learned without it reaches the other drafters afterwards.
-    wait_for(lambda: "while-redis-was-away" in _memories(stack), 60)
+    wait_for(lambda: any(_tokens(stack, "while-redis-was-away")), 60)
 
 
 def test_new_drafters_learn_what_the_others_know(stack: ComposeStack, client: Client) -> None:
     stack.up(drafters=3)
-    client.generate(STORY, namespace="all-three", **LONG).wait()
-    wait_for(lambda: _memories(stack).get("all-three", 0) == 3, 60)
-    addresses = [f"--drafter={name}:50052" for name in stack.containers("drafter")]
+    names = stack.containers("drafter")
+    # A drafter follows the namespaces that it was asked about: teach each another run of 50.
+    teach = (
+        "import sys; from lookahead.drafter_client import DrafterClient\n"
+        "for i, name in enumerate(sys.argv[2:]):\n"
+        "    with DrafterClient(f'{name}:50052') as client:\n"
+        "        client.learn(sys.argv[1], 'all-three', [range(50 * i + 5, 50 * i + 55)])"
+    )
+    vocabulary = client.model().vocabulary_fingerprint
+    stack.execute("drafter", "python", "-c", teach, vocabulary, *names)
+    everything = [150] * 3
+    wait_for(lambda: _tokens(stack, "all-three") == everything, 60)
+    addresses = [f"--drafter={name}:50052" for name in names]
     stack.execute("drafter", "lookahead", "trie", "digest", *addresses)  # fails where they differ
 
 
 def test_a_stopped_verifier_ends_what_it_began(stack: ComposeStack, client: Client) -> None:
     undisturbed = client.generate(STORY, speculation="off", **LONG).wait()
     stopping = threading.Thread(target=lambda: stack.stop("verifier"))
-    result = during(client, stopping.start)
-    stopping.join()
-    assert result.text == undisturbed.text and result.finish_reason == "length"
-    (verifier,) = stack.containers("verifier")
-    assert docker("inspect", "--format", "{{.State.ExitCode}}", verifier) == "0"
-    stack.start("verifier")
+    try:
+        result = during(client, stopping.start)
+        stopping.join()
+        (verifier,) = stack.containers("verifier")
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", verifier) == "0"
+    finally:
+        stack.start("verifier")
+    assert (result.text, result.finish_reason) == (undisturbed.text, undisturbed.finish_reason)
 
 
 def test_the_memory_outlives_all_containers(stack: ComposeStack) -> None:
@@ -202,16 +213,22 @@ def test_the_memory_outlives_all_containers(stack: ComposeStack) -> None:
     params = {**LONG, "namespace": "outlives"}
     with Client(stack.grpc_address) as client:
         cold = client.generate(STORY, **params).wait()
-    wait_for(lambda: _memories(stack).get("outlives", 0) >= 2, 60)
+    wait_for(lambda: max(_tokens(stack, "outlives"), default=0) > 0, 60)
     stack.down()
     stack.up()
     with Client(stack.grpc_address) as client:
-        warm = client.generate(STORY, **params).wait()
-    assert warm.text == cold.text
-    assert warm.tokens_per_step >= 1.5 * cold.tokens_per_step, (
-        cold.tokens_per_step,
-        warm.tokens_per_step,
-    )
+        _becomes_warm(client, cold, "outlives")
+
+
+def _becomes_warm(client: Client, cold: GenerationResult, namespace: str) -> None:
+    """The same words come in fewer steps, once the first request has had the memory loaded."""
+
+    def is_warm() -> bool:
+        result = client.generate(STORY, **LONG, namespace=namespace, learn="none").wait()
+        assert result.text == cold.text
+        return result.tokens_per_step >= 1.5 * cold.tokens_per_step
+
+    wait_for(is_warm, 120)
 
 
 def test_a_namespace_travels_in_a_file(stack: ComposeStack, client: Client) -> None:
@@ -222,11 +239,8 @@ def test_a_namespace_travels_in_a_file(stack: ComposeStack, client: Client) -> N
     ]
     script = "URL=$LOOKAHEAD_DRAFTER_REDIS_URL; " + " && ".join(commands)
     stack.execute("drafter", "sh", "-c", script)
-    wait_for(lambda: _memories(stack).get("elsewhere", 0) >= 2, 60)
-    params = {**LONG, "learn": "none"}
-    cold = client.generate(STORY, **params, namespace="nothing").wait()
-    warm = client.generate(STORY, **params, namespace="elsewhere").wait()
-    assert warm.tokens_per_step >= 1.5 * cold.tokens_per_step
+    cold = client.generate(STORY, **LONG, learn="none", namespace="nothing").wait()
+    _becomes_warm(client, cold, "elsewhere")
 
 
 def test_a_copy_of_redis_file_brings_back_what_was_lost(
@@ -240,27 +254,19 @@ def test_a_copy_of_redis_file_brings_back_what_was_lost(
     stack.start("redis")
     vocabulary = f"--vocabulary={client.model().vocabulary_fingerprint}"
     stack.execute("drafter", "lookahead", "trie", "forget", "outlives", vocabulary, "--yes")
-    wait_for(lambda: "outlives" not in _memories(stack), 60)
+    wait_for(lambda: not any(_tokens(stack, "outlives")), 60)
     stack.stop("redis")
     with backup.open("rb") as file:
         restore = "rm -rf /data/* && tar -C /data -x"
         subprocess.run([*tar, "sh", "-c", restore], stdin=file, check=True)
     stack.start("redis")
     client.generate(STORY, max_tokens=4, namespace="outlives").wait()  # it is loaded when asked for
-    wait_for(lambda: _tokens(stack, "outlives") >= 64, 60)
+    wait_for(lambda: max(_tokens(stack, "outlives"), default=0) > 40, 60)
 
 
-def _tokens(stack: ComposeStack, namespace: str) -> int:
-    """Return the most tokens that a drafter holds in a namespace."""
-    return max((i["num_tokens"] for i in _infos(stack) if i["namespace"] == namespace), default=0)
-
-
-def _memories(stack: ComposeStack) -> dict[str, int]:
-    """Return how many drafters hold something in each namespace."""
-    return Counter(info["namespace"] for info in _infos(stack) if info["num_tokens"])
-
-
-def _infos(stack: ComposeStack) -> list[dict[str, Any]]:
+def _tokens(stack: ComposeStack, namespace: str) -> list[int]:
+    """Return how many tokens of a namespace each drafter holds that follows it."""
     addresses = [f"--drafter={name}:50052" for name in stack.containers("drafter")]
     listed = stack.execute("drafter", "lookahead", "trie", "stats", "--json", *addresses)
-    return [info for infos in json.loads(listed).values() for info in infos]
+    infos = [info for infos in json.loads(listed).values() for info in infos]
+    return [info["num_tokens"] for info in infos if info["namespace"] == namespace]

@@ -12,7 +12,7 @@ from tests.manifests import BIN
 from tests.redis_server import free_port
 
 PROJECT = "lookahead-test"
-WAIT_S = 600
+WAIT_S = 900
 
 
 class ComposeStack:
