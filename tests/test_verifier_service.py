@@ -48,6 +48,7 @@ class Running:
     engine: Engine
     model: TargetModel
     stub: pb_grpc.VerifierServiceStub
+    port: int
 
     async def generate(self, **fields: Any) -> list[pb.GenerateResponse]:
         request = pb.GenerateRequest(**fields)
@@ -90,7 +91,7 @@ async def running(propose: Propose = no_draft) -> AsyncIterator[Running]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = pb_grpc.VerifierServiceStub(channel)
         try:
-            yield Running(server, service, engine, model, stub)
+            yield Running(server, service, engine, model, stub, port)
         finally:
             await server.stop(drain=engine.stop, grace_s=1.0)
 
