@@ -1,0 +1,79 @@
+"""Traces: one request, one trace from the caller's span to the drafter's, at a real collector."""
+
+import asyncio
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
+
+from protos import verifier_pb2 as pb
+from rpc.tracing import outgoing_metadata, start_tracing
+from tests.test_verifier_service import TIMEOUT_S, running
+
+TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+class Collector(otlp_grpc.TraceServiceServicer):
+    """Keeps every span it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, Any] = {}
+
+    def Export(self, request: Any, context: Any) -> Any:
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans |= {span.name: span for span in scope.spans}
+        return otlp.ExportTraceServiceResponse()
+
+
+async def test_a_request_is_one_trace_with_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = Collector()
+    server = grpc.server(ThreadPoolExecutor(1))
+    otlp_grpc.add_TraceServiceServicer_to_server(collector, server)
+    endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    tracer = start_tracing("tester", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+    assert tracer is not None
+    async with running() as verifier:
+        assert verifier.service.backend is not None
+        verifier.service.backend.tracer = tracer
+        call = verifier.stub.Generate(
+            pb.GenerateRequest(token_ids=pb.TokenIds(ids=[65, 66])),
+            metadata=[("traceparent", f"00-{TRACE}-{CALLER}-01")],
+            timeout=TIMEOUT_S,
+        )
+        events = [event async for event in call]
+    drafting = tracer.follow("draft", f"00-{TRACE}-{CALLER}-01")
+    with drafting.is_current():
+        assert outgoing_metadata() == (("traceparent", drafting.traceparent),)
+    drafting.end({"lookahead.drafts": 3})
+    await asyncio.to_thread(tracer.stop)
+    server.stop(0).wait()
+    spans = collector.spans
+    assert set(spans) == {"Generate", "queue", "prefill", "decode", "draft"}
+    assert {span.trace_id.hex() for span in spans.values()} == {TRACE}
+    request = spans["Generate"]
+    assert request.parent_span_id.hex() == CALLER
+    for part in ("queue", "prefill", "decode"):
+        assert spans[part].parent_span_id == request.span_id
+        assert spans[part].start_time_unix_nano <= spans[part].end_time_unix_nano
+    counted = {a.key: a.value for a in request.attributes}
+    emitted = events[-1].finished.usage.num_output_tokens
+    assert counted["gen_ai.usage.output_tokens"].int_value == emitted
+
+
+def test_off_nothing_of_opentelemetry_is_imported() -> None:
+    script = (
+        "import sys\n"
+        "from rpc.tracing import outgoing_metadata, start_tracing\n"
+        "assert start_tracing('tester', {}) is None and outgoing_metadata() == ()\n"
+        "import rpc.server, rpc.metrics, lookahead.client\n"
+        "assert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
