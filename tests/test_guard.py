@@ -62,6 +62,21 @@ def test_what_the_guard_lets_pass_no_noise_within_the_margin_changes(
         assert num_settled >= 40  # or it would guard everything, and drafts would be no use
 
 
+@pytest.mark.parametrize("options", [{"top_p": 0.95}, {"top_k": 2}, {"top_k": 2, "top_p": 0.95}])
+@pytest.mark.parametrize("shortlist", [2, 8])
+def test_the_last_token_that_survives_is_not_in_doubt_when_the_next_is_far(
+    options: dict[str, float], shortlist: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verifier.sampling.SHORTLIST", shortlist)
+    logits = torch.log(torch.tensor([0.02, 0.70, 0.26, 0.01, 0.01]))
+    chosen = [
+        Sampler(SamplingParams(temperature=1.0, seed=s, **options), ()).choose(logits, margin=1e-3)  # type: ignore[arg-type]
+        for s in range(200)
+    ]
+    assert chosen.count(2) > 30
+    assert chosen.count(None) <= 2
+
+
 @pytest.mark.parametrize("name", PARAMS)
 def test_noise_without_bounds_leaves_every_choice_open_and_none_leaves_none(name: str) -> None:
     for seed in range(10):

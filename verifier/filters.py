@@ -54,17 +54,21 @@ def border(
     if filters.top_k > 0 and not (is_all and filters.top_k >= len(best)):
         if filters.top_k > len(best):
             return None
-        found = _around(float(best[filters.top_k - 1]), noise)
+        k = filters.top_k
+        found = Border(float(best[k - 1]), *_bounds(best, k, k, noise, is_all=is_all))
         log_total = _log_sum(best[best >= found.score])
         if noise:  # tokens in doubt are part of the total or are not
             doubt += _log_sum(best[best >= found.low]) - _log_sum(best[best >= found.high])
     if filters.top_p < 1.0:
-        nucleus = _nucleus(best, log_total, filters.top_p, doubt, is_all=is_all)
-        if nucleus is None:
+        sizes = _nucleus_sizes(best, log_total, filters.top_p, doubt, is_all=is_all)
+        if sizes is None:
             return None
-        found = _higher(found, Border(nucleus.score, nucleus.low - noise, nucleus.high + noise))
+        size, most, fewest = sizes
+        bounds = _bounds(best, most, fewest, noise, is_all=is_all)
+        found = _higher(found, Border(float(best[size - 1]), *bounds))
     if filters.min_p > 0.0:
-        found = _higher(found, _around(float(best[0]) + math.log(filters.min_p), noise))
+        score = float(best[0]) + math.log(filters.min_p)
+        found = _higher(found, Border(score, score - noise, score + noise))
     # Tokens tied with the last score given may be missing from `best`.
     return found if is_all or found.low > best[-1] else None
 
@@ -99,8 +103,18 @@ def is_between(u: float, low: tuple[float, float], high: tuple[float, float], no
     return u * low[1] >= (1 - u) * low[0] * factor and u * high[1] * factor < (1 - u) * high[0]
 
 
-def _around(score: float, noise: float) -> Border:
-    return Border(score, score - noise, score + noise)
+def _bounds(
+    best: Floats, most: int, fewest: int, noise: float, *, is_all: bool
+) -> tuple[float, float]:
+    """Scores below which none of the `most` best can be, and from which on all are among the
+    `fewest` best."""
+    low = float(best[most - 1])
+    if not noise:
+        return low, low
+    # The best that is left out; one that is not given is no better than the last given.
+    is_given = fewest < len(best)
+    after = float(best[min(fewest, len(best) - 1)]) if is_given or not is_all else -math.inf
+    return low - noise, after + noise
 
 
 def _higher(one: Border, other: Border) -> Border:
@@ -108,20 +122,20 @@ def _higher(one: Border, other: Border) -> Border:
     return Border(max(one.score, other.score), max(one.low, other.low), max(one.high, other.high))
 
 
-def _nucleus(
+def _nucleus_sizes(
     best: Floats, log_total: float, top_p: float, doubt: float, *, is_all: bool
-) -> Border | None:
-    """The borders of the smallest set that holds top_p; its odds may be wrong by e^doubt."""
+) -> tuple[int, int, int] | None:
+    """Tokens that it takes to hold top_p: as given, at most and at least, where the odds of what
+    they hold are wrong by e^doubt; None where it takes more than are given."""
     mass = np.cumsum(np.exp(best - log_total))
     odds, factor = top_p / (1 - top_p), math.exp(min(doubt, MAX_NOISE))
     shares = [top_p, *(o / (1 + o) for o in (odds * factor, odds / factor))]
-    found = []
-    for share in shares if doubt else [top_p] * 3:
-        index = int(np.searchsorted(mass, share))
-        if index == len(best) and not is_all:
-            return None
-        found.append(float(best[min(index, len(best) - 1)]))
-    return Border(*found)
+    size, most, fewest = (
+        int(np.searchsorted(mass, share)) + 1 for share in (shares if doubt else [top_p] * 3)
+    )
+    if max(size, most) > len(best) and not is_all:
+        return None
+    return min(size, len(best)), min(most, len(best)), min(fewest, len(best))
 
 
 def _log_sum(scores: Floats) -> float:
