@@ -17,6 +17,7 @@ from lookahead.stream import AsyncStream
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.tls import TlsFiles, open_async_channel
+from rpc.tracing import outgoing_metadata
 
 
 class AsyncClient:
@@ -38,7 +39,9 @@ class AsyncClient:
     ) -> AsyncStream:
         """Continue a prompt, a conversation or token ids; iterate the stream for text."""
         request = generate_request(prompt, messages, token_ids, params)
-        return AsyncStream(self._stub.Generate(request, timeout=timeout_s))
+        return AsyncStream(
+            self._stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
+        )
 
     async def model(self) -> ModelInfo:
         """Describe the model served."""

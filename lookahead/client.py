@@ -15,6 +15,7 @@ from lookahead.stream import Stream
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.tls import TlsFiles, open_channel
+from rpc.tracing import outgoing_metadata
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 # Unary calls answer at once or not at all; a generation takes as long as it takes.
@@ -58,7 +59,7 @@ class Client(Closing):
     ) -> Stream:
         """Continue a prompt, a conversation or token ids; iterate the stream for text."""
         request = generate_request(prompt, messages, token_ids, params)
-        return Stream(self._stub.Generate(request, timeout=timeout_s))
+        return Stream(self._stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata()))
 
     def model(self) -> ModelInfo:
         """Describe the model served."""

@@ -1,6 +1,6 @@
 """OpenTelemetry traces, where the extra `otel` is installed and a collector is named.
 
-Off, nothing of OpenTelemetry is imported and a call costs one look into a dict. Spans carry counts
+Off, nothing of OpenTelemetry is imported by us and a call costs one look into a dict. Spans carry counts
 and times, never text.
 """
 

@@ -7,10 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from lookahead.gateway.front import Front
+from lookahead.gateway.keys import Keys
+from lookahead.gateway.metrics import GatewayMetrics
+from lookahead.gateway.verifiers import Verifiers
 from protos import verifier_pb2 as pb
 from rpc.tracing import outgoing_metadata, start_tracing
 from tests.test_verifier_service import TIMEOUT_S, running
@@ -66,6 +73,29 @@ async def test_a_request_is_one_trace_with_its_parts(monkeypatch: pytest.MonkeyP
     counted = {a.key: a.value for a in request.attributes}
     emitted = events[-1].finished.usage.num_output_tokens
     assert counted["gen_ai.usage.output_tokens"].int_value == emitted
+
+
+async def test_the_gateway_goes_on_with_its_clients_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = "http://127.0.0.1:9"  # nobody collects: what is asked here is what is handed on
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    tracer = start_tracing("tester", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+    handed_on: list[tuple[tuple[str, str], ...]] = []
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        handed_on.append(outgoing_metadata())
+        await Response("")(scope, receive, send)
+
+    metrics = GatewayMetrics(Verifiers(("127.0.0.1:9",), connect_timeout_s=1.0, tls=None))
+    front = Front(route, keys=Keys({}), metrics=metrics, max_requests=1, tracer=tracer)
+    transport = httpx.ASGITransport(front)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        traceparent = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
+        await client.post("/v1/completions", headers=traceparent)
+        await client.get("/health", headers=traceparent)
+    ((name, value),) = handed_on[0]
+    assert name == "traceparent" and TRACE in value and CALLER not in value
+    assert handed_on[1] == ()
 
 
 def test_off_nothing_of_opentelemetry_is_imported() -> None:

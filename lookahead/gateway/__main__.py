@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import sys
 
 from pydantic import ValidationError
@@ -10,6 +11,7 @@ from pydantic_settings import SettingsError
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.process import serve
 from rpc.telemetry import configure_logging
+from rpc.tracing import start_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -17,12 +19,16 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Read the settings, log, serve."""
     config = read_config()
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
+    tracer = start_tracing("gateway", os.environ)
     try:
-        asyncio.run(serve(config))
+        asyncio.run(serve(config, tracer))
     except OSError as error:  # an address that is taken
         logger.error("cannot_serve error=%s", error)
         sys.exit(1)
+    finally:
+        if tracer is not None:
+            tracer.stop()
 
 
 def read_config() -> GatewayConfig:

@@ -19,9 +19,12 @@ from lookahead.gateway.routes import Routes
 from lookahead.gateway.sse import Abort
 from lookahead.gateway.together import ClientGone
 from lookahead.gateway.verifiers import Verifiers
+from rpc.tracing import Tracer
 
 
-def create_app(config: GatewayConfig, verifiers: Verifiers, abort: Abort) -> ASGIApp:
+def create_app(
+    config: GatewayConfig, verifiers: Verifiers, abort: Abort, tracer: Tracer | None = None
+) -> ASGIApp:
     """Return the application; it closes the verifiers when it stops."""
 
     @asynccontextmanager
@@ -41,7 +44,9 @@ def create_app(config: GatewayConfig, verifiers: Verifiers, abort: Abort) -> ASG
         lifespan=lifespan,
     )
     keys = Keys(config.api_keys())
-    return Front(routes, keys=keys, metrics=metrics, max_requests=config.max_requests)
+    return Front(
+        routes, keys=keys, metrics=metrics, max_requests=config.max_requests, tracer=tracer
+    )
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lookahead.gateway.namespaces import check_namespaces
+from rpc.telemetry import LogFormat
 from rpc.tls import TlsFiles
 
 
@@ -38,6 +39,7 @@ class GatewayConfig(BaseSettings):
     write_timeout_s: float = Field(default=30.0, gt=0, description="For a client to read on")
     drain_s: int = Field(default=30, ge=0, description="Seconds running requests get at shutdown")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: LogFormat = "text"
 
     @field_validator("listen")
     @classmethod

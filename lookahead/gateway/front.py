@@ -6,6 +6,8 @@ Nothing of a request's or an answer's text is ever logged.
 import logging
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -14,9 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.keys import Keys
 from lookahead.gateway.metrics import GatewayMetrics
+from rpc.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
+TRACED = "/v1/"
 OPEN_PATHS = {"/health", "/ready"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 RETRY_AFTER_S = 1.0
@@ -27,12 +31,19 @@ class Front:
     """Wraps the routes."""
 
     def __init__(
-        self, app: ASGIApp, *, keys: Keys, metrics: GatewayMetrics, max_requests: int
+        self,
+        app: ASGIApp,
+        *,
+        keys: Keys,
+        metrics: GatewayMetrics,
+        max_requests: int,
+        tracer: Tracer | None,
     ) -> None:
         self._app = app
         self._keys = keys
         self._metrics = metrics
         self._max_requests = max_requests
+        self._tracer = tracer
         self._num_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,13 +54,27 @@ class Front:
         self._num_requests += 1
         try:
             self._admit(scope)
-            await self._app(scope, receive, visit.send)
+            with self._traced(scope, visit):
+                await self._app(scope, receive, visit.send)
         except ApiError as error:
             response = JSONResponse(error.body(), error.status, _challenged(error, scope))
             await response(scope, receive, visit.send)
         finally:
             self._num_requests -= 1
             visit.end()
+
+    @contextmanager
+    def _traced(self, scope: Scope, visit: "Visit") -> Iterator[None]:
+        """Let the verifier's part of a request go on with the trace that its client began."""
+        if self._tracer is None or not scope["path"].startswith(TRACED):
+            yield
+            return
+        span = self._tracer.serve(f"{scope['method']} {scope['path'][:100]}", Headers(scope=scope))
+        try:
+            with span.is_current():
+                yield
+        finally:
+            span.end({"http.response.status_code": visit.status})
 
     def _admit(self, scope: Scope) -> None:
         """Let a request in, with the namespace of its key."""
@@ -74,25 +99,25 @@ class Visit:
         state.update(request_id=self.request_id, arrival=self._arrival)
         self._scope = scope
         self._send = send
-        self._status = GONE
+        self.status = GONE
 
     async def send(self, message: Message) -> None:
         """Pass a message on, the request's id in its headers."""
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             MutableHeaders(scope=message)["x-request-id"] = self.request_id
         await self._send(message)
 
     def end(self) -> None:
         """Count the request and write its line."""
-        duration_s = self._metrics.end(self._arrival, self._scope, self._status)
+        duration_s = self._metrics.end(self._arrival, self._scope, self.status)
         logger.info(
             "request_end request_id=%s method=%s path=%s status=%d duration_ms=%.1f",
             self.request_id,
             self._scope["method"],
             # What a client sends must not break the line.
             repr(self._scope["path"][:100]),
-            self._status,
+            self.status,
             1000 * duration_s,
         )
 

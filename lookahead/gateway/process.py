@@ -14,6 +14,7 @@ from lookahead.gateway.app import create_app
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.verifiers import Verifiers
 from rpc.server import SIGNALS
+from rpc.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -47,24 +48,24 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def serve(config: GatewayConfig) -> None:
+async def serve(config: GatewayConfig, tracer: Tracer | None = None) -> None:
     """Serve until SIGTERM or SIGINT; running requests then get `drain_s` to end."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with bind(config.listen) as bound:
-        server = make_server(config)
+        server = make_server(config, tracer)
         host, port = bound.getsockname()[:2]
         logger.info("listening address=%s port=%d keys=%d", host, port, len(config.api_keys()))
         await server.serve([bound])
         logger.info("stopped")
 
 
-def make_server(config: GatewayConfig) -> Server:
+def make_server(config: GatewayConfig, tracer: Tracer | None = None) -> Server:
     """Return a server whose `serve` wants a socket; to be called on its event loop."""
     server = Server(_settings(config))
     verifiers = Verifiers(
         config.verifiers, connect_timeout_s=config.connect_timeout_s, tls=config.tls()
     )
-    server.config.app = create_app(config, verifiers, server.abort)
+    server.config.app = create_app(config, verifiers, server.abort, tracer)
     return server
 
 

@@ -18,6 +18,7 @@ from lookahead.errors import ResourceExhausted, ServerError, Unavailable, from_r
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.tls import TlsFiles, open_async_channel
+from rpc.tracing import outgoing_metadata
 
 OPTIONS = [
     *client.OPTIONS,
@@ -123,7 +124,9 @@ class Verifiers:
         """Start a generation on the first verifier that takes it."""
 
         async def start(verifier: Verifier) -> Generating:
-            generating = Generating(verifier.stub.Generate(request, timeout=timeout_s))
+            generating = Generating(
+                verifier.stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
+            )
             try:
                 await generating.start()
             except BaseException:
