@@ -138,7 +138,7 @@ def _push_found(
     """Put the candidates just found on the heap; return its size."""
     stop = np.int64(record[NUM_POOLED])
     for index in range(stop - record[NODES_AT + NODE_LEN * node + NUM_FOUND], stop):
-        if chances[index] >= floor:
+        if np.float64(chances[index]) >= floor:
             num_heaped = push(scratch, heap, chances, num_heaped, index)
     return num_heaped
 

@@ -137,9 +137,10 @@ def learn_outcome(model: Model, rows: Rows, row: Int, accepted: Real) -> None:
         _move_weight(model, second + index, change)
         _move_weight(model, third + index, change)
         _learn_cell(model, cell, accepted)
-    model[first + BIAS_INPUT] += step * np.float32(_BIAS)
-    model[second + BIAS_INPUT] += step * np.float32(_BIAS)
-    model[third + BIAS_INPUT] += step * np.float32(_BIAS)
+    change = step * np.float32(_BIAS)
+    _move_weight(model, first + BIAS_INPUT, change)
+    _move_weight(model, second + BIAS_INPUT, change)
+    _move_weight(model, third + BIAS_INPUT, change)
 
 
 @part

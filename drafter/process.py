@@ -4,6 +4,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
+from drafter.calls import calls
 from drafter.config import DrafterConfig
 from drafter.memory import MemoryLimits, SharedMemory
 from drafter.metrics import DrafterMetrics
@@ -22,10 +23,12 @@ logger = logging.getLogger(__name__)
 # this process. Drafting goes on without.
 SHARED_MEMORY = "shared-memory"
 _REPORT_S = 1.0
+_COMPILE_S = 60.0
 
 
 async def serve(config: DrafterConfig, tracer: Tracer | None = None) -> None:
     """Serve until SIGTERM or SIGINT; SystemExit where the settings do not work here."""
+    calls.compile_meanwhile()
     try:
         sessions, memory = build(config)
     except ValueError as error:
@@ -46,12 +49,13 @@ async def serve(config: DrafterConfig, tracer: Tracer | None = None) -> None:
     registry.register(LoopCollector(metrics.collect))
     try:
         async with exporting(config.metrics_listen, registry):
-            await asyncio.to_thread(warm_up)
             await server.mark_serving()
             await server.run_until_signalled(grace_s=config.grace_s)
     except OSError as error:
         raise SystemExit(f"drafter: {error}") from error
     finally:
+        # A process must not end under its compiler's feet.
+        await asyncio.to_thread(calls.is_compiled, _COMPILE_S)
         reporting.cancel()
         with suppress(asyncio.CancelledError):
             await reporting
@@ -78,13 +82,8 @@ def build(config: DrafterConfig) -> tuple[DraftSessions, SharedMemory]:
 
 
 def warm_up() -> None:
-    """Compile every kernel, or load it from its cache, before the first request needs it."""
-    sessions = DraftSessions()
-    sessions.open(0, namespace="warm-up", token_ids=[1, 2, 3, 1, 2], prediction=[1, 2])
-    sessions.propose(0, 16)
-    sessions.observe(0, [3, 1], num_verified=0, successors=[[3, 1], [2, 1]])
-    sessions.propose(0, 16)
-    sessions.close(0)
+    """Compile every kernel, or load it from its cache."""
+    calls.compile()
 
 
 async def _report_health(server: RpcServer, memory: SharedMemory) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter import kernels_draft as kernels
 from drafter import kernels_record as layout
+from drafter.calls import calls
 from drafter.tree import DraftTree
 
 # Below this chance a node costs more to verify than it can ever bring.
@@ -53,7 +53,7 @@ class Proposer:
             record.grow(wanted)
         if record.max_nodes > self._max_nodes:
             self._reserve(record.max_nodes)
-        number = kernels.propose(
+        number = calls.propose(
             local,
             shared,
             successors,

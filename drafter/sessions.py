@@ -10,8 +10,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter import kernels_observe as kernels
 from drafter.calibration import Calibration
+from drafter.calls import calls
 from drafter.propose import DraftRecord, Proposer
 from drafter.successors import Rows, Successors, as_rows
 from drafter.token_run import TokenIds, TokenRun, as_run
@@ -155,8 +155,8 @@ class DraftSessions:
         arena, memory = session.local.arena, session.memory
         if rows is not None:
             memory.successors.reserve()
-            kernels.keep_successors(arena, memory.successors.table, run, rows.ravel(), len(run))
-        self._num_accepted += kernels.observe(
+            calls.keep_successors(arena, memory.successors.table, run, rows.ravel(), len(run))
+        self._num_accepted += calls.observe(
             arena, memory.calibration.model, record.ints, record.rows, run, len(run), verified
         )
         self._num_verified += verified

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drafter import kernels_trie as kernels
+from drafter.calls import calls
 from drafter.snapshot import digest
 from drafter.token_run import MAX_TOKEN_ID, TokenRun, as_run
 
@@ -164,7 +165,7 @@ class Trie:
         tail = int(self.arena[kernels.TAIL])
         fresh = _new_arena(capacity)
         fresh[kernels.HEAD] = fresh[kernels.TAIL] = tail
-        kernels.append_tokens(fresh, tokens, len(tokens))
+        calls.append_tokens(fresh, tokens, len(tokens))
         # Contexts that reach back over the tail lost their front when it was evicted.
         oldest = tail + kernels.MAX_ORDER
         slots = np.arange(tail, tail + len(tokens)) & (capacity - 1)
@@ -177,13 +178,15 @@ class Trie:
 
     def _append(self, run: TokenRun) -> None:
         self.reserve(len(run))
-        kernels.append_tokens(self.arena, run, len(run))
+        if not run.flags.writeable:
+            run = run.copy()  # another type to the compiler, which would compile once more
+        calls.append_tokens(self.arena, run, len(run))
 
     def _rebuild(self, live: NDArray[np.int32], capacity: int) -> None:
         """Index the live tokens afresh in a ring of that capacity, numbered from zero."""
         learned = self.num_learned
         self.arena = _new_arena(max(capacity, MIN_CAPACITY))
-        kernels.append_tokens(self.arena, live, len(live))
+        calls.append_tokens(self.arena, live, len(live))
         self._renumbered = learned - len(live)
 
     def _ring(self) -> NDArray[np.int32]:
