@@ -17,7 +17,9 @@ def test_every_component_is_described_and_every_one_described_is_there() -> None
     assert described == {path.name for path in (ROOT / "deploy/k8s/components").iterdir()}
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?<![\w/])(?:tests/)?deploy/[\w/.-]+\w", TEXT))))
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"(?<![\w/])(?:tests/)?deploy/[\w/.-]+\w", TEXT)))
+)
 def test_paths_are_there(path: str) -> None:
     assert (ROOT / path).exists()
 
