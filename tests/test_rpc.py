@@ -123,7 +123,7 @@ async def test_calls_are_counted_by_method_and_status() -> None:
     assert server.calls == {("Forget", "NOT_FOUND"): 1}
     async with running(Scripted(raising(ValueError("a bug")))) as (server, channel):
         await failure_of(channel)
-        assert server.calls == {("Forget", "INTERNAL"): 1}
+    assert server.calls == {("Forget", "INTERNAL"): 1}
 
 
 async def test_a_call_that_its_client_cancels_is_counted_as_cancelled() -> None:
