@@ -195,10 +195,18 @@ async def test_a_drafter_killed_mid_stream_and_back_is_used_again(
         await until(lambda: not drafts.is_connected)
     async with drafter:
         await until(lambda: drafts.is_connected)
-        ids, completion = await run(engine)
-        assert ids == answer
-        assert completion.num_accepted_tokens > 0
+        await until_drafted(engine, answer)
         await engine.stop()
+
+
+async def until_drafted(engine: Engine, answer: list[int]) -> None:
+    """Run until drafts are accepted: on a busy machine drafting may be off for a while."""
+    async with asyncio.timeout(30):
+        while True:
+            ids, completion = await run(engine)
+            assert ids == answer
+            if completion.num_accepted_tokens:
+                return
 
 
 async def test_a_stream_that_moves_to_another_drafter_opens_its_sequences_there(
@@ -217,10 +225,9 @@ async def test_a_stream_that_moves_to_another_drafter_opens_its_sequences_there(
             pass
         ids, _ = await run(engine)
         await until(lambda: drafts.is_connected)
-        more, completion = await run(engine)
+        await until_drafted(engine, answer)
         await engine.stop()
-    assert sequence.token_ids[len(PROMPT) :] == ids == more == answer
-    assert completion.num_accepted_tokens > 0
+    assert sequence.token_ids[len(PROMPT) :] == ids == answer
     assert second.servicer.requests
 
 
