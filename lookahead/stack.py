@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lookahead.child import ChildProcess
 from lookahead.gateway.probe import is_ready
-from lookahead.health import is_serving
+from rpc.health import is_serving
 
 logger = logging.getLogger(__name__)
 

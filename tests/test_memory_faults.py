@@ -20,10 +20,10 @@ from typing import Any
 import grpc
 
 from lookahead import AsyncClient
-from lookahead.health import is_serving
 from protos import drafter_pb2 as drafter_pb
 from protos import drafter_pb2_grpc as drafter_grpc
 from protos import verifier_pb2_grpc as pb_grpc
+from rpc.health import is_serving
 from rpc.server import RpcServer
 from tests.engine_runs import FREE_NODES
 from tests.redis_server import Proxy, Server, free_port, running, wait_until

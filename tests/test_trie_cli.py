@@ -15,8 +15,8 @@ from lookahead import trie_cli
 from lookahead.cli import main
 from lookahead.corpus import MAX_PIECE_CHARS, read_pieces
 from lookahead.drafter_client import DrafterClient
-from lookahead.health import is_serving
 from protos import verifier_pb2 as pb
+from rpc.health import is_serving
 from tests.fake_verifier import FakeVerifier, serving
 from tests.redis_server import Server, free_port, running, wait_until
 
