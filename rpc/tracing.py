@@ -1,7 +1,7 @@
 """OpenTelemetry traces, where the extra `otel` is installed and a collector is named.
 
-Off, we import nothing of OpenTelemetry, and a call costs one look into a dict. Spans carry counts and
-times, never text.
+Off, we import nothing of OpenTelemetry, and a call costs one look into a dict. Spans carry counts
+and times, never text.
 """
 
 import logging
