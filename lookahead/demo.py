@@ -32,16 +32,8 @@ def run_demo(console: Console, model: str) -> list[Comparison]:
     """Start a stack of its own, run the prompts, print the table, stop."""
     require_extras("drafter", "verifier")
     path = resolve_model(model, console)
-    # Unix sockets: a demo must not collide with whatever else runs on this machine.
     with TemporaryDirectory(prefix="lookahead-") as directory:
-        config = StackConfig(
-            model=path,
-            directory=Path(directory),
-            redis_dir=Path(directory) / "redis",
-            verifier_address=f"unix:{directory}/verifier.sock",
-            drafter_address=f"unix:{directory}/drafter.sock",
-            environ=os.environ,
-        )
+        config = StackConfig.apart(path, Path(directory), environ=os.environ)
         with shown_stack(console, config), Client(config.verifier_address) as client:
             return run_session(console, client)
 

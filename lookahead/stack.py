@@ -6,7 +6,8 @@ Nothing is restarted silently: a child that dies is an error, and the others are
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,28 @@ class StackConfig:
     verifier_metrics: str = ""  # where to answer scrapes; empty: nowhere
     drafter_metrics: str = ""
     environ: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def apart(
+        cls,
+        model: str,
+        directory: Path,
+        *,
+        environ: Mapping[str, str],
+        redis: str = "",
+        gateway_address: str = "",
+    ) -> "StackConfig":
+        """Keep everything in a directory, on sockets there, so that it meets no other stack."""
+        return cls(
+            model=model,
+            directory=directory,
+            redis_dir=directory / "redis",
+            verifier_address=f"unix:{directory}/v.sock",
+            drafter_address=f"unix:{directory}/d.sock",
+            redis=redis,
+            gateway_address=gateway_address,
+            environ=environ,
+        )
 
 
 class Stack:
@@ -158,6 +181,17 @@ class Stack:
             environ={**self.config.environ, **settings},
         )
         logger.info("started name=%s pid=%d", name, self.children[name].pid)
+
+
+@contextmanager
+def running(config: StackConfig) -> Iterator[Stack]:
+    """Run a stack for the length of a `with` block, however its start or the block ends."""
+    stack = Stack(config)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
 
 
 def _answers(name: str, address: str) -> bool:

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from lookahead.stack import NO_REDIS, Stack, StackConfig
-from tests.test_stack import free_port, model
+from lookahead.stack import NO_REDIS, StackConfig, running
+from tests.redis_server import free_port
+from tests.test_stack import model
 
 __all__ = ["model"]  # the fixture: a small model with random weights, as a directory
 
@@ -50,9 +51,7 @@ def environ(model: Path) -> Iterator[dict[str, str]]:
             redis=NO_REDIS,
             environ=environ,
         )
-        stack = Stack(config)
-        try:
-            stack.start()
+        with running(config):
             yield {
                 **environ,
                 "LOOKAHEAD_URL": f"http://{gateway}",
@@ -60,8 +59,6 @@ def environ(model: Path) -> Iterator[dict[str, str]]:
                 "LOOKAHEAD_DRAFTER": drafter,
                 "PATH": f"{sysconfig.get_path('scripts')}:{environ['PATH']}",
             }
-        finally:
-            stack.stop()
 
 
 def run(path: Path, environ: dict[str, str]) -> str:

@@ -15,7 +15,8 @@ import pytest
 from lookahead.gateway.probe import is_ready
 from lookahead.gateway.process import SEND_BUFFER_BYTES, bind
 from tests.fake_verifier import ANSWER, FakeVerifier, serving
-from tests.test_stack import free_port, read_until
+from tests.redis_server import free_port
+from tests.test_stack import read_until
 
 STOP_S = 20.0
 CANARY = "xyzzy-canary-42"

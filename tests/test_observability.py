@@ -14,8 +14,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lookahead import Client
-from lookahead.stack import Stack, StackConfig
-from tests.test_stack import free_port, model
+from lookahead.stack import StackConfig, running
+from tests.redis_server import free_port
+from tests.test_stack import model
 
 __all__ = ["model"]  # the fixture: a small model with random weights, as a directory
 
@@ -48,9 +49,7 @@ def observed(model: Path) -> Iterator[tuple[dict[str, str], str]]:
             drafter_metrics=address["dm"],
             environ={**os.environ, "XDG_CACHE_HOME": name, "LOOKAHEAD_VERIFIER_THREADS": "1"},
         )
-        stack = Stack(config)
-        try:
-            stack.start()
+        with running(config):
             with Client(address["verifier"]) as client:
                 for mode in ("off", "tree"):
                     client.generate(MARKER * 4, max_tokens=16, speculation=mode).wait()
@@ -58,8 +57,6 @@ def observed(model: Path) -> Iterator[tuple[dict[str, str], str]]:
                 s: _scrape(address[p])
                 for s, p in (("verifier", "vm"), ("drafter", "dm"), ("gateway", "gateway"))
             }
-        finally:
-            stack.stop()
         yield scrapes, "".join(path.read_text() for path in directory.glob("*.log"))
 
 

@@ -15,7 +15,7 @@ from lookahead import Client
 from lookahead.model_cache import DEMO, resolve_model
 from lookahead.results import GenerationResult
 from lookahead.samples import load_samples
-from lookahead.stack import NO_REDIS, Stack, StackConfig
+from lookahead.stack import NO_REDIS, Stack, StackConfig, running
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -37,22 +37,9 @@ def model_path() -> str:
 @pytest.fixture(scope="module")
 def stack(model_path: str) -> Iterator[Stack]:
     with TemporaryDirectory(prefix="la-") as directory:
-        stack = Stack(
-            StackConfig(
-                model=model_path,
-                directory=Path(directory),
-                redis_dir=Path(directory) / "redis",
-                verifier_address=f"unix:{directory}/v.sock",
-                drafter_address=f"unix:{directory}/d.sock",
-                redis=NO_REDIS,
-                environ=os.environ,
-            )
-        )
-        try:
-            stack.start()
+        config = StackConfig.apart(model_path, Path(directory), environ=os.environ, redis=NO_REDIS)
+        with running(config) as stack:
             yield stack
-        finally:
-            stack.stop()
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from lookahead import Client
 from lookahead.child import ChildProcess
 from lookahead.stack import NO_REDIS, Stack, StackConfig, StackError
+from tests.redis_server import free_port
 from tests.saved_model import save_small_model
 
 STOP_S = 20.0
@@ -148,11 +149,6 @@ def test_a_child_that_ignores_the_request_to_stop_is_made_to(directory: Path) ->
     child.stop(timeout_s=0.1)
     assert child.status == -signal.SIGKILL
     assert not process.is_running()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def read_until(process: subprocess.Popen[str], word: str) -> str:

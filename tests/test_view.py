@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from lookahead import Client
 from lookahead.samples import load_samples
-from lookahead.stack import NO_REDIS, Stack, StackConfig
+from lookahead.stack import NO_REDIS, StackConfig, running
 from tests.browser import NARROW, WIDE, chromium, visiting
 from tests.fake_verifier import ANSWER, FakeVerifier, serving
 from tests.redis_server import free_port
@@ -47,23 +47,16 @@ def stack() -> Iterator[StackConfig]:
     with TemporaryDirectory(prefix="la-") as name:
         directory = Path(name)
         save_small_model(directory / "model")
-        config = StackConfig(
-            model=str(directory / "model"),
-            directory=directory,
-            redis_dir=directory / "redis",
-            verifier_address=f"unix:{directory}/v.sock",
-            drafter_address=f"unix:{directory}/d.sock",
-            gateway_address=f"127.0.0.1:{free_port()}",
-            redis=NO_REDIS,
+        config = StackConfig.apart(
+            str(directory / "model"),
+            directory,
             environ={**os.environ, "LOOKAHEAD_VERIFIER_THREADS": "1"},
+            redis=NO_REDIS,
+            gateway_address=f"127.0.0.1:{free_port()}",
         )
-        running = Stack(config)
-        try:
-            running.start()
+        with running(config):
             teach(config)
             yield config
-        finally:
-            running.stop()
 
 
 def teach(config: StackConfig) -> None:
