@@ -158,6 +158,11 @@ class SharedMemory:
         return status.position, await asyncio.to_thread(digest, trie.export())
 
     @property
+    def reaches_others(self) -> bool:
+        """Whether there is a log, and it answered lately."""
+        return self._log is not None and self._connected
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes of the runs that are not learned yet, by the log or here."""
         return self._outbox.num_bytes + sum(x.waiting_bytes for x in self._local.values())

@@ -54,12 +54,12 @@ async def serve(config: DrafterConfig, tracer: Tracer | None = None) -> None:
     except OSError as error:
         raise SystemExit(f"drafter: {error}") from error
     finally:
-        # A process must not end under its compiler's feet.
-        await asyncio.to_thread(calls.is_compiled, _COMPILE_S)
         reporting.cancel()
         with suppress(asyncio.CancelledError):
             await reporting
         await memory.stop()
+        # A process must not end under its compiler's feet; what was learned is in Redis by now.
+        await asyncio.to_thread(calls.is_compiled, _COMPILE_S)
 
 
 def build(config: DrafterConfig) -> tuple[DraftSessions, SharedMemory]:
@@ -89,6 +89,5 @@ def warm_up() -> None:
 async def _report_health(server: RpcServer, memory: SharedMemory) -> None:
     """Say in the health service whether the shared memory is there."""
     while True:
-        status = memory.status()
-        await server.set_health(SHARED_MEMORY, serving=status.shared and status.connected)
+        await server.set_health(SHARED_MEMORY, serving=memory.reaches_others)
         await asyncio.sleep(_REPORT_S)
