@@ -47,10 +47,6 @@ class MemoryStatus:
         return len(self.spaces)
 
     @property
-    def spaces_ahead(self) -> int:
-        return sum(space.ahead for space in self.spaces)
-
-    @property
     def lag_entries(self) -> int:
         return sum(space.lag_entries for space in self.spaces)
 

@@ -74,7 +74,8 @@ def some_run(seed: int, length: int = RUN_LEN) -> TokenRun:
 
 def agree(group: list[Peer], num_runs: int, space: str = SPACE) -> bool:
     """Tell whether all hold this many runs, from one place in the log, with one digest."""
-    if any(p.memory.status().outbox_runs or p.memory.status().spaces_ahead for p in group):
+    statuses = [p.memory.status() for p in group]
+    if any(s.outbox_runs or any(held.ahead for held in s.spaces) for s in statuses):
         return False
     if any(p.replica(space).trie.num_tokens != num_runs * (RUN_LEN + 1) for p in group):
         return False
