@@ -63,7 +63,8 @@ SCHEMAS: list[object] = [
 REGEXES = [
     "[a-c]{1,6}x",
     r"(yes|no|maybe)( indeed){0,2}",
-    r"\d{3}-\d{2}(/\d{2})?",
+    # Not \d: which characters of all scripts are digits depends on the edition of Unicode.
+    r"[0-9]{3}-[0-9]{2}(/[0-9]{2})?",
     r" {0,2}[a-zé日]{1,4}\n[!-@]{2}",
     r"(?i)h[eé]llo 日本?",
     r"\+?[\\/|.*(){}\[\]^$-]{3}",
