@@ -154,7 +154,7 @@ async def _steps(
     stats: list[StepStats] = []
     engine.on_step = stats.append
     engine.start()
-    while not engine.drafter_connected:
+    while not engine.drafting.is_connected:
         await asyncio.sleep(0.01)
     # Read the prompts beforehand, so that all sequences decode at once from their cached rows.
     await asyncio.gather(*(_read(engine, prompt, 1) for prompt in prompts))

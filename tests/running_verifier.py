@@ -33,7 +33,7 @@ async def verifier(propose: Any = no_draft) -> AsyncIterator[tuple[str, Engine]]
     tokenizer = small_tokenizer("byte_level")
     drafts: Any = FakeDrafts(propose)
     engine = Engine(small_model(), tokenizer, drafts, FREE_NODES, CONFIG)
-    engine.controller = AlwaysOn(lambda num_sequences: 1.0)
+    engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
     engine.start()
     server, service = RpcServer([NAME]), VerifierService()
     service.backend = Backend(engine, tokenizer, CONFIG)

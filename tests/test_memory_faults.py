@@ -110,7 +110,7 @@ async def traffic(drafter: str) -> AsyncIterator[Traffic]:
         [drafter], vocabulary=TOKENIZER.fingerprint, vocabulary_size=TOKENIZER.size
     )
     engine = Engine(small_model(), TOKENIZER, drafts, FREE_NODES, CONFIG)
-    engine.controller = AlwaysOn(lambda num_sequences: 1.0)
+    engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
     engine.start()
     server, service = RpcServer([NAME]), VerifierService()
     service.backend = Backend(engine, TOKENIZER, CONFIG)

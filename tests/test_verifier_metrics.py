@@ -134,8 +134,8 @@ async def test_speculation_says_what_state_it_is_in() -> None:
             if name.startswith("speculation_state")
         }
         assert states == {"on": 1, "backed_off": 0, "no_drafter": 0}
-        verifier.engine.controller.is_on = False
+        verifier.engine.drafting.controller.is_on = False
         assert scraped(verifier)["speculation_state,state=backed_off"] == 1
-        verifier.engine.drafts = None
+        verifier.engine.drafting.client = None
         assert scraped(verifier)["speculation_state,state=no_drafter"] == 1
         assert "drafter_connected" not in scraped(verifier)

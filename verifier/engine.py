@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from verifier.acceptance import Accepted
 from verifier.config import VerifierConfig
-from verifier.controller import Controller
 from verifier.draft_client import DraftClient
+from verifier.drafting import Drafting
 from verifier.measurements import Measurements
 from verifier.model import Form, TargetModel
 from verifier.plain_time import PlainTime
@@ -30,13 +30,6 @@ from verifier.tokenizer import Tokenizer
 from verifier.tree import DraftTree
 
 logger = logging.getLogger(__name__)
-
-# A draft may take this share of a plain step before the step goes on without it.
-DRAFT_SHARE = 0.25
-MAX_DRAFT_WAIT_S = 0.02
-# After so many steps that found nothing worth verifying, drafts come late or not at all: the
-# steps no longer wait for them, until one of them is worth its rows again.
-MAX_UNUSED = 4
 
 
 class EngineError(RuntimeError):
@@ -56,17 +49,15 @@ class Engine:
     ) -> None:
         self.model = model
         self._tokenizer = tokenizer
-        self.drafts = drafts if model.form is not Form.PLAIN else None
-        self.controller = Controller(measured.curve.plain_units())
+        drafts = drafts if model.form is not Form.PLAIN else None
+        self.drafting = Drafting(drafts, measured.curve)
         self.on_step: Callable[[StepStats], None] = lambda stats: None
         # Told what a step emitted for a sequence, and how many tokens of it.
         self.on_emit: Callable[[Sequence, DraftTree, Accepted, int], None] = lambda *emission: None
         self._curve = measured.curve
         self._plain_time = PlainTime(measured.curve)
-        self._planner = Planner(model, self.drafts, measured, config.prefill_rows)
+        self._planner = Planner(model, drafts, measured, config.prefill_rows)
         self._must_be_plain = False  # a choice was too close to call in the last pass
-        self._num_unused = 0  # drafting steps since a node was verified
-        self._has_closed = False  # a sequence, and the drafter was not told yet
         self._step_ended = 0.0
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
@@ -97,15 +88,9 @@ class Engine:
         """Rows that all slots together can hold."""
         return self.model.slots.num_slots * self.model.max_context
 
-    @property
-    def drafter_connected(self) -> bool:
-        """Whether drafts can come."""
-        return self.drafts is not None and self.drafts.is_connected
-
     def start(self) -> None:
         """Run the loop in the background."""
-        if self.drafts is not None:
-            self.drafts.start()
+        self.drafting.start()
         self._task = asyncio.create_task(self._run(), name="engine")
         self._task.add_done_callback(self._end_all)
 
@@ -114,8 +99,7 @@ class Engine:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self.drafts is not None:
-            await self.drafts.stop()
+        await self.drafting.stop()
         self._worker.shutdown()
 
     def _end_all(self, task: asyncio.Task[None]) -> None:
@@ -150,7 +134,7 @@ class Engine:
             self._admit()
             if not self._scheduler.running:
                 self._wake.clear()
-                self._ask_for_drafts()  # tells the drafter about those that just ended
+                self.drafting.ask([])  # tells the drafter about those that just ended
                 await self._wake.wait()
                 self._step_ended = time.perf_counter()
                 continue
@@ -158,9 +142,11 @@ class Engine:
 
     async def _step(self) -> None:
         """One iteration: the drafts asked for after the last step, one pass, its consequences."""
-        is_drafting = self._is_drafting()
-        draft_wait_s = await self._await_drafts() if is_drafting else 0.0
-        trust = self.controller.trust if is_drafting else None
+        drafting = self.drafting
+        is_drafting = drafting.is_on(self._scheduler.running)
+        waits = is_drafting and not self._must_be_plain
+        draft_wait_s = await drafting.wait() if waits else 0.0
+        trust = drafting.controller.trust if is_drafting else None
         works = self._planner.plan(
             self._ready(), trust, is_plain=self._must_be_plain or not is_drafting
         )
@@ -184,8 +170,10 @@ class Engine:
         )
         self._step_ended = now
         self._plain_time.track(stats)
-        self._learn_from(works, step, stats)
-        self._ask_for_drafts()
+        if not stats.num_prompt_rows and not any(work.is_alone for work in works):
+            self._curve.track(step.num_rows, step.forward_s)
+        drafting.learn(step, stats)
+        drafting.ask(self._scheduler.running)
         self.on_step(stats)
         # Let clients read and new requests in, even when no draft is waited for.
         await asyncio.sleep(0)
@@ -197,59 +185,13 @@ class Engine:
             sequence.num_reused = held.get(sequence.slot, sequence.num_reused)
         return [s for s in self._scheduler.running if not self._prefixes.is_waiting(s.slot)]
 
-    def _is_drafting(self) -> bool:
-        """Whether this step may verify drafts, and is to be judged by what they bring."""
-        return self._may_draft() and any(
-            s.uses_drafts and s.num_output for s in self._scheduler.running
-        )
-
-    def _may_draft(self) -> bool:
-        if self.drafts is None or not self.controller.is_on:
-            return False
-        # Steps that read prompts beside decoding compare with nothing: no plain ones are due.
-        reads_prompts = any(not s.num_output for s in self._scheduler.running)
-        return reads_prompts or self.controller.allows_drafts
-
-    def _learn_from(self, works: list[Work], step: StepResult, stats: StepStats) -> None:
-        """Follow the machine and the drafter with what a step showed."""
-        if stats.is_drafting:
-            self._num_unused = 0 if stats.num_draft_nodes else self._num_unused + 1
-            self._learn_trust(step)
-        if stats.num_prompt_rows:
-            return
-        if not any(work.is_alone for work in works):
-            self._curve.track(step.num_rows, step.forward_s)
-        self.controller.record(
-            num_sequences=stats.num_decoding,
-            num_emitted=stats.num_emitted,
-            seconds=stats.step_s,
-            drafted=stats.is_drafting,
-        )
-
-    def _learn_trust(self, step: StepResult) -> None:
-        for result in step.results:
-            sequence, accepted = result.sequence, result.accepted
-            # What follows a walk that was broken off says nothing about the draft.
-            if accepted is None or accepted.is_broken_off or not sequence.has_free_drafts:
-                continue
-            promised = sum(result.tree.probabilities)
-            self.controller.trust.record(sequence.namespace, promised, len(accepted.path))
-
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
             sequence.slot, sequence.num_reused = self._prefixes.take(
                 sequence.namespace, sequence.token_ids, may_reuse=not sequence.is_exact
             )
             sequence.clock.admitted = time.perf_counter()
-            if self.drafts is not None and sequence.uses_drafts:
-                self.drafts.open(
-                    sequence.id,
-                    sequence.token_ids,
-                    sequence.num_prompt,
-                    sequence.request.speculation,
-                    sequence.request.traceparent,
-                )
-                self.drafts.request({})  # the drafter reads the prompt while the model does
+            self.drafting.open(sequence)
 
     def _drop_cancelled(self) -> None:
         for sequence in [s for s in self._scheduler.running if s.is_cancelled]:
@@ -258,9 +200,7 @@ class Engine:
     def _release(self, sequence: Sequence, *, learn: bool) -> None:
         self._scheduler.remove(sequence)
         self._prefixes.give(sequence.slot)
-        if self.drafts is not None:
-            self.drafts.close(sequence.id, learn=learn)
-            self._has_closed = True
+        self.drafting.close(sequence, learn=learn)
 
     async def _forward(self, works: list[Work]) -> StepResult | None:
         """Run the step in the worker; a failure ends its sequences and nothing else."""
@@ -287,36 +227,7 @@ class Engine:
         num_before = sequence.num_output
         finish = sequence.emit(result.accepted, result.tree, result.logprobs, plain)
         self.on_emit(sequence, result.tree, result.accepted, sequence.num_output - num_before)
-        if self.drafts is not None:
-            self.drafts.observe(
-                sequence.id,
-                # What follows a walk that was broken off says nothing about the draft.
-                num_verified=0 if result.accepted.is_broken_off else len(result.tree),
-                successors=result.successors,
-            )
+        self.drafting.observe(result)
         if finish is not None:
             sequence.complete(finish)
             self._release(sequence, learn=True)
-
-    def _ask_for_drafts(self) -> None:
-        """Tell the drafter what was emitted and ask for the next trees; nothing while it is off."""
-        allowed = self._may_draft()
-        if self.drafts is None or not (allowed or self._has_closed):
-            return
-        self._has_closed = False
-        self.drafts.request(
-            {
-                sequence.id: sequence.request.speculation.max_nodes
-                for sequence in self._scheduler.running
-                if allowed and sequence.uses_drafts and sequence.num_output
-                if sequence.num_left > 1
-            }
-        )
-
-    async def _await_drafts(self) -> float:
-        """Wait for the trees that were asked for; return for how many seconds."""
-        if self.drafts is None or self._must_be_plain or self._num_unused >= MAX_UNUSED:
-            return 0.0
-        started = time.perf_counter()
-        await self.drafts.wait(min(DRAFT_SHARE * self._curve.plain_s, MAX_DRAFT_WAIT_S))
-        return time.perf_counter() - started

@@ -110,7 +110,7 @@ class VerifierMetrics:
         )
 
     def _speculation(self) -> Iterator[Metric]:
-        tally, controller = self._tally, self._engine.controller
+        tally, controller = self._tally, self._engine.drafting.controller
         yield counter("drafts", "Draft trees verified.", tally.num_drafts)
         yield counter("draft_tokens", "Drafted tokens verified.", tally.num_draft_tokens)
         yield counter(
@@ -146,7 +146,7 @@ class VerifierMetrics:
         yield counter("speculation_probes", "How often it was tried again.", controller.num_probes)
 
     def _drafter(self) -> Iterator[Metric]:
-        drafts = self._engine.drafts
+        drafts = self._engine.drafting.client
         if drafts is None:
             return
         yield gauge(
@@ -166,8 +166,8 @@ class VerifierMetrics:
 
     def _states(self) -> dict[str, int]:
         engine = self._engine
-        is_on = engine.controller.is_on
-        connected = engine.drafter_connected
+        is_on = engine.drafting.controller.is_on
+        connected = engine.drafting.is_connected
         return {
             "on": int(connected and is_on),
             "backed_off": int(connected and not is_on),

@@ -89,7 +89,7 @@ class Backend:
 
     def describe(self) -> pb.GetModelResponse:
         """The model, and whether a drafter is there now."""
-        self._description.drafter_connected = self.engine.drafter_connected
+        self._description.drafter_connected = self.engine.drafting.is_connected
         return self._description
 
 

@@ -1,0 +1,132 @@
+"""When the engine asks for drafts, how long it waits, and what it learns from what they brought.
+
+Everything here does nothing where there is no drafter.
+"""
+
+import time
+from collections.abc import Sequence as Sequences
+
+from verifier.budget import StepCurve
+from verifier.controller import Controller
+from verifier.draft_client import DraftClient
+from verifier.sequence import Sequence
+from verifier.step import Result, StepResult
+from verifier.step_stats import StepStats
+
+# A draft may take this share of a plain step before the step goes on without it.
+DRAFT_SHARE = 0.25
+MAX_DRAFT_WAIT_S = 0.02
+# After so many steps that found nothing worth verifying, drafts come late or not at all: the
+# steps no longer wait for them, until one of them is worth its rows again.
+MAX_UNUSED = 4
+
+
+class Drafting:
+    """One engine's side of its drafter, and the controller that says whether it pays."""
+
+    def __init__(self, client: DraftClient | None, curve: StepCurve) -> None:
+        self.client = client
+        self.controller = Controller(curve.plain_units())
+        self._curve = curve
+        self._num_unused = 0  # drafting steps since a node was verified
+        self._has_closed = False  # a sequence, and the drafter was not told yet
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether drafts can come."""
+        return self.client is not None and self.client.is_connected
+
+    def start(self) -> None:
+        """Connect in the background."""
+        if self.client is not None:
+            self.client.start()
+
+    async def stop(self) -> None:
+        """Close the stream."""
+        if self.client is not None:
+            await self.client.stop()
+
+    def is_on(self, running: Sequences[Sequence]) -> bool:
+        """Whether the next step may verify drafts, and is to be judged by what they bring."""
+        return self._may_draft(running) and any(s.uses_drafts and s.num_output for s in running)
+
+    def open(self, sequence: Sequence) -> None:
+        """Let the drafter read a sequence's prompt while the model does."""
+        if self.client is None or not sequence.uses_drafts:
+            return
+        self.client.open(
+            sequence.id,
+            sequence.token_ids,
+            sequence.num_prompt,
+            sequence.request.speculation,
+            sequence.request.traceparent,
+        )
+        self.client.request({})
+
+    def close(self, sequence: Sequence, *, learn: bool) -> None:
+        """Let go of a sequence; the drafter hears of it with the next request."""
+        if self.client is not None:
+            self.client.close(sequence.id, learn=learn)
+            self._has_closed = True
+
+    def observe(self, result: Result) -> None:
+        """Note what a step emitted for a sequence, and how much of its tree was verified."""
+        if self.client is not None and result.accepted is not None:
+            self.client.observe(
+                result.sequence.id,
+                # What follows a walk that was broken off says nothing about the draft.
+                num_verified=0 if result.accepted.is_broken_off else len(result.tree),
+                successors=result.successors,
+            )
+
+    def ask(self, running: Sequences[Sequence]) -> None:
+        """Tell the drafter what was emitted and ask for the next trees; nothing while it is off."""
+        allowed = self._may_draft(running)
+        if self.client is None or not (allowed or self._has_closed):
+            return
+        self._has_closed = False
+        self.client.request(
+            {
+                sequence.id: sequence.request.speculation.max_nodes
+                for sequence in running
+                if allowed and sequence.uses_drafts and sequence.num_output
+                if sequence.num_left > 1
+            }
+        )
+
+    async def wait(self) -> float:
+        """Wait for the trees that were asked for; return for how many seconds."""
+        if self.client is None or self._num_unused >= MAX_UNUSED:
+            return 0.0
+        started = time.perf_counter()
+        await self.client.wait(min(DRAFT_SHARE * self._curve.plain_s, MAX_DRAFT_WAIT_S))
+        return time.perf_counter() - started
+
+    def learn(self, step: StepResult, stats: StepStats) -> None:
+        """Compare what was promised with what a step brought, and with its time."""
+        if stats.is_drafting:
+            self._num_unused = 0 if stats.num_draft_nodes else self._num_unused + 1
+            self._learn_trust(step)
+        if not stats.num_prompt_rows:
+            self.controller.record(
+                num_sequences=stats.num_decoding,
+                num_emitted=stats.num_emitted,
+                seconds=stats.step_s,
+                drafted=stats.is_drafting,
+            )
+
+    def _may_draft(self, running: Sequences[Sequence]) -> bool:
+        if self.client is None or not self.controller.is_on:
+            return False
+        # Steps that read prompts beside decoding compare with nothing: no plain ones are due.
+        reads_prompts = any(not s.num_output for s in running)
+        return reads_prompts or self.controller.allows_drafts
+
+    def _learn_trust(self, step: StepResult) -> None:
+        for result in step.results:
+            sequence, accepted = result.sequence, result.accepted
+            # What follows a walk that was broken off says nothing about the draft.
+            if accepted is None or accepted.is_broken_off or not sequence.has_free_drafts:
+                continue
+            promised = sum(result.tree.probabilities)
+            self.controller.trust.record(sequence.namespace, promised, len(accepted.path))
