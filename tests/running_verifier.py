@@ -4,16 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from protos import verifier_pb2_grpc as pb_grpc
-from rpc.server import RpcServer
 from tests.engine_runs import FREE_NODES
 from tests.fake_drafts import FakeDrafts
 from tests.small_tokenizers import small_tokenizer
-from tests.test_verifier_service import no_draft, small_model
+from tests.test_verifier_service import no_draft, serving, small_model
 from verifier.config import VerifierConfig
 from verifier.controller import Controller
 from verifier.engine import Engine
-from verifier.service import NAME, Backend, VerifierService
 
 CONFIG = VerifierConfig(model="small", max_sequences=4, max_waiting=8, max_context=250)
 
@@ -34,13 +31,5 @@ async def verifier(propose: Any = no_draft) -> AsyncIterator[tuple[str, Engine]]
     drafts: Any = FakeDrafts(propose)
     engine = Engine(small_model(), tokenizer, drafts, FREE_NODES, CONFIG)
     engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
-    engine.start()
-    server, service = RpcServer([NAME]), VerifierService()
-    service.backend = Backend(engine, tokenizer, CONFIG)
-    pb_grpc.add_VerifierServiceServicer_to_server(service, server.grpc)
-    port = await server.start("127.0.0.1:0")
-    await server.mark_serving()
-    try:
+    async with serving(engine, tokenizer, CONFIG) as (_, _, port):
         yield f"127.0.0.1:{port}", engine
-    finally:
-        await server.stop(drain=engine.stop, grace_s=1.0)

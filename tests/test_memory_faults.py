@@ -22,17 +22,14 @@ import grpc
 from lookahead import AsyncClient
 from protos import drafter_pb2 as drafter_pb
 from protos import drafter_pb2_grpc as drafter_grpc
-from protos import verifier_pb2_grpc as pb_grpc
 from rpc.health import is_serving
-from rpc.server import RpcServer
 from tests.engine_runs import FREE_NODES
 from tests.redis_server import Proxy, Server, free_port, running, wait_until
 from tests.running_verifier import CONFIG, AlwaysOn
 from tests.test_topologies import Cluster, Sentinels, ask
-from tests.test_verifier_service import TOKENIZER, small_model
+from tests.test_verifier_service import TOKENIZER, serving, small_model
 from verifier.draft_client import DraftClient
 from verifier.engine import Engine
-from verifier.service import NAME, Backend, VerifierService
 from verifier.step_stats import StepStats
 
 _logger = logging.getLogger(__name__)
@@ -111,22 +108,14 @@ async def traffic(drafter: str) -> AsyncIterator[Traffic]:
     )
     engine = Engine(small_model(), TOKENIZER, drafts, FREE_NODES, CONFIG)
     engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
-    engine.start()
-    server, service = RpcServer([NAME]), VerifierService()
-    service.backend = Backend(engine, TOKENIZER, CONFIG)
-    engine.on_step = lambda stats: found.steps.append((time.monotonic(), stats))
-    pb_grpc.add_VerifierServiceServicer_to_server(service, server.grpc)
-    port = await server.start("127.0.0.1:0")
-    await server.mark_serving()
-    try:
+    async with serving(engine, TOKENIZER, CONFIG) as (_, _, port):
+        engine.on_step = lambda stats: found.steps.append((time.monotonic(), stats))
         async with AsyncClient(f"127.0.0.1:{port}") as client:
             tasks = [asyncio.create_task(found.generate(client, n)) for n in range(STREAMS)]
             yield found
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-    finally:
-        await server.stop(drain=engine.stop, grace_s=1.0)
 
 
 @contextmanager

@@ -83,17 +83,29 @@ async def running(propose: Propose = no_draft) -> AsyncIterator[Running]:
     model = small_model()
     drafts: Any = FakeDrafts(propose)
     engine = Engine(model, TOKENIZER, drafts, FREE_NODES, CONFIG)
+    async with (
+        serving(engine, TOKENIZER, CONFIG) as (server, service, port),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub = pb_grpc.VerifierServiceStub(channel)
+        yield Running(server, service, engine, model, stub, port)
+
+
+@asynccontextmanager
+async def serving(
+    engine: Engine, tokenizer: Any, config: VerifierConfig
+) -> AsyncIterator[tuple[RpcServer, VerifierService, int]]:
+    """Run an engine behind its rpcs; gives its server, its service and the port."""
     engine.start()
     server, service = RpcServer([NAME]), VerifierService()
-    service.backend = Backend(engine, TOKENIZER, CONFIG)
+    service.backend = Backend(engine, tokenizer, config)
     pb_grpc.add_VerifierServiceServicer_to_server(service, server.grpc)
     port = await server.start("127.0.0.1:0")
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = pb_grpc.VerifierServiceStub(channel)
-        try:
-            yield Running(server, service, engine, model, stub, port)
-        finally:
-            await server.stop(drain=engine.stop, grace_s=1.0)
+    await server.mark_serving()
+    try:
+        yield server, service, port
+    finally:
+        await server.stop(drain=engine.stop, grace_s=1.0)
 
 
 def text_of(events: list[pb.GenerateResponse]) -> str:
