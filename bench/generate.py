@@ -20,6 +20,22 @@ class Generate:
         model: Any = AutoModelForCausalLM.from_pretrained(self._name, dtype=torch.float32)
         return model.eval()
 
+    def greedy(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
+        """So many ids for each of the prompts, which are of one length."""
+        with torch.inference_mode():
+            output = self._model.generate(
+                torch.tensor(prompts),
+                attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
+                max_new_tokens=tokens,
+                do_sample=False,
+                top_k=None,
+                top_p=None,
+                eos_token_id=-1,  # no token ends the text
+                pad_token_id=0,
+            )
+        ids: list[list[int]] = output[:, len(prompts[0]) :].tolist()
+        return ids
+
     def step_s(self, prompts: list[list[int]], tokens: int) -> float:
         """Seconds of one decoding step of all prompts together; the prompts' own pass taken off."""
         key = tuple(map(tuple, prompts))
