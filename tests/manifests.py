@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import yaml
 
 ROOT = Path(__file__).parent.parent
-OVERLAYS = ("local", "production")
+OVERLAYS = tuple(sorted(path.name for path in (ROOT / "deploy/k8s/overlays").iterdir()))
 BIN = Path(sys.executable).parent
 
 Object: TypeAlias = dict[str, Any]

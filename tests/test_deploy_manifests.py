@@ -29,17 +29,8 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "gateway": GatewayConfig,
 }
 # What the overlay's first lines tell the operator to make.
-SECRETS = {
-    "local": set[str](),
-    "production": {
-        "lookahead-redis",
-        "lookahead-keys",
-        "redis-tls",
-        "drafter-tls",
-        "verifier-tls",
-        "gateway-tls",
-    },
-}
+OWN = {"lookahead-redis", "lookahead-keys", "drafter-tls", "verifier-tls", "gateway-tls"}
+SECRETS = {"local": set[str](), "external-redis": OWN, "production": OWN | {"redis-tls"}}
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -116,6 +107,9 @@ def test_network_policies_let_each_service_reach_the_next(
     manifests: Manifests, caller: str, target: str
 ) -> None:
     policies = {item["metadata"]["name"]: item["spec"] for item in manifests.kind("NetworkPolicy")}
+    if target not in policies:  # a Redis of the operator's own, anywhere
+        assert policies[caller]["egress"] == [{"ports": [{"protocol": "TCP", "port": 6379}]}]
+        return
     labels = {"matchLabels": {"app.kubernetes.io/name": target}}
     (rule, *_) = policies[caller]["egress"]
     assert {"podSelector": labels} in rule["to"]
@@ -177,6 +171,19 @@ def test_settings_are_the_programs_own(
         if f"{prefix}KEYS_FILE" in environment:
             monkeypatch.setenv(f"{prefix}KEYS_FILE", str(keys))
     SETTINGS[name]()  # the values, too
+
+
+def test_keda_asks_for_a_metric_that_there_is() -> None:
+    (scaler,) = Manifests("production").kind("ScaledObject")
+    (query,) = (trigger["metadata"]["query"] for trigger in scaler["spec"]["triggers"])
+    (name,) = re.findall(r"lookahead_\w+", query)
+    assert f"| `{name}` | gauge |" in (ROOT / "docs/observability.md").read_text()
+
+
+def test_no_redis_runs_beside_one_of_your_own() -> None:
+    manifests = Manifests("external-redis")
+    assert {item["metadata"]["name"] for item in manifests.workloads()} == set(SETTINGS)
+    assert "redis" not in {name.partition("-")[0] for name in manifests.names("ConfigMap")}
 
 
 @pytest.mark.parametrize(

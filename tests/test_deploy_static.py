@@ -36,7 +36,7 @@ def run(*command: str | Path, **environ: str) -> subprocess.CompletedProcess[str
     )
 
 
-def compose(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def compose(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
     # An empty file, so that nobody's own .env decides.
     command = [BIN / "docker-compose", "--env-file", "/dev/null", *arguments]
     return run(*command, **environ)
@@ -122,6 +122,27 @@ def test_compose_names_the_one_thing_it_must_be_told() -> None:
     done = compose("config", "--quiet")
     assert done.returncode != 0
     assert "LOOKAHEAD_REDIS_PASSWORD" in done.stderr and ".env" in done.stderr
+
+
+def test_dclint_finds_nothing_in_compose() -> None:
+    """Off are rules of order and quotes, and two that misread names and addresses from settings."""
+    if shutil.which("npx") is None:
+        pytest.skip("needs node's npx")
+    options = ["-c", ROOT / "deploy/dclint.json", "--max-warnings", "0"]
+    patience = {"npm_config_fetch_retries": "0", "npm_config_fetch_timeout": "30000"}
+    done = run("npx", "--yes", "dclint@3.1.0", *options, "docker-compose.yml", **patience)
+    if "npm error" in done.stderr:
+        pytest.skip(f"dclint cannot be had: {done.stderr[-500:]}")
+    assert done.returncode == 0, done.stdout
+
+
+def test_compose_refuses_a_misspelt_key(tmp_path: Path) -> None:
+    text = (ROOT / "docker-compose.yml").read_text().replace("tmpfs:", "tmpsf:")
+    (tmp_path / "compose.yml").write_text(text)
+    file = tmp_path / "compose.yml"
+    done = compose("--file", file, "config", "--quiet", LOOKAHEAD_REDIS_PASSWORD="a password")
+    assert done.returncode != 0
+    assert "tmpsf" in done.stderr
 
 
 def test_env_example_names_what_compose_reads() -> None:
