@@ -44,9 +44,14 @@ def compose(*arguments: str | Path, **environ: str) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
-    done = compose(
-        "--profile", "*", "config", "--format", "json", LOOKAHEAD_REDIS_PASSWORD="a password"
-    )
+    return _services("*")
+
+
+def _services(profile: str, *over: str, **environ: str) -> dict[str, Any]:
+    """Return what compose makes of its file, with others laid over it."""
+    options = [f"--file={file}" for file in ("docker-compose.yml", *over)]
+    environ["LOOKAHEAD_REDIS_PASSWORD"] = "a password"
+    done = compose(*options, "--profile", profile, "config", "--format", "json", **environ)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)["services"]
     return found
@@ -146,8 +151,8 @@ def test_compose_refuses_a_misspelt_key(tmp_path: Path) -> None:
 
 
 def test_env_example_names_what_compose_reads() -> None:
-    text = (ROOT / "docker-compose.yml").read_text()
-    read = set(re.findall(r"\$\{(\w+)", text))
+    files = [ROOT / "docker-compose.yml", *(ROOT / "deploy/compose").glob("*.yml")]
+    read = set(re.findall(r"\$\{(\w+)", "".join(file.read_text() for file in files)))
     named = set(re.findall(r"^#?(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     images = {name for name in read if name.endswith("_IMAGE")}  # for tests and mirrors
     assert named == read - images
@@ -170,6 +175,38 @@ def test_compose_settings_are_the_programs_own(services: dict[str, Any]) -> None
         for key in services[name]["environment"]:
             if key != "HF_TOKEN":
                 assert key.removeprefix(prefix).lower() in CONFIGS[program].model_fields, key
+
+
+def test_the_gpu_profile_serves_from_a_gpu_under_the_verifier_s_name() -> None:
+    """With the settings that .env.example gives for it."""
+    services = _services("gpu", LOOKAHEAD_CPU_VERIFIERS="0", LOOKAHEAD_TORCH="cuda")
+    assert services["verifier"]["deploy"]["replicas"] == 0
+    gpu = services["verifier-gpu"]
+    assert gpu["build"]["args"]["TORCH"] == "cuda"
+    assert gpu["environment"]["LOOKAHEAD_VERIFIER_DEVICE"] == "cuda"
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["capabilities"], device["count"]) == (["gpu"], 1)
+    for network in set(services["gateway"]["networks"]) - {"edge"}:
+        assert "verifier" in gpu["networks"][network]["aliases"]
+
+
+def test_tls_reaches_every_connection_of_compose() -> None:
+    services = _services("gpu", "deploy/compose/tls.yml")
+    for name in (*CONFIGS, "verifier-gpu"):
+        program = name.partition("-")[0]
+        prefix = f"LOOKAHEAD_{program.upper()}_"
+        given = services[name]["environment"]
+        files = {key.removeprefix(prefix).lower(): given[key] for key in given if "TLS" in key}
+        assert files.keys() <= CONFIGS[program].model_fields.keys()
+        assert {"tls_cert", "tls_key"} <= files.keys()
+        assert all(path.startswith("/certs/") for path in files.values())
+        (mount,) = (item for item in services[name]["volumes"] if item["target"] == "/certs")
+        assert mount["read_only"]
+    assert services["verifier"]["environment"]["LOOKAHEAD_VERIFIER_DRAFTER_CA"]
+    assert services["gateway"]["environment"]["LOOKAHEAD_GATEWAY_VERIFIER_CA"]
+    assert services["drafter"]["environment"]["LOOKAHEAD_DRAFTER_REDIS_URL"].startswith("rediss:")
+    for name in ("redis", "drafter", "verifier", "verifier-gpu"):
+        assert any("/certs/ca.crt" in part for part in services[name]["healthcheck"]["test"]), name
 
 
 def test_compose_gives_the_verifier_time_to_drain(services: dict[str, Any]) -> None:

@@ -16,27 +16,36 @@ WAIT_S = 900
 
 
 class ComposeStack:
-    """Runs `docker compose` for a project of its own, on ports of its own."""
+    """Runs `docker compose` as a project of its own, on ports of its own, with a model of ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Path, *, certs: Path | None = None) -> None:
+        """Serve `model`, a folder; with `certs`, another one, everything speaks TLS."""
         self.grpc_address = f"127.0.0.1:{free_port()}"
         self.http_address = f"127.0.0.1:{free_port()}"
+        self.prometheus_address = f"127.0.0.1:{free_port()}"
+        self._files = ["--file=docker-compose.yml"]
+        if certs is not None:
+            self._files.append("--file=deploy/compose/tls.yml")
         self._environ = {
+            "LOOKAHEAD_CERTS": str(certs),
             "LOOKAHEAD_REDIS_PASSWORD": "a-password-for-tests",
+            "LOOKAHEAD_MODELS": str(model.parent),
+            "LOOKAHEAD_MODEL": f"/models/{model.name}",
             "LOOKAHEAD_GRPC_PORT": self.grpc_address.partition(":")[2],
             "LOOKAHEAD_HTTP_PORT": self.http_address.partition(":")[2],
+            "LOOKAHEAD_PROMETHEUS_PORT": self.prometheus_address.partition(":")[2],
         }
 
-    def up(self, *, drafters: int = 2) -> None:
+    def up(self, *services: str, drafters: int = 2, profile: str = "") -> None:
         """Start what does not run and wait until all of it is healthy."""
         self._run(
-            "up", "--detach", "--no-build", "--no-recreate", "--wait", f"--wait-timeout={WAIT_S}",
-            f"--scale=drafter={drafters}",
+            f"--profile={profile}", "up", "--detach", "--no-build", "--no-recreate", "--wait",
+            f"--wait-timeout={WAIT_S}", f"--scale=drafter={drafters}", *services,
         )  # fmt: skip
 
     def down(self, *, forget: bool = False) -> None:
         """Remove all containers; with `forget` the volumes, too."""
-        self._run("down", "--timeout=40", *(["--volumes"] if forget else []))
+        self._run("--profile=*", "down", "--timeout=40", *(["--volumes"] if forget else []))
 
     def stop(self, service: str) -> None:
         """Stop a service with the grace that it was given."""
@@ -74,7 +83,7 @@ class ComposeStack:
     def _run(self, *arguments: str) -> str:
         done = subprocess.run(
             [BIN / "docker-compose", "--env-file", "/dev/null", "--project-name", PROJECT,
-             *arguments],
+             *self._files, *arguments],
             capture_output=True,
             text=True,
             cwd=ROOT,

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 STATE = Path(os.environ.get("LOOKAHEAD_ENGINE_DIR", ROOT / ".engine"))
 PYTHON_IMAGE = "python:3.11-slim-bookworm"
 REDIS_IMAGE = "redis:7.4-bookworm"
+PROMETHEUS_IMAGE = "prom/prometheus:v3.5.0"
 BUILD_IMAGE = "lookahead-test-build"
 CA_FILE = "/etc/ssl/certs/ca-certificates.crt"
 # Debian's own client can build with BuildKit; others need a plug-in for that.
@@ -29,6 +30,12 @@ FROM {PYTHON_IMAGE}
 RUN apt-get update && apt-get install -y --no-install-recommends redis-server && apt-get clean \\
     && groupadd --gid 999 --non-unique owner && useradd --uid 999 --gid 999 --non-unique owner \\
     && install -d -o 999 -g 999 /data
+"""
+PROMETHEUS_DOCKERFILE = f"""
+FROM {PYTHON_IMAGE}
+RUN apt-get update && apt-get install -y --no-install-recommends prometheus && apt-get clean \\
+    && install -d -o 65534 -g 65534 /prometheus
+ENTRYPOINT ["prometheus"]
 """
 # What docker's own Python image has, from Debian's packages; and links where it has its programs.
 BASE_HOOK = f"""
@@ -56,14 +63,27 @@ def docker(*arguments: str | Path, stdin: str | None = None) -> str:
 def running_engine() -> Iterator[None]:
     """Have an engine for the length of a `with` block; skip, or fail, where none can be had."""
     if _answers():
+        _pull_images()
         yield
         return
     missing = [name for name in ("dockerd", "mmdebstrap", "iptables") if shutil.which(name) is None]
     if missing or os.getuid() != 0:
         _refuse("no Docker engine runs, and starting one takes root and " + ", ".join(missing))
-    process = _start()
-    try:
+    with _own_engine():
         _make_images()
+        yield
+
+
+@contextmanager
+def _own_engine() -> Iterator[None]:
+    process, log = _start()
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers():
+            # The machine's doing, not ours: no privileges, no cgroups, a kernel without overlays.
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.skip(f"no Docker engine starts here: {log.read_text()[-2000:]}")
+            time.sleep(0.1)
         yield
     finally:
         process.terminate()
@@ -93,10 +113,11 @@ def _refuse(reason: str) -> None:
     pytest.skip(reason)
 
 
-def _start() -> "subprocess.Popen[bytes]":
+def _start() -> tuple["subprocess.Popen[bytes]", Path]:
+    """Start an engine that the client will talk to; return it and its log."""
     STATE.mkdir(parents=True, exist_ok=True)
-    host = f"unix://{STATE}/docker.sock"
-    with (STATE / "dockerd.log").open("wb") as log:
+    host, log_path = f"unix://{STATE}/docker.sock", STATE / "dockerd.log"
+    with log_path.open("wb") as log:
         process = subprocess.Popen(
             [
                 "dockerd", "--host", host, "--storage-driver", "overlay2",
@@ -107,12 +128,18 @@ def _start() -> "subprocess.Popen[bytes]":
             stderr=log,
         )  # fmt: skip
     os.environ["DOCKER_HOST"] = host
-    deadline = time.monotonic() + 60
-    while not _answers():
-        log_tail = (STATE / "dockerd.log").read_text()[-2000:]
-        assert process.poll() is None and time.monotonic() < deadline, log_tail
-        time.sleep(0.1)
-    return process
+    return process, log_path
+
+
+def _pull_images() -> None:
+    """Have the engine that runs fetch what it lacks; skip where it reaches no registry."""
+    for image in (PYTHON_IMAGE, REDIS_IMAGE, PROMETHEUS_IMAGE):
+        known = subprocess.run([DOCKER, "image", "inspect", image], capture_output=True)
+        if known.returncode == 0:
+            continue
+        pulled = subprocess.run([DOCKER, "pull", image], capture_output=True, text=True)
+        if pulled.returncode != 0:
+            pytest.skip(f"the Docker engine that runs here cannot get {image}: {pulled.stderr}")
 
 
 def _make_images() -> None:
@@ -120,22 +147,33 @@ def _make_images() -> None:
     have = set(docker("images", "--format", "{{.Repository}}:{{.Tag}}").split())
     if PYTHON_IMAGE not in have:
         _import_python()
+    started = subprocess.run(
+        [DOCKER, "run", "--rm", PYTHON_IMAGE, "true"], capture_output=True, text=True
+    )
+    if started.returncode != 0:
+        pytest.skip(f"an engine runs here, but no container does: {started.stderr}")
     if f"{BUILD_IMAGE}:latest" not in have:
         _build_with_wheels()
-    if REDIS_IMAGE not in have:
-        docker("build", "--tag", REDIS_IMAGE, "-", stdin=REDIS_DOCKERFILE)
+    for tag, lines in (
+        (REDIS_IMAGE, REDIS_DOCKERFILE),
+        (PROMETHEUS_IMAGE, PROMETHEUS_DOCKERFILE),
+    ):
+        if tag not in have:
+            docker("build", "--tag", tag, "-", stdin=lines)
 
 
 def _import_python() -> None:
     archive, hook = STATE / "base.tar", STATE / "hook.sh"
     hook.write_text(f"#!/bin/sh\nset -e\n{BASE_HOOK}")
     hook.chmod(0o755)
-    packages = "ca-certificates,python3,python3-venv,python3-pip,netbase,tzdata"
+    # Merged from the start: the package that would do it later needs all of Perl.
+    packages = "usr-is-merged,ca-certificates,python3,python3-venv,python3-pip,netbase,tzdata"
+    merged = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
     subprocess.run(
         [
-            "mmdebstrap", "--quiet", "--mode=root", "--variant=apt", f"--include={packages}",
-            '--aptopt=APT::Install-Recommends "false"', *excluded,
+            "mmdebstrap", "--quiet", "--mode=root", "--variant=apt", merged,
+            f"--include={packages}", '--aptopt=APT::Install-Recommends "false"', *excluded,
             f"--customize-hook={hook}", "bookworm", archive,
         ],
         check=True,
