@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from bench.word_runs import AlwaysOn
 from tests.fake_drafts import FakeDrafts
 from verifier.budget import StepCurve
 from verifier.config import VerifierConfig
@@ -52,7 +53,9 @@ def target_model(hf: PreTrainedModel, *, max_sequences: int, max_context: int) -
 def make_engine(model: TargetModel, drafts: FakeDrafts | None, **settings: Any) -> Engine:
     """An engine over fake drafts."""
     config = VerifierConfig(model="small", **settings)
-    return Engine(model, LetterTokenizer(), drafts, FREE_NODES, config)  # type: ignore[arg-type]
+    engine = Engine(model, LetterTokenizer(), drafts, FREE_NODES, config)  # type: ignore[arg-type]
+    engine.drafting.controller = AlwaysOn(FREE_NODES.curve.plain_units())
+    return engine
 
 
 def make_request(

@@ -4,24 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from bench.word_runs import AlwaysOn
 from tests.engine_runs import FREE_NODES
 from tests.fake_drafts import FakeDrafts
 from tests.small_tokenizers import small_tokenizer
 from tests.test_verifier_service import no_draft, serving, small_model
 from verifier.config import VerifierConfig
-from verifier.controller import Controller
 from verifier.engine import Engine
 
 CONFIG = VerifierConfig(model="small", max_sequences=4, max_waiting=8, max_context=250)
-
-
-class AlwaysOn(Controller):
-    """Drafts cost a model this small more than they bring; these tests want them nonetheless."""
-
-    allows_drafts = True  # type: ignore[assignment]
-
-    def record(self, **step: Any) -> None:
-        """Draw no conclusion."""
 
 
 @asynccontextmanager

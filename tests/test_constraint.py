@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.word_runs import AlwaysOn
 from tests.engine_runs import FREE_NODES, ids_of, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.small_tokenizers import small_tokenizer
@@ -121,6 +122,7 @@ def run(kind: str, requests: list[Request], drafts: FakeDrafts | None = None) ->
     config = VerifierConfig(model="small")
     tokenizer = small_tokenizer(kind)
     engine = Engine(model(kind), tokenizer, drafts, FREE_NODES, config)  # type: ignore[arg-type]
+    engine.drafting.controller = AlwaysOn(FREE_NODES.curve.plain_units())
     return run_all(engine, requests)
 
 

@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from verifier.ranking import argmax_ids, logprobs, top_ids
+from verifier.ranking import logprobs, rank, top_ids
 from verifier.sampling import Sampler, SamplingError, SamplingParams, uniform
 from verifier.token_counts import TokenCounts
 
@@ -214,11 +214,23 @@ def test_masked_tokens_are_never_drawn(options: dict[str, float]) -> None:
 def test_fast_rankings_equal_torch(vocabulary: int) -> None:
     logits = torch.stack([random_logits(seed, vocabulary) for seed in range(4)])
     logits[3, 2:4] = 99.0
-    assert torch.equal(argmax_ids(logits), logits.argmax(1))
+    ranking = rank(logits, 3)
+    values, ids = logits.topk(3)
+    assert [best.token_id for best in ranking.best] == logits.argmax(1).tolist()
+    assert [best.logit for best in ranking.best] == values[:, 0].tolist()
+    leads = (values[:, 0] - values[:, 1]).tolist()
+    assert [best.lead for best in ranking.best] == pytest.approx(leads)
+    assert [set(row) for row in ranking.top] == [set(row) for row in ids.tolist()]
     for k in (1, 8, 512):
         found = top_ids(logits, k)
         assert torch.equal(logits.gather(1, found), logits.topk(min(k, vocabulary)).values)
         assert all(len(set(row)) == len(row) for row in found.tolist())
+
+
+@pytest.mark.parametrize("vocabulary", [5, 100_000])
+def test_no_rows_have_no_ranking(vocabulary: int) -> None:
+    ranking = rank(torch.zeros(0, vocabulary), 8)
+    assert (ranking.best, ranking.top) == ([], [])
 
 
 def test_argmax_finds_the_first_maximum_anywhere() -> None:
@@ -226,7 +238,7 @@ def test_argmax_finds_the_first_maximum_anywhere() -> None:
         logits = torch.zeros(2, 6400)
         logits[0, position:] = 1.0
         logits[1, position] = torch.nan
-        assert argmax_ids(logits).tolist() == [position, position]
+        assert [best.token_id for best in rank(logits, 1).best] == [position, position]
 
 
 @pytest.mark.parametrize("num_top", [0, 5, 20])

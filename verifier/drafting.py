@@ -19,6 +19,9 @@ MAX_DRAFT_WAIT_S = 0.02
 # After so many steps that found nothing worth verifying, drafts come late or not at all: the
 # steps no longer wait for them, until one of them is worth its rows again.
 MAX_UNUSED = 4
+# After so many, drafts are asked for at every fourth step only: on a CPU the drafter's work takes
+# time from the model's.
+RARELY_AFTER, ASK_EVERY = 16, 4
 
 
 class Drafting:
@@ -50,6 +53,10 @@ class Drafting:
         """Whether the next step may verify drafts, and is to be judged by what they bring."""
         return self._may_draft(running) and any(s.uses_drafts and s.num_output for s in running)
 
+    def wants_plain(self, running: Sequences[Sequence]) -> bool:
+        """Whether the next step is one that drafting is compared with."""
+        return self.client is not None and self.controller.is_on and not self._may_draft(running)
+
     def open(self, sequence: Sequence) -> None:
         """Let the drafter read a sequence's prompt while the model does."""
         if self.client is None or not sequence.uses_drafts:
@@ -75,13 +82,15 @@ class Drafting:
             self.client.observe(
                 result.sequence.id,
                 # What follows a walk that was broken off says nothing about the draft.
-                num_verified=0 if result.accepted.is_broken_off else len(result.tree),
+                num_verified=(
+                    0 if result.accepted.is_broken_off or result.tree.is_own else len(result.tree)
+                ),
                 successors=result.successors,
             )
 
     def ask(self, running: Sequences[Sequence]) -> None:
         """Tell the drafter what was emitted and ask for the next trees; nothing while it is off."""
-        allowed = self._may_draft(running)
+        allowed = self._may_draft(running) and self._is_due
         if self.client is None or not (allowed or self._has_closed):
             return
         self._has_closed = False
@@ -107,13 +116,20 @@ class Drafting:
         if stats.is_drafting:
             self._num_unused = 0 if stats.num_draft_nodes else self._num_unused + 1
             self._learn_trust(step)
-        if not stats.num_prompt_rows:
+        # Steps with nodes of our own and none of the drafter's compare with nothing.
+        has_own = any(result.tree and result.tree.is_own for result in step.results)
+        if not stats.num_prompt_rows and (stats.is_drafting or not has_own):
             self.controller.record(
                 num_sequences=stats.num_decoding,
                 num_emitted=stats.num_emitted,
                 seconds=stats.step_s,
                 drafted=stats.is_drafting,
             )
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether drafts found use of late, or it is time to look again."""
+        return self._num_unused < RARELY_AFTER or self._num_unused % ASK_EVERY == 0
 
     def _may_draft(self, running: Sequences[Sequence]) -> bool:
         if self.client is None or not self.controller.is_on:
@@ -127,6 +143,8 @@ class Drafting:
             sequence, accepted = result.sequence, result.accepted
             # What follows a walk that was broken off says nothing about the draft.
             if accepted is None or accepted.is_broken_off or not sequence.has_free_drafts:
+                continue
+            if result.tree.is_own:
                 continue
             promised = sum(result.tree.probabilities)
             self.controller.trust.record(sequence.namespace, promised, len(accepted.path))

@@ -5,11 +5,11 @@ The maxima of chunks come first: the k best tokens lie in the k chunks with the 
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 64  # for k best
-WIDE_CHUNK = 512  # for the best
+CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +20,41 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...]
 
 
-def argmax_ids(logits: Tensor) -> Tensor:
-    """Ids [rows] of the largest logit of each row, the lowest of equals; NaN counts as largest."""
-    rows, vocabulary = logits.shape
-    num_chunks = vocabulary // WIDE_CHUNK
-    if num_chunks < 8:
-        return logits.argmax(1)
-    whole = num_chunks * WIDE_CHUNK
-    chunks = logits[:, :whole].view(rows, num_chunks, WIDE_CHUNK)
-    best = torch.cat([chunks.amax(2), logits[:, whole:]], 1).argmax(1)  # chunk, or id past `whole`
-    chunk = best.clamp(max=num_chunks - 1)
-    inside = chunks[torch.arange(rows, device=logits.device), chunk].argmax(1)
-    past = best - num_chunks + whole
-    return torch.where(best < num_chunks, chunk * WIDE_CHUNK + inside, past)
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The token with the largest logit of a row: of equals the lowest id; NaN counts as largest."""
+
+    token_id: int
+    logit: float
+    lead: float  # over the second
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The best tokens of each row, on the host."""
+
+    best: list[Best]
+    top: list[list[int]]  # k ids of each row, largest logit first
+
+    def __getitem__(self, rows: slice) -> "Ranking":
+        return Ranking(self.best[rows], self.top[rows])
+
+
+def rank(logits: Tensor, k: int) -> Ranking:
+    """Rank the rows of logits [rows, vocabulary]; one transfer that waits for the device."""
+    found = top_ids(logits, max(k, 2))
+    values = logits.gather(1, found)
+    host = torch.cat([found.double(), values.double()], 1).cpu().numpy()
+    ids, scores = np.split(host, 2, axis=1)
+    is_tied = scores == scores[:, :1]
+    is_tied[:, 0] = True  # NaN is equal to nothing
+    first = np.where(is_tied, ids, np.inf).min(1)
+    for row in np.flatnonzero(is_tied.all(1)):  # there may be more of them than were asked for
+        first[row] = int((logits[row] == values[row, 0]).nonzero()[0, 0])
+    with np.errstate(invalid="ignore"):  # no logit may be finite
+        leads = scores[:, 0] - scores[:, 1] if ids.shape[1] > 1 else np.full(len(ids), np.inf)
+    best = map(Best, first.astype(int).tolist(), scores[:, 0].tolist(), leads.tolist())
+    return Ranking(list(best), ids[:, :k].astype(int).tolist())
 
 
 def top_ids(logits: Tensor, k: int) -> Tensor:
@@ -46,7 +68,7 @@ def top_ids(logits: Tensor, k: int) -> Tensor:
     best = torch.topk(maxima, k, dim=1, sorted=False).indices  # [rows, k]
     columns = best[:, :, None] * CHUNK + torch.arange(CHUNK, device=logits.device)
     tail = torch.arange(whole, vocabulary, device=logits.device).expand(rows, -1)
-    columns = torch.cat([columns.view(rows, -1), tail], 1)
+    columns = torch.cat([columns.flatten(1), tail], 1)
     found = torch.topk(logits.gather(1, columns), k, dim=1).indices
     return columns.gather(1, found)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from verifier.constraint_grammar import ConstraintMatcher, MatchError
 from verifier.filters import Border, Floats, border, draw, is_between, is_certain
-from verifier.ranking import argmax_ids, top_ids
+from verifier.ranking import Best, rank, top_ids
 from verifier.token_counts import TokenCounts
 
 # Filters look at this many best tokens first; wider nuclei fall back to a full sort.
@@ -92,22 +92,29 @@ class Sampler:
         self._matcher = matcher
 
     @property
+    def grammar_state(self) -> ConstraintMatcher | None:
+        """The place in a constrained output; None for one that is free."""
+        return self._matcher
+
+    @property
     def takes_argmax(self) -> bool:
         """The next choice is the largest raw logit, if a constraint allows it."""
         return self.params.is_greedy and not self.params.has_processors and not self._must_go_on
 
-    def choose(self, logits: Tensor, *, best: int | None = None, margin: float = 0.0) -> int | None:
+    def choose(
+        self, logits: Tensor, *, best: Best | None = None, margin: float = 0.0
+    ) -> int | None:
         """Pick the token at the current position from raw logits [vocabulary]; one host sync.
 
-        `best`: the id of the largest logit, where it is known. `margin`: how far the difference
+        `best`: the largest of the logits, where it is known. `margin`: how far the difference
         of two logits may be wrong; None where that leaves the choice in doubt.
         """
         if self.takes_argmax:
-            best = int(argmax_ids(logits[None])) if best is None else best
-            _check(float(logits[best]))
-            is_clear = not margin or _lead(logits) >= margin
-            if self._matcher is None or (is_clear and self._matcher.allows(best)):
-                return best if is_clear else None
+            best = best or rank(logits[None], 1).best[0]
+            _check(best.logit)
+            is_clear = best.lead >= margin
+            if self._matcher is None or (is_clear and self._matcher.allows(best.token_id)):
+                return best.token_id if is_clear else None
         scores = self._processed(logits)
         noise = margin * self.params.most_stretch
         if self.params.is_greedy:
@@ -230,16 +237,9 @@ def uniform(seed: int, position: int) -> float:
 
 
 def _best(scores: Tensor, noise: float) -> int | None:
-    index = argmax_ids(scores[None])
-    token_id, score = torch.stack([index.double(), scores[index].double()])[:, 0].tolist()
-    _check(score)
-    return None if noise and _lead(scores) < noise else int(token_id)
-
-
-def _lead(scores: Tensor) -> float:
-    """How far the best score is ahead of the second."""
-    first, second = scores[top_ids(scores[None], 2)[0]].tolist()
-    return float(first - second)
+    best = rank(scores[None], 1).best[0]
+    _check(best.logit)
+    return best.token_id if best.lead >= noise else None
 
 
 def _full_draw(scores: Tensor, u: float, noise: float) -> int | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from verifier.acceptance import Accepted, accept
 from verifier.batch import Segment
 from verifier.model import TargetModel
-from verifier.ranking import TokenLogprobs, argmax_ids, logprobs, top_ids
+from verifier.ranking import Best, Ranking, TokenLogprobs, logprobs, rank
 from verifier.sampling import SamplingError
 from verifier.sequence import Sequence
 from verifier.tree import DraftTree
@@ -59,19 +59,18 @@ def run_step(model: TargetModel, works: list[Work]) -> StepResult:
     passes = [[work] for work in alone] + ([together] if together else [])
     logits = torch.cat([model.forward([work.segment for work in works]) for works in passes])
     works = alone + together
-    # The one transfer that waits for the device.
-    best = argmax_ids(logits).tolist()
+    ranking = rank(logits, SUCCESSORS_PER_TOKEN)
     forward_s = time.perf_counter() - started
     results, start = [], 0
     for work in works:
         end = start + work.segment.num_logit_rows
-        results.append(_settle(model, work, logits[start:end], best[start:end]))
+        results.append(_settle(model, work, logits[start:end], ranking[start:end]))
         start = end
     num_rows = sum(work.segment.num_rows for work in works)
     return StepResult(results, num_rows, forward_s)
 
 
-def _settle(model: TargetModel, work: Work, logits: Tensor, best: list[int]) -> Result:
+def _settle(model: TargetModel, work: Work, logits: Tensor, ranking: Ranking) -> Result:
     """Accept what the target agrees with and keep its rows."""
     sequence, segment = work.sequence, work.segment
     tree = work.tree
@@ -79,20 +78,18 @@ def _settle(model: TargetModel, work: Work, logits: Tensor, best: list[int]) -> 
         model.commit(segment.slot, list(range(segment.num_rows)))
         return Result(sequence, tree, None, [])
     try:
-        accepted = accept(tree, lambda row: _choose(work, logits[row], best[row]))
+        accepted = accept(tree, lambda row: _choose(work, logits[row], ranking.best[row]))
     except SamplingError as error:
         return Result(sequence, tree, None, [], error=error)
     # A row is kept once the token after it is known: the last token's row is the next root.
     rows = [0, *(node + 1 for node in accepted.path)][: len(accepted.token_ids)]
     kept = rows if segment.tree is not None else list(range(segment.num_rows))
     model.commit(segment.slot, kept)
-    visited = logits[rows]
-    wants_successors = work.wants_successors and len(rows) > 0
-    successors = top_ids(visited, SUCCESSORS_PER_TOKEN).tolist() if wants_successors else []
-    return Result(sequence, tree, accepted, successors, _logprobs(sequence, visited, accepted))
+    successors = [ranking.top[row] for row in rows] if work.wants_successors else []
+    return Result(sequence, tree, accepted, successors, _logprobs(sequence, logits[rows], accepted))
 
 
-def _choose(work: Work, logits: Tensor, best: int) -> int | None:
+def _choose(work: Work, logits: Tensor, best: Best) -> int | None:
     sampler = work.sequence.sampler
     token_id = sampler.choose(logits, best=best, margin=work.margin)
     if token_id is not None:
