@@ -209,6 +209,36 @@ def test_tls_reaches_every_connection_of_compose() -> None:
         assert any("/certs/ca.crt" in part for part in services[name]["healthcheck"]["test"]), name
 
 
+def test_grafana_finds_the_dashboard_and_prometheus_where_compose_puts_them(
+    services: dict[str, Any],
+) -> None:
+    folder = ROOT / "deploy/grafana"
+    (provider,) = _yaml(folder / "provisioning/dashboards/lookahead.yml")["providers"]
+    (source,) = _yaml(folder / "provisioning/datasources/prometheus.yml")["datasources"]
+    mounts = {item["target"]: item["source"] for item in services["grafana"]["volumes"]}
+    assert (provider["type"], mounts[provider["options"]["path"]]) == ("file", str(folder))
+    assert mounts["/etc/grafana/provisioning"] == str(folder / "provisioning")
+    (port,) = services["prometheus"]["ports"]
+    assert source["url"] == f"http://prometheus:{port['target']}"
+    dashboard = json.loads((folder / "lookahead.json").read_text())
+    (variable,) = dashboard["templating"]["list"]
+    assert (variable["type"], variable["query"]) == ("datasource", source["type"])
+
+
+def test_prometheus_asks_the_ports_where_services_answer(services: dict[str, Any]) -> None:
+    mounts = {item["target"]: item["source"] for item in services["prometheus"]["volumes"]}
+    assert mounts["/etc/prometheus"] == str(ROOT / "deploy/prometheus")
+    jobs = _yaml(ROOT / "deploy/prometheus/prometheus.yml")["scrape_configs"]
+    asked = {job["job_name"]: job["dns_sd_configs"][0]["port"] for job in jobs}
+    listens = re.findall(r"LOOKAHEAD_(\w+?)_(?:METRICS_)?LISTEN=\S+:(\d+)", DOCKERFILE.read_text())
+    last = {name.lower(): int(port) for name, port in listens}  # metrics come after the service
+    assert asked == last
+
+
+def _yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
 def test_compose_gives_the_verifier_time_to_drain(services: dict[str, Any]) -> None:
     for name in ("verifier", "verifier-gpu"):
         drain_s = float(services[name]["environment"]["LOOKAHEAD_VERIFIER_DRAIN_S"])
