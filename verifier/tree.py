@@ -20,6 +20,7 @@ class DraftTree:
     parents: tuple[int, ...]
     probabilities: tuple[float, ...]  # of lying on the accepted path, falling
     sources: tuple[int, ...] = ()  # where each node's evidence came from; may be empty
+    is_own: bool = False  # made or changed by the verifier: no feedback for the drafter
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -131,4 +132,5 @@ def select(tree: DraftTree, nodes: Sequence[int], root: int = -1) -> DraftTree:
         tuple(index[tree.parents[i]] for i in nodes),
         tuple(tree.probabilities[i] for i in nodes),
         tuple(tree.sources[i] for i in nodes) if tree.sources else (),
+        tree.is_own,
     )
