@@ -27,6 +27,7 @@ from lookahead.requests import GenerateParams
 from lookahead.results import GenerationResult
 from lookahead.samples import Sample, load_samples, read_sample
 from lookahead.stack import StackError
+from lookahead.top.command import top
 from lookahead.trie_cli import trie
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(services)
 app.add_typer(bench)
+app.add_typer(top)
 app.add_typer(trie)
 
 
