@@ -64,12 +64,13 @@ def reasoned_prior() -> NDArray[np.float32]:
     """Return what stands before any measurement: shares of occurrences, evenly mixed."""
     model = np.zeros(kernels.MODEL_LEN, np.float32)
     chances = model[kernels.CELL_CHANCE : kernels.CELL_LOGIT]
-    shape = (kernels.NUM_SOURCES, kernels.NUM_LEVELS, 2, kernels.NUM_COUNTS, kernels.NUM_COUNTS)
+    shape = (kernels.NUM_PLACE_INPUTS, 2, kernels.NUM_COUNTS, kernels.NUM_COUNTS)
     evidence = chances[: kernels.NUM_EVIDENCE_CELLS].reshape(shape)
-    for level in range(kernels.NUM_LEVELS):
+    for index in range(kernels.NUM_PLACE_INPUTS):
+        level = index % kernels.NUM_LEVELS
         for latest in range(2):
             share = (_COUNTS[:, None] + 0.2 * latest + 0.02) / (_COUNTS + 0.5 + 0.6 / (level + 1))
-            evidence[:, level, latest] = np.clip(share, 0.003, 0.98)
+            evidence[index, latest] = np.clip(share, 0.003, 0.98)
     chances[kernels.SUCCESSOR_CELL : kernels.LOCAL_CELL] = _SUCCESSOR_CHANCES
     shares = 0.5 ** np.arange(kernels.NUM_SHARES)
     shares[0] = 0.001

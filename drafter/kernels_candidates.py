@@ -22,6 +22,7 @@ from drafter.kernels_record import (
     POOL_SPACE,
     POOLED_LEN,
     RANKS,
+    RECOVERED,
     TOKEN,
     TOTALS,
     WHOSE,
@@ -39,6 +40,7 @@ from drafter.kernels_trie import (
 LEVEL_OF = np.array(
     [0, 0, 1, 2, 3, 3, 4, 4, 4] + [5] * 7 + [6] * 16 + [7], np.int64
 )  # by match length, up to MAX_MATCH_LEN
+RECOVERED_LEVEL_OF = np.array([0, 0, 0, 0, 1, 1, 2, 2], np.int64)  # by the level of a match
 
 
 @part
@@ -78,7 +80,11 @@ def find_candidates(
 @part
 def _count(scratch: Ints, kind: Int, position: Int, which: Int) -> None:
     """Count one place for its candidate; -1 for one that found no room."""
-    slot = (kind & 1) * mixing.NUM_LEVELS + LEVEL_OF[min(kind >> 1, np.int64(MAX_MATCH_LEN))]
+    level = LEVEL_OF[min(kind >> 2, np.int64(MAX_MATCH_LEN))]
+    slot = (kind & 1) * mixing.NUM_LEVELS + level
+    if kind & RECOVERED:
+        level = RECOVERED_LEVEL_OF[level]
+        slot = mixing.RECOVERED_INPUT + (kind & 1) * mixing.NUM_RECOVERED + level
     scratch[TOTALS + slot] += 1
     if position >= scratch[LATEST + slot]:
         scratch[LATEST + slot] = position

@@ -176,6 +176,8 @@ def _source(model: Floats, rows: Ints, row: Int) -> Int:
     if best == mixing.SUCCESSOR_INPUT:
         return np.int64(SUCCESSORS)
     is_local = best < mixing.NUM_LEVELS or best == mixing.LOCAL_INPUT
+    if mixing.RECOVERED_INPUT <= best < mixing.NUM_PLACE_INPUTS:
+        is_local = best < mixing.RECOVERED_INPUT + mixing.NUM_RECOVERED
     return np.int64(LOCAL if is_local else NAMESPACE)
 
 

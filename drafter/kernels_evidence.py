@@ -24,8 +24,11 @@ from drafter.kernels_record import (
 )
 from drafter.kernels_trie import HEAD, TAIL, Arena, recency, tally_slot
 
-COUNT_OF = np.array([0, 1, 2, 3, 4, 4] + [5] * 4 + [6] * 6 + [7] * 60, np.int64)
+COUNT_OF = np.array([0, 1, 2, 3, 4, 4] + [5] * 4 + [6] * 6 + [7] * 62, np.int64)
 _NUM_LEVELS = mixing.NUM_LEVELS
+# The first slots of the places recovered behind a replaced token.
+_LOCAL_RECOVERED = mixing.RECOVERED_INPUT
+_SHARED_RECOVERED = mixing.RECOVERED_INPUT + mixing.NUM_RECOVERED
 # What the namespace's level is counted by among the weight sets.
 _SHARED_LEVELS = mixing.NUM_LEVELS + 2
 
@@ -45,8 +48,10 @@ def score(
 ) -> None:
     """Write each candidate's row of evidence and its path chance, and the node's own row."""
     empty = is_empty(shared)
-    local_level = _sum_up(scratch, np.int64(0))
-    shared_level = _sum_up(scratch, np.int64(1))
+    local_level = _sum_up(scratch, np.int64(0), np.int64(_NUM_LEVELS))
+    shared_level = _sum_up(scratch, np.int64(_NUM_LEVELS), np.int64(_LOCAL_RECOVERED))
+    _sum_up(scratch, np.int64(_LOCAL_RECOVERED), np.int64(_SHARED_RECOVERED))
+    _sum_up(scratch, np.int64(_SHARED_RECOVERED), np.int64(NUM_SLOTS))
     if empty:
         shared_level = np.int64(mixing.EMPTY_LEVEL)
     node_set = local_level * _SHARED_LEVELS + shared_level
@@ -79,7 +84,7 @@ def is_empty(arena: Arena) -> bool:
 
 
 @part
-def _sum_up(scratch: Ints, source: Int) -> Int:
+def _sum_up(scratch: Ints, first: Int, stop: Int) -> Int:
     """Add each level's counts to the levels below it, but leave levels that add nothing at zero.
 
     Returns the longest match's level plus one.
@@ -87,8 +92,7 @@ def _sum_up(scratch: Ints, source: Int) -> Int:
     top: Int = np.int64(0)
     seen = np.int64(0)
     newest, newest_whose = np.int64(-1), np.int64(-1)
-    first = source * _NUM_LEVELS
-    for slot in range(first + _NUM_LEVELS - 1, first - 1, -1):
+    for slot in range(stop - 1, first - 1, -1):
         if scratch[TOTALS + slot] > 0:
             top = max(top, slot - first + 1)
             seen += scratch[TOTALS + slot]
@@ -108,11 +112,14 @@ def _describe(
     num_placed = _num_levels(scratch)
     rows[row + mixing.NUM_PLACED] = num_placed
     end = row + mixing.ENTRIES + num_placed
-    shared_top, end = _place_entries(scratch, rows, end, which, np.int64(1))
-    local_top, end = _place_entries(scratch, rows, end, which, np.int64(0))
+    recovered_top, end = _recovered_entries(scratch, rows, end, which)
+    shared_top, end = _place_entries(
+        scratch, rows, end, which, np.int64(_NUM_LEVELS), np.int64(_LOCAL_RECOVERED)
+    )
+    local_top, end = _place_entries(scratch, rows, end, which, np.int64(0), np.int64(_NUM_LEVELS))
     best = max(local_top, shared_top)
     rank = np.int64(scratch[RANKS + which])
-    if best == 0 and 0 <= rank < mixing.SUCCESSOR_RANKS:
+    if best == 0 and recovered_top == 0 and 0 <= rank < mixing.SUCCESSOR_RANKS:
         _describe_recycled(rows, row, rank, node_set, luck)
         return
     at = row + mixing.ENTRIES + num_placed + (1 if empty else 2)
@@ -123,7 +130,11 @@ def _describe(
         shared_top = np.int64(mixing.EMPTY_LEVEL)
     own_set = mixing.NUM_SELECTED + local_top * _SHARED_LEVELS + shared_top
     luck_set = mixing.LUCK_SET + luck * (_NUM_LEVELS + 1) + best
-    _choose(rows, row, node_set, own_set, luck_set, held * (_NUM_LEVELS + 1) + best)
+    bins = held * (_NUM_LEVELS + 1) + best
+    if best == 0 and recovered_top > 0:
+        own_set = mixing.RECOVERED_SET + recovered_top - 1
+        bins = (mixing.NUM_CLASSES - 2) * (_NUM_LEVELS + 1) + recovered_top
+    _choose(rows, row, node_set, own_set, luck_set, bins)
 
 
 @part
@@ -136,13 +147,26 @@ def _num_levels(scratch: Ints) -> Int:
 
 
 @part
-def _place_entries(scratch: Ints, rows: Ints, end: Int, which: Int, source: Int) -> tuple[Int, Int]:
+def _recovered_entries(scratch: Ints, rows: Ints, end: Int, which: Int) -> tuple[Int, Int]:
+    """Write the entries of recovered places backwards; return the top level plus one of both."""
+    of_shared, end = _place_entries(
+        scratch, rows, end, which, np.int64(_SHARED_RECOVERED), np.int64(NUM_SLOTS)
+    )
+    of_local, end = _place_entries(
+        scratch, rows, end, which, np.int64(_LOCAL_RECOVERED), np.int64(_SHARED_RECOVERED)
+    )
+    return max(of_local, of_shared), end
+
+
+@part
+def _place_entries(
+    scratch: Ints, rows: Ints, end: Int, which: Int, first: Int, stop: Int
+) -> tuple[Int, Int]:
     """Write a source's entries backwards from `end`; return the candidate's top level plus one."""
     top: Int = np.int64(0)
     agreeing = np.int64(0)
     own = OWN + NUM_SLOTS * which
-    first = source * _NUM_LEVELS
-    for slot in range(first + _NUM_LEVELS - 1, first - 1, -1):
+    for slot in range(stop - 1, first - 1, -1):
         total = np.int64(scratch[TOTALS + slot])
         if total > 0:
             agreeing += scratch[own + slot]

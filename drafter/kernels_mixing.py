@@ -18,9 +18,13 @@ Rows = NDArray[np.int32]
 # Match lengths fall into levels: 1, 2, 3, 4-5, 6-8, 9-15, 16-31, 32 and more.
 NUM_LEVELS = 8
 NUM_SOURCES = 2
+# Where the last token replaced another one, what matched before it: up to 5, up to 15, and more.
+NUM_RECOVERED = 3
+RECOVERED_INPUT = NUM_SOURCES * NUM_LEVELS
+NUM_PLACE_INPUTS = RECOVERED_INPUT + NUM_SOURCES * NUM_RECOVERED
 # A cell per source, level, "the latest occurrence says so", occurrences that agree, occurrences.
 NUM_COUNTS = 8
-NUM_EVIDENCE_CELLS = NUM_SOURCES * NUM_LEVELS * 2 * NUM_COUNTS * NUM_COUNTS
+NUM_EVIDENCE_CELLS = NUM_PLACE_INPUTS * 2 * NUM_COUNTS * NUM_COUNTS
 # And a cell per rank among the recycled successors; the last is "a row, but not in it".
 SUCCESSOR_RANKS = 8
 SUCCESSOR_CELL = NUM_EVIDENCE_CELLS
@@ -30,7 +34,7 @@ NUM_RECENCIES = 8
 LOCAL_CELL = SUCCESSOR_CELL + SUCCESSOR_RANKS + 1
 SHARED_CELL = LOCAL_CELL + NUM_SHARES * NUM_RECENCIES
 NUM_CELLS = SHARED_CELL + NUM_SHARES
-NUM_INPUTS = NUM_SOURCES * NUM_LEVELS + 4
+NUM_INPUTS = NUM_PLACE_INPUTS + 4
 LOCAL_INPUT, SHARED_INPUT = NUM_INPUTS - 4, NUM_INPUTS - 3
 SUCCESSOR_INPUT, BIAS_INPUT = NUM_INPUTS - 2, NUM_INPUTS - 1
 # Weight sets: by the node's longest matches, and by the candidate's own longest matches.
@@ -45,11 +49,13 @@ LUCK_SET = 2 * NUM_SELECTED
 RECYCLED_SET = LUCK_SET + NUM_LUCKS * (NUM_LEVELS + 1)
 RECYCLED_LUCK_SET = RECYCLED_SET + NUM_LEVELS + 1
 UNUSED_SET = RECYCLED_LUCK_SET + NUM_LUCKS
-NUM_SETS = UNUSED_SET + 1
+# And what only recovered places hold, by the length matched before the replaced token.
+RECOVERED_SET = UNUSED_SET + 1
+NUM_SETS = RECOVERED_SET + NUM_RECOVERED
 NUM_WEIGHTS = NUM_SETS * NUM_INPUTS
 # Next table: who holds the candidate (nobody, local, shared, both; nobody or local beside an empty
-# shared one; successors only), its longest match, log-odds.
-NUM_CLASSES = 7
+# shared one; recovered places only; successors only), its longest match, log-odds.
+NUM_CLASSES = 8
 NUM_BUCKETS = 24
 NUM_BINS = NUM_CLASSES * (NUM_LEVELS + 1) * NUM_BUCKETS
 

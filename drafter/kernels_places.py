@@ -16,6 +16,7 @@ from drafter.kernels_record import (
     TOKEN,
     Ints,
 )
+from drafter.kernels_recovery import recover_places
 from drafter.kernels_trie import (
     CAPACITY,
     HEAD,
@@ -57,6 +58,8 @@ def find_places(local: Arena, shared: Arena, record: Ints, scratch: Ints, node: 
         num_places = _walk_chains(
             shared, scratch, node, context_len, num_orders, num_places, limit, np.int64(1)
         )
+        if node == 0:
+            num_places = recover_places(local, shared, scratch, context_len, num_places)
     record[NODES_AT + NODE_LEN * node + NUM_PLACES] = num_places
     return num_places
 
@@ -76,7 +79,7 @@ def _inherit_places(local: Arena, shared: Arena, record: Ints, scratch: Ints, no
         following = token_after(shared, position) if kind & 1 else token_after(local, position)
         if following == token:
             scratch[at + 2 * num_places] = position + 1
-            scratch[at + 2 * num_places + 1] = kind + 2
+            scratch[at + 2 * num_places + 1] = kind + 4
             num_places += 1
     return num_places
 
@@ -125,9 +128,9 @@ def _walk_chains(
             steps -= 1
             length = match_len(arena, position, scratch, CONTEXT, context_len)
             known = length < ORDER_LEN[order] or token_after(arena, position) < 0
-            if not known and not _is_among(scratch, at, num_places, 2 * length + source, position):
+            if not known and not _is_among(scratch, at, num_places, source, position):
                 scratch[at + 2 * num_places] = position
-                scratch[at + 2 * num_places + 1] = 2 * length + source
+                scratch[at + 2 * num_places + 1] = 4 * length + source
                 num_places += 1
             position = chain_next(arena, order, position)
     return num_places

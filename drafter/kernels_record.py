@@ -6,7 +6,7 @@ The record keeps a draft until the model has judged it; the scratch is shared by
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter.kernels_mixing import ROW_LEN
+from drafter.kernels_mixing import NUM_PLACE_INPUTS, ROW_LEN
 from drafter.kernels_trie import MAX_MATCH_LEN, NUM_ORDERS
 
 Ints = NDArray[np.int32]
@@ -33,18 +33,19 @@ LOCAL_CELL, SHARED_CELL = 1, 2
 COMMON_LEN = 3
 
 # The scratch: what is counted at one node, its context, common tokens unsorted, then per node its
-# places (position; match length and source), then the heap.
-TOTALS, LATEST, WHOSE = 0, 16, 32
-OWN = 48
-NUM_SLOTS = 16
+# places (position; match length, whether recovered, and source), then the heap.
+NUM_SLOTS = NUM_PLACE_INPUTS
+TOTALS, LATEST, WHOSE, OWN = 0, NUM_SLOTS, 2 * NUM_SLOTS, 3 * NUM_SLOTS
 NOBODY = MAX_CANDIDATES
 RANKS = OWN + NUM_SLOTS * (MAX_CANDIDATES + 1)
 CONTEXT = RANKS + MAX_CANDIDATES + 1
 HASHES = CONTEXT + MAX_MATCH_LEN
 GATHERED = HASHES + NUM_ORDERS
 PLACES = GATHERED + COMMON_LEN * MAX_COMMON
-MAX_OCCURRENCES = 64
+MAX_OCCURRENCES = 76
 PLACES_LEN = 2 * MAX_OCCURRENCES
+# Marks, in a place's kind, that the context goes on there only behind a replaced token.
+RECOVERED = 2
 
 # Marks, in a node's step, that the node lies on the emitted path.
 ON_PATH = 1 << 16
