@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from verifier.constraint import Constraint, ConstraintError, Kind
@@ -66,6 +66,27 @@ class ConstraintMatcher:
         found[[i for i in self._vocabulary.odd_ids if i < size]] = False
         return found
 
+    def choices(self, limit: int) -> list[int]:
+        """Ids that may come next; none where it is over, is broken or leaves more than `limit`."""
+        if self._is_over:
+            return []
+        if forced := self._matcher.compute_ff_tokens():
+            return [i for i in forced[:1] if self.allows(i)]
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error() or np.bitwise_count(bits).sum() > limit:
+            return []
+        found = np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist()
+        return [i for i in found if self.allows(i)]
+
+    def after(self, token_id: int) -> "ConstraintMatcher":
+        """Return a matcher past one more token; this one stays where it is."""
+        copy = ConstraintMatcher(self._matcher.deep_copy(), self._vocabulary)
+        try:
+            copy.push(token_id)
+        except MatchError:
+            copy._is_over = True  # too complex to look any further; nothing is drafted from there
+        return copy
+
     def push(self, token_id: int) -> None:
         """Move on past an allowed token."""
         if self._is_over:
@@ -98,20 +119,21 @@ class Grammars:
 
     def __init__(
         self,
-        description: str | None,
-        size: int,
+        names: Sequence[bytes],
         eos_token_ids: frozenset[int],
         *,
         special_ids: frozenset[int],
         added_ids: frozenset[int],
+        encode: Callable[[str], list[int]],
         decode: Callable[[list[int]], str],
     ) -> None:
-        """`description`: the Rust tokenizer as JSON, if there is one. `added_ids`: tokens with a
-        spelling of their own, special ones or not.
+        """`names`: what each token spells, by id. `added_ids`: tokens with a spelling of their
+        own, special ones or not.
 
         Raises ConstraintError where outputs of this tokenizer cannot be constrained.
         """
-        self._tokenizer = _compiled_tokenizer(description, size, eos_token_ids)
+        size = len(names)
+        self._tokenizer = _compiled_tokenizer(_Names(names, special_ids, encode), eos_token_ids)
         hidden = added_ids | special_ids
         ordinary = [i for i in range(size) if i not in hidden and self._bytes(i)]
         self._drops_space = self._finds_dropped_space(ordinary, decode)
@@ -193,16 +215,35 @@ class Grammars:
         return text.removeprefix(" ") if self._drops_space else text
 
 
-def _compiled_tokenizer(
-    description: str | None, size: int, eos_token_ids: frozenset[int]
-) -> LLTokenizer:
-    if description is None or not eos_token_ids:
-        missing = "Rust tokenizer" if description is None else "end-of-sequence token"
-        raise ConstraintError(f"not possible with this model, which has no {missing}")
-    try:
-        return LLTokenizer(description, n_vocab=size, eos_token=sorted(eos_token_ids))
-    except ValueError as error:
-        raise ConstraintError(f"not possible with this model's tokenizer: {error}") from error
+class _Names:
+    """A vocabulary as llguidance asks for it."""
+
+    bos_token_id = None
+
+    def __init__(
+        self,
+        names: Sequence[bytes],
+        special_ids: frozenset[int],
+        encode: Callable[[str], list[int]],
+    ) -> None:
+        self.tokens = names
+        self.special_token_ids = sorted(special_ids)
+        self.eos_token_id = 0  # the real ones are handed over beside it
+        self._encode = encode
+
+    def __call__(self, text: str) -> list[int]:
+        """Ids of a text in the middle of another one."""
+        if isinstance(text, bytes):
+            raise TypeError("text is wanted")  # how llguidance finds out
+        return self._encode(text)
+
+
+def _compiled_tokenizer(names: _Names, eos_token_ids: frozenset[int]) -> LLTokenizer:
+    if not eos_token_ids:
+        raise ConstraintError("not possible with this model, which has no end-of-sequence token")
+    wrapper = TokenizerWrapper(names)
+    # With one slice the masks of free text take 0.1 instead of 4 ms; more take longer to make.
+    return LLTokenizer(wrapper, n_vocab=len(names.tokens), eos_token=sorted(eos_token_ids))
 
 
 def _lark(constraint: Constraint, *, prefix: str) -> str:

@@ -147,9 +147,8 @@ class Engine:
         waits = is_drafting and not self._must_be_plain
         draft_wait_s = await drafting.wait() if waits else 0.0
         trust = drafting.controller.trust if is_drafting else None
-        works = self._planner.plan(
-            self._ready(), trust, is_plain=self._must_be_plain or not is_drafting
-        )
+        is_plain = self._must_be_plain or drafting.wants_plain(self._scheduler.running)
+        works = self._planner.plan(self._ready(), trust, is_plain=is_plain)
         num_before = sum(work.sequence.num_output for work in works if is_decoding(work))
         step = await self._forward(works)
         if step is None:

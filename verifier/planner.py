@@ -6,6 +6,7 @@ from verifier.batch import draft_segment, prompt_segment
 from verifier.budget import Offer, choose_nodes
 from verifier.controller import Trust
 from verifier.draft_client import DraftClient
+from verifier.grammar_draft import grammar_draft, merged
 from verifier.measurements import EXACT_ROWS, Measurements
 from verifier.model import Form, TargetModel
 from verifier.request import Exactness, Mode
@@ -40,10 +41,13 @@ class Planner:
     def plan(self, running: list[Sequence], trust: Trust | None, *, is_plain: bool) -> list[Work]:
         """Every decoding sequence's draft, then prompts in what room is left.
 
-        `trust`: None while drafting is off. `is_plain`: no drafts this time.
+        `trust`: None while the drafter's trees are not used. `is_plain`: no drafts this time.
         """
         decoding = [sequence for sequence in running if self._is_decoding(sequence)]
-        trees = [EMPTY_TREE if is_plain else self._draft(sequence) for sequence in decoding]
+        trees = [
+            EMPTY_TREE if is_plain else self._draft(sequence, uses_drafter=trust is not None)
+            for sequence in decoding
+        ]
         works = self._decode_works(decoding, trees, trust)
         prompts = [sequence for sequence in running if not self._is_decoding(sequence)]
         return works + self._prefill_works(prompts)
@@ -83,11 +87,11 @@ class Planner:
         """How many nodes of each tree to verify."""
         counts = [len(tree) for tree in trees]
         free = [i for i, s in enumerate(decoding) if s.has_free_drafts and counts[i]]
-        if not free or trust is None:
+        if not free:
             return counts
         offers = [
             Offer(
-                trust.of(decoding[i].namespace) * np.array(trees[i].probabilities),
+                _trust(trust, decoding[i], trees[i]) * np.array(trees[i].probabilities),
                 self._model.slots.length(decoding[i].slot),
             )
             for i in free
@@ -142,16 +146,22 @@ class Planner:
             is_alone=sequence.is_exact,
         )
 
-    def _draft(self, sequence: Sequence) -> DraftTree:
+    def _draft(self, sequence: Sequence, *, uses_drafter: bool) -> DraftTree:
         """The sequence's tree in the shape it asked for, no deeper than it may still emit."""
-        if self._drafts is None or not sequence.uses_drafts:
+        if not sequence.uses_drafts or self._model.form is Form.PLAIN:
             return EMPTY_TREE
         if sequence.is_exact and not self._measured.rows_agree:
             return EMPTY_TREE
         speculation = sequence.request.speculation
         # The step's own next token takes one place of what is left.
         max_depth = min(speculation.max_depth, sequence.num_left - 1)
-        tree = limit_depth(self._drafts.tree(sequence.id), max_depth)
+        tree = EMPTY_TREE
+        if self._drafts is not None and uses_drafter:
+            tree = limit_depth(self._drafts.tree(sequence.id), max_depth)
+        state = sequence.sampler.grammar_state
+        if state is not None:
+            implied = grammar_draft(state, speculation.max_nodes, max_depth)
+            tree = merged(implied, tree) if implied else tree
         if sequence.is_exact:
             return best_chain(tree, min(speculation.max_nodes, EXACT_ROWS - 1))
         if speculation.mode is Mode.CHAIN:
@@ -160,3 +170,8 @@ class Planner:
 
     def _wants_successors(self, sequence: Sequence) -> bool:
         return sequence.uses_drafts and self._drafts is not None and self._drafts.is_connected
+
+
+def _trust(trust: Trust | None, sequence: Sequence, tree: DraftTree) -> float:
+    """How far to believe a tree; what a grammar implies holds whatever the drafter is worth."""
+    return 1.0 if trust is None or tree.is_own else trust.of(sequence.namespace)

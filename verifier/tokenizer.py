@@ -4,6 +4,7 @@ Special tokens spelled out in plain text become those tokens, since plain text i
 written by hand. Spelled out in a chat message they stay text: a message cannot end its own turn.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -16,9 +17,12 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from verifier.constraint import ConstraintError
 from verifier.constraint_grammar import Grammars
 from verifier.detokenizer import Detokenizer, Pieces, detokenizer_for
+from verifier.token_bytes import spelled
 
+ANCHOR = "\x02"  # a control character, which merges with nothing
 # Whatever a template that meets unexpected messages may raise.
 TEMPLATE_ERRORS = (
     TemplateError,
@@ -129,18 +133,30 @@ class Tokenizer:
 
     @cached_property
     def grammars(self) -> Grammars:
-        """Compiles constraints on outputs; made when first wanted, which takes a second.
+        """Compiles constraints on outputs; making it takes seconds and holds up other threads.
 
         Raises ConstraintError where outputs of this tokenizer cannot be constrained.
         """
+        added_ids = frozenset(getattr(self._backend, "added_tokens_decoder", {}))
         return Grammars(
-            None if self._rust is None else self._rust.to_str(),
-            self.size,
+            spelled(self._tokens, added_ids, self.decoder_description),
             self.eos_token_ids,
             special_ids=self.special_ids,
-            added_ids=frozenset(getattr(self._backend, "added_tokens_decoder", {})),
+            added_ids=added_ids,
+            encode=self._encode_inside,
             decode=self.decode,
         )
+
+    def prepare_grammars(self) -> None:
+        """Make what compiles constraints now, so that no request waits for it."""
+        with contextlib.suppress(ConstraintError):  # said to those who ask for one
+            _ = self.grammars
+
+    def _encode_inside(self, text: str) -> list[int]:
+        """Ids of a text that follows another one: no space is put before it."""
+        before = self.encode(ANCHOR, special_tokens=False)
+        ids = self.encode(ANCHOR + text, special_tokens=False)
+        return ids[len(before) :]
 
     def detokenizer(self, *, special_tokens: bool) -> Detokenizer:
         """A fresh incremental detokenizer that shows special tokens or hides them."""
