@@ -30,7 +30,12 @@ SETTINGS: dict[str, type[BaseSettings]] = {
 }
 # What the overlay's first lines tell the operator to make.
 OWN = {"lookahead-redis", "lookahead-keys", "drafter-tls", "verifier-tls", "gateway-tls"}
-SECRETS = {"local": set[str](), "external-redis": OWN, "production": OWN | {"redis-tls"}}
+SECRETS = {
+    "local": set[str](),
+    "external-redis": OWN,
+    "production": OWN | {"redis-tls"},
+    "tensor-parallel": OWN | {"redis-tls"},
+}
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -178,6 +183,19 @@ def test_keda_asks_for_a_metric_that_there_is() -> None:
     (query,) = (trigger["metadata"]["query"] for trigger in scaler["spec"]["triggers"])
     (name,) = re.findall(r"lookahead_\w+", query)
     assert f"| `{name}` | gauge |" in (ROOT / "docs/observability.md").read_text()
+
+
+def test_tensor_parallel_verifiers_have_a_gpu_for_each_process_and_time_to_drain() -> None:
+    manifests = Manifests("tensor-parallel")
+    verifier = manifests.workload("verifier")
+    (container,) = containers(verifier)
+    options = dict(re.findall(r"--([\w-]+)=(\d+)", " ".join(container["args"])))
+    assert options["nproc-per-node"] == container["resources"]["limits"]["nvidia.com/gpu"]
+    drain_s = float(manifests.environment("verifier")["LOOKAHEAD_VERIFIER_DRAIN_S"])
+    grace_s = pod_spec(verifier)["terminationGracePeriodSeconds"]
+    assert drain_s + GRACE_S < float(options["shutdown-timeout"]) < grace_s
+    (memory,) = (v for v in pod_spec(verifier)["volumes"] if v["name"] == "shm")
+    assert memory["emptyDir"]["medium"] == "Memory"
 
 
 def test_no_redis_runs_beside_one_of_your_own() -> None:
