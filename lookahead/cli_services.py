@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lookahead import options
+from lookahead import options, verifier_options
 from lookahead.model_cache import DEMO, cache_directory, resolve_model
 from lookahead.serve import serve as run_stack
 from lookahead.stack import StackConfig, StackError
@@ -33,6 +33,16 @@ def serve(
         int, typer.Option(min=0, max=65534, help="The verifier's; the drafter's is next; 0: none.")
     ] = 9101,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
+    device: verifier_options.Device = None,
+    dtype: verifier_options.Dtype = None,
+    attention: verifier_options.Attention = None,
+    exactness: verifier_options.Exactness = None,
+    threads: verifier_options.Threads = None,
+    max_sequences: verifier_options.MaxSequences = None,
+    max_context: verifier_options.MaxContext = None,
+    max_nodes: verifier_options.MaxNodes = None,
+    kv_memory: verifier_options.KVMemory = None,
+    prefill_rows: verifier_options.PrefillRows = None,
 ) -> None:
     """Run the whole stack on this machine: Redis, drafter, verifier and gateway."""
     console = Console()
@@ -48,7 +58,19 @@ def serve(
         verifier_metrics=f"{host}:{metrics_port}" if metrics_port else "",
         drafter_metrics=f"{host}:{metrics_port + 1}" if metrics_port else "",
         redis=redis,
-        environ=os.environ,
+        environ=os.environ
+        | verifier_options.settings(
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            exactness=exactness,
+            threads=threads,
+            max_sequences=max_sequences,
+            max_context=max_context,
+            max_nodes=max_nodes,
+            kv_memory=kv_memory,
+            prefill_rows=prefill_rows,
+        ),
     )
     run_stack(console, config)
 
@@ -70,14 +92,16 @@ def verifier(
     drafter: Annotated[
         str | None, typer.Option(help="Addresses of drafters, comma-separated.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    attention: Annotated[
-        str | None, typer.Option(help="auto, sdpa, batched or eager; see docs/models.md.")
-    ] = None,
-    kv_memory: Annotated[
-        str | None, typer.Option(help="What the KV cache may take: auto, or a size such as 8GiB.")
-    ] = None,
+    device: verifier_options.Device = None,
+    dtype: verifier_options.Dtype = None,
+    attention: verifier_options.Attention = None,
+    exactness: verifier_options.Exactness = None,
+    threads: verifier_options.Threads = None,
+    max_sequences: verifier_options.MaxSequences = None,
+    max_context: verifier_options.MaxContext = None,
+    max_nodes: verifier_options.MaxNodes = None,
+    kv_memory: verifier_options.KVMemory = None,
+    prefill_rows: verifier_options.PrefillRows = None,
 ) -> None:
     """Run one verifier. More settings: environment variables LOOKAHEAD_VERIFIER_*."""
     require_extras("verifier")
@@ -86,10 +110,18 @@ def verifier(
         LOOKAHEAD_VERIFIER_MODEL=resolve_model(model, Console(stderr=True)),
         LOOKAHEAD_VERIFIER_LISTEN=listen,
         LOOKAHEAD_VERIFIER_DRAFTER=drafter,
-        LOOKAHEAD_VERIFIER_DEVICE=device,
-        LOOKAHEAD_VERIFIER_DTYPE=dtype,
-        LOOKAHEAD_VERIFIER_ATTENTION=attention,
-        LOOKAHEAD_VERIFIER_KV_MEMORY=kv_memory,
+        **verifier_options.settings(
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            exactness=exactness,
+            threads=threads,
+            max_sequences=max_sequences,
+            max_context=max_context,
+            max_nodes=max_nodes,
+            kv_memory=kv_memory,
+            prefill_rows=prefill_rows,
+        ),
     )
 
 

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 
 from pydantic import ValidationError
@@ -12,7 +13,9 @@ from rpc.telemetry import configure_logging
 from rpc.tracing import start_tracing
 from verifier.config import VerifierConfig
 from verifier.kv_memory import KVMemoryError
+from verifier.parallel import Group, ParallelError
 from verifier.process import serve
+from verifier.startup import follow_leader
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +24,32 @@ def main() -> None:
     """Read the settings, log, serve."""
     config = read_config()
     configure_logging(config.log_level, config.log_format)
+    group = Group.of(os.environ)
+    if group.rank:
+        follow_quietly(config, group)
+        return
     tracer = start_tracing("verifier", os.environ)
     try:
-        asyncio.run(serve(config, tracer))
-    except (OSError, KVMemoryError) as error:
+        asyncio.run(serve(config, tracer, group))
+    except (OSError, KVMemoryError, ParallelError) as error:
         # No such model, no room for it, or an address that is taken: the message says it all.
         logger.error("cannot_serve error=%s", error)
         sys.exit(1)
     finally:
         if tracer is not None:
             tracer.stop()
+
+
+def follow_quietly(config: VerifierConfig, group: Group) -> None:
+    """Work for rank 0 until it ends, whoever asks for an end: it has streams to drain."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        follow_leader(config, group)
+    except (OSError, RuntimeError, ParallelError) as error:
+        # Rank 0 says why, or is gone.
+        logger.error("cannot_follow rank=%d error=%s", group.rank, error)
+        sys.exit(1)
 
 
 def read_config() -> VerifierConfig:

@@ -6,6 +6,7 @@ so moving a row needs no recomputation.
 """
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -115,6 +116,8 @@ class KVCache:
         self.capacity = capacity
         self.is_packed = is_packed
         self.placement = Placement(torch.empty(0), torch.empty(0), ())
+        # Told before rows move, by the method's name, for caches elsewhere that hold other heads.
+        self.on_move: Callable[..., None] = lambda name, *arguments: None
         self._lengths = [0] * num_slots
         self._free = list(range(num_slots))  # least recently used first
         self._storages = _allocate(shapes, num_slots, capacity, dtype, device)
@@ -140,8 +143,8 @@ class KVCache:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Give a slot the first rows of another one."""
-        for storage in self._storages:
-            storage[:, target, :, :length] = storage[:, source, :, :length]
+        self.on_move("copy_rows", source, target, length)
+        self.copy_rows(source, target, length)
         self._lengths[target] = length
 
     def length(self, slot: int) -> int:
@@ -155,12 +158,22 @@ class KVCache:
         first = next((i for i, row in enumerate(rows) if row != i), None)
         if first is None:
             return
-        source = torch.tensor(rows[first:]) + length
+        moved = [length + row for row in rows[first:]]
+        self.on_move("gather_rows", slot, length + first, moved)
+        self.gather_rows(slot, length + first, moved)
+
+    def copy_rows(self, source: int, target: int, length: int) -> None:
+        """Move the tensors of `copy`."""
+        for storage in self._storages:
+            storage[:, target, :, :length] = storage[:, source, :, :length]
+
+    def gather_rows(self, slot: int, start: int, rows: list[int]) -> None:
+        """Put these rows of a slot side by side from `start` on."""
+        source = torch.tensor(rows)
         for storage in self._storages:
             source = source.to(storage.device)
             # The right-hand side is a gathered copy, so overlapping rows are safe.
-            end = length + len(rows)
-            storage[:, slot, :, length + first : end] = storage[:, slot, :, source]
+            storage[:, slot, :, start : start + len(rows)] = storage[:, slot, :, source]
 
 
 def _allocate(

@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.distributed.configuration_utils import DistributedConfig
 
 from verifier import attention
 from verifier.batch import Batch, Segment, make_batch
@@ -51,6 +58,7 @@ class TargetModel:
     ) -> None:
         """`attention`: the value of a `Kernel`, or `auto`."""
         self.name = name
+        self.num_processes = 1
         self.max_context = max_context
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
@@ -170,6 +178,14 @@ class TargetModel:
             logits.append(output.logits[0, -1:].float())
         return torch.cat(logits)
 
+    def short_cache(self) -> DynamicCache:
+        """What a short pass with the model's own attention leaves in a cache."""
+        cache = DynamicCache()
+        with torch.inference_mode():
+            ids = torch.tensor([[1, 2]], device=self.device)
+            self._model(input_ids=ids, past_key_values=cache, use_cache=True)
+        return cache
+
     def stock_logits(self, token_ids: list[int]) -> Tensor:
         """Logits [rows, vocabulary] of one uncached pass with the model's own attention."""
         current = self._model.config._attn_implementation
@@ -197,8 +213,11 @@ def _row_ranges(segments: tuple[Segment, ...]) -> tuple[tuple[int, int, int, int
     return tuple(ranges)
 
 
-def load_weights(name: str, *, device: str, dtype: str) -> PreTrainedModel:
-    """Load a local path, a hub id or a .gguf file; safetensors or GGUF only, no remote code."""
+def load_weights(name: str, *, device: str, dtype: str, num_processes: int = 1) -> PreTrainedModel:
+    """Load a local path, a hub id or a .gguf file; safetensors or GGUF only, no remote code.
+
+    Of several processes that have met, each loads its share.
+    """
     where = torch.device(_device(device))
     options: dict[str, Any] = {"dtype": _dtype(dtype, where), "trust_remote_code": False}
     path = Path(name)
@@ -206,9 +225,22 @@ def load_weights(name: str, *, device: str, dtype: str) -> PreTrainedModel:
         name, options["gguf_file"] = str(path.parent), path.name
     else:
         options["use_safetensors"] = True
+    if num_processes > 1:
+        options["distributed_config"] = DistributedConfig(tp_size=num_processes)
     model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
-    loaded: PreTrainedModel = model.eval().to(where)
+    loaded: PreTrainedModel = model.eval() if num_processes > 1 else model.eval().to(where)
     return loaded
+
+
+def model_config(name: str) -> PreTrainedConfig:
+    """The configuration alone, without the weights."""
+    path = Path(name)
+    if path.suffix == ".gguf":
+        found = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+    else:
+        found = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    config: PreTrainedConfig = found
+    return config
 
 
 def _device(device: str) -> str:

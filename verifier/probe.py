@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from verifier import attention
@@ -41,7 +41,7 @@ def choose_form(
     """
     attention.register()
     reason = _why_plain(hf, model.max_context)
-    shapes = [] if reason else _layer_shapes(hf)
+    shapes = [] if reason else _layer_shapes(model)
     if not reason and not shapes:
         reason = "its cache is not made of plain key-value layers"
     capacity = model.max_context + draft_rows
@@ -82,13 +82,10 @@ def _why_plain(hf: PreTrainedModel, max_context: int) -> str:
     return ""
 
 
-def _layer_shapes(hf: PreTrainedModel) -> list[LayerShape]:
+def _layer_shapes(model: TargetModel) -> list[LayerShape]:
     """Shapes of the keys and values that a short pass leaves in a cache; empty if not such."""
-    cache = DynamicCache()
     try:
-        with torch.inference_mode():
-            ids = torch.tensor([[1, 2]], device=hf.device)
-            hf(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache = model.short_cache()
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         logger.info("cache_probe_failed error=%s", error)
         return []

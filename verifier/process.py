@@ -10,6 +10,7 @@ from rpc.tracing import Tracer
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
 from verifier.metrics import VerifierMetrics
+from verifier.parallel import Group, LeadingModel
 from verifier.request import Mode, Request, Speculation
 from verifier.sampling import SamplingParams
 from verifier.service import NAME, Backend, VerifierService
@@ -24,7 +25,9 @@ POLL_S = 0.02
 GRACE_S = 2.0  # for the last messages of streams that ended
 
 
-async def serve(config: VerifierConfig, tracer: Tracer | None = None) -> None:
+async def serve(
+    config: VerifierConfig, tracer: Tracer | None = None, group: Group | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; a call that comes before the model is told to retry."""
     server = RpcServer(
         [NAME],
@@ -36,7 +39,7 @@ async def serve(config: VerifierConfig, tracer: Tracer | None = None) -> None:
     registry = new_registry("verifier")
     async with exporting(config.metrics_listen, registry):
         try:
-            engine, tokenizer = await asyncio.to_thread(load_engine, config)
+            engine, tokenizer = await asyncio.to_thread(load_engine, config, group or Group())
         except BaseException:
             await server.stop()
             raise
@@ -50,6 +53,8 @@ async def serve(config: VerifierConfig, tracer: Tracer | None = None) -> None:
         await server.run_until_signalled(
             drain=lambda: drain(engine, config.drain_s), grace_s=GRACE_S
         )
+        if isinstance(engine.model, LeadingModel):
+            engine.model.stop()
 
 
 async def warm_up(engine: Engine) -> None:

@@ -6,35 +6,54 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from verifier import attention
 from verifier.config import VerifierConfig
 from verifier.draft_client import DraftClient
 from verifier.engine import Engine
 from verifier.linear import pack_linears
 from verifier.measurements import cache_path, load_or_measure
-from verifier.model import TargetModel, load_weights
+from verifier.model import TargetModel, load_weights, model_config
+from verifier.parallel import Group, LeadingModel, follow
 from verifier.probe import choose_form
 from verifier.tokenizer import Tokenizer, load_tokenizer
 
 
 def load_model(config: VerifierConfig) -> TargetModel:
     """Load the weights, find the form the model is right in, and make its products fast."""
-    return _prepare(_load_weights(config), config)
+    group = Group()
+    return _prepare(_load_weights(config, group), config, group)
 
 
-def _load_weights(config: VerifierConfig) -> PreTrainedModel:
+def _load_weights(config: VerifierConfig, group: Group) -> PreTrainedModel:
     if config.threads:
         torch.set_num_threads(config.threads)
-    return load_weights(config.model, device=config.device, dtype=config.dtype)
+    if group.size > 1:
+        group.check(config.model, model_config(config.model))
+        group.join(config.device)
+    return load_weights(
+        config.model, device=config.device, dtype=config.dtype, num_processes=group.size
+    )
 
 
-def _prepare(hf: PreTrainedModel, config: VerifierConfig) -> TargetModel:
+def _wrap(hf: PreTrainedModel, config: VerifierConfig, kind: type[TargetModel]) -> TargetModel:
     limit = getattr(hf.config.get_text_config(), "max_position_embeddings", None)
-    model = TargetModel(
+    return kind(
         hf,
         model_name(config.model),
         max_context=min(config.max_context, limit or config.max_context),
         attention=config.attention,
     )
+
+
+def follow_leader(config: VerifierConfig, group: Group) -> None:
+    """Hold a share of the model until rank 0 stops."""
+    hf = _load_weights(config, group)
+    attention.register()
+    follow(_wrap(hf, config, TargetModel))
+
+
+def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> TargetModel:
+    model = _wrap(hf, config, TargetModel if group.size == 1 else LeadingModel)
     pack_linears(hf)  # first, so that the form is probed with the products that will be used
     choose_form(
         model,
@@ -67,13 +86,19 @@ def make_engine(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig
     return Engine(model, tokenizer, drafts, load_or_measure(cache_path(), model), config)
 
 
-def load_engine(config: VerifierConfig) -> tuple[Engine, Tokenizer]:
+def load_engine(config: VerifierConfig, group: Group) -> tuple[Engine, Tokenizer]:
     """Load everything; takes seconds to minutes, so call it off the event loop."""
-    hf = _load_weights(config)
+    hf = _load_weights(config, group)
     # Beside the work on the weights, but neither beside their loading, since both import parts of
     # transformers, nor beside the timing of steps.
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
-        loading = pool.submit(load_tokenizer, config.model)
-        model = _prepare(hf, config)
+        loading = pool.submit(_load_tokenizer, config.model)
+        model = _prepare(hf, config, group)
         tokenizer = loading.result()
     return make_engine(model, tokenizer, config), tokenizer
+
+
+def _load_tokenizer(name: str) -> Tokenizer:
+    tokenizer = load_tokenizer(name)
+    tokenizer.prepare_grammars()
+    return tokenizer
