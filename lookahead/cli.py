@@ -21,6 +21,7 @@ from lookahead.cli_services import services
 from lookahead.client import DEFAULT_ADDRESS, Client
 from lookahead.demo import run_demo
 from lookahead.display import legend, print_runs, shows_colours, summary
+from lookahead.doctor.command import doctor
 from lookahead.errors import LookaheadError, Unavailable
 from lookahead.model_cache import ModelUnavailable
 from lookahead.requests import GenerateParams
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.add_typer(services)
 app.add_typer(bench)
 app.add_typer(top)
+app.add_typer(doctor)
 app.add_typer(trie)
 
 

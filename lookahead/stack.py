@@ -78,7 +78,7 @@ class Stack:
         """Start everything and wait until it serves; `report` hears of each step."""
         metrics = (self.config.verifier_metrics, self.config.drafter_metrics)
         for address in (*self._addresses().values(), *filter(None, metrics)):
-            _check_free(address)
+            check_free(address)
         self.config.directory.mkdir(parents=True, exist_ok=True)
         redis_url = self._start_redis(report)
         self._start_drafter(redis_url)
@@ -198,7 +198,7 @@ def _answers(name: str, address: str) -> bool:
     return is_ready(address) if name == "gateway" else is_serving(address)
 
 
-def _check_free(address: str) -> None:
+def check_free(address: str) -> None:
     """Refuse an address in use: the server there would look like ours to the health check."""
     if address.startswith("unix:"):
         return  # inside our own directory

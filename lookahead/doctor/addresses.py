@@ -1,0 +1,29 @@
+"""Whether each process can listen where it should, or does already."""
+
+from lookahead.doctor.finding import Finding, ok, problem
+from lookahead.gateway.probe import is_ready
+from lookahead.stack import StackError, check_free
+from lookahead.top.scrape import ScrapeError, scrape
+from rpc.health import is_serving
+
+
+def check_address(name: str, address: str, option: str) -> Finding:
+    """A free port, or one where the right process answers; `option` changes it."""
+    try:
+        check_free(address)
+    except StackError:
+        if _is_ours(name, address):
+            return ok(name, f"one serves on {address} already")
+        return problem(
+            name, f"{address} is taken by another program", f"stop it, or choose another {option}"
+        )
+    return ok(name, f"{address} is free")
+
+
+def _is_ours(name: str, address: str) -> bool:
+    if name.endswith("metrics"):
+        try:
+            return scrape(address).service == name.removesuffix(" metrics")
+        except ScrapeError:
+            return False
+    return is_ready(address) if name == "gateway" else is_serving(address)

