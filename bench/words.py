@@ -50,8 +50,10 @@ from verifier.engine import Engine
 from verifier.request import Exactness, Request
 from verifier.sampling import SamplingParams
 
-ROUND = 32  # requests that are compared at a time
-SAMPLED = [SamplingParams(temperature=0.8, top_p=0.95, seed=seed) for seed in range(ROUND)]
+# Requests that are compared at a time, and their lengths. A real model is hundreds of times larger,
+# and slow in bfloat16 on CPUs without instructions for it.
+SMALL, REAL = (32, 200), (16, 48)
+SAMPLED = [SamplingParams(temperature=0.8, top_p=0.95, seed=seed) for seed in range(SMALL[0])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,12 @@ class Comparison:
         self._way = way
         self._rng = random.Random(f"{finding.model}/{way.name}")
 
-    async def round(self, output_len: int) -> None:
-        """Decode so many tokens of each of the round's prompts, and compare them."""
-        prompts = make_prompts(self._rng, ROUND, self._engine.model.vocabulary_size)
+    async def round(self, num_requests: int, output_len: int) -> None:
+        """Decode so many tokens of each of so many prompts, and compare them."""
+        prompts = make_prompts(self._rng, num_requests, self._engine.model.vocabulary_size)
         plain = [
             make_request(prompt, output_len, sampling, self._way.exactness)
-            for prompt, sampling in zip(prompts, self._sampling(), strict=True)
+            for prompt, sampling in zip(prompts, self._sampling(num_requests), strict=True)
         ]
         wanted = await self._wanted(plain)
         said = await run_all(self._engine, drafted(plain, wanted, self._rng), self._rng)
@@ -136,16 +138,16 @@ class Comparison:
         for request, one, other in zip(plain, wanted, said, strict=True):
             await self._compare(request, one, other)
 
-    def _sampling(self) -> list[SamplingParams]:
+    def _sampling(self, count: int) -> list[SamplingParams]:
         if not self._way.samples:
-            return [GREEDY] * ROUND
-        return [GREEDY if place % 2 else SAMPLED[place] for place in range(ROUND)]
+            return [GREEDY] * count
+        return [GREEDY if place % 2 else SAMPLED[place] for place in range(count)]
 
     async def _wanted(self, plain: list[Request]) -> list[Said]:
         if not self._way.is_judged_by_generate:
             return await run_all(self._engine, plain, self._rng)
         prompts = [list(request.prompt_token_ids) for request in plain]
-        batches = [prompts[i : i + SAME_LENGTH] for i in range(0, ROUND, SAME_LENGTH)]
+        batches = [prompts[i : i + SAME_LENGTH] for i in range(0, len(prompts), SAME_LENGTH)]
         num_tokens = plain[0].stopping.max_tokens
         return [
             Said(ids)
@@ -182,7 +184,7 @@ def _first_difference(wanted: Said, got: Said, *, bits: bool) -> int | None:
 
 
 async def compare(
-    name: str, path: str, way: Way, drafter: str, *, num_tokens: int, output_len: int
+    name: str, path: str, way: Way, drafter: str, *, num_tokens: int, shape: tuple[int, int]
 ) -> Finding:
     """Decode and compare until there are so many tokens."""
     settings: dict[str, Any] = {"dtype": way.dtype, "max_context": 512}
@@ -191,7 +193,7 @@ async def compare(
         finding = Finding(name, way.name, margin)
         rounds = Comparison(engine, Generate(path), way, finding)
         while finding.num_compared < num_tokens:
-            await rounds.round(output_len)
+            await rounds.round(*shape)
     return finding
 
 
@@ -202,11 +204,9 @@ def findings(ways: Sequence[Way], num_tokens: int, real: str) -> Iterator[Findin
         for way in ways:
             for name, path in small.items():
                 part = num_tokens // len(small)
-                yield asyncio.run(
-                    compare(name, path, way, drafter, num_tokens=part, output_len=200)
-                )
+                yield asyncio.run(compare(name, path, way, drafter, num_tokens=part, shape=SMALL))
             yield asyncio.run(
-                compare("real", real, way, drafter, num_tokens=num_tokens // 50, output_len=48)
+                compare("real", real, way, drafter, num_tokens=num_tokens // 100, shape=REAL)
             )
 
 
@@ -239,7 +239,10 @@ def main() -> None:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     real = resolve_model(args.model, Console(stderr=True))
-    found = list(findings([WAYS[name] for name in names], args.tokens, real))
+    found, progress = [], Console(stderr=True)
+    for one in findings([WAYS[name] for name in names], args.tokens, real):
+        progress.print(f"{one.way}, {one.model}: {one.num_compared} tokens, {one.verdict}")
+        found.append(one)
     if args.json:
         print(json.dumps([asdict(one) for one in found], indent=1))
     else:

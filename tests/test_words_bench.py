@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 def run(checkpoint: str, way: str) -> Finding:
     with running_drafter() as drafter:
         return asyncio.run(
-            compare("llama", checkpoint, WAYS[way], drafter, num_tokens=1, output_len=24)
+            compare("llama", checkpoint, WAYS[way], drafter, num_tokens=1, shape=(32, 24))
         )
 
 
