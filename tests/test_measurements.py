@@ -20,6 +20,7 @@ def model() -> TargetModel:
 def test_measurements_are_made_once_and_read_back(
     model: TargetModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(measurements, "agree", lambda first, second: True)
     path = tmp_path / "cache" / "measurements.json"
     first = load_or_measure(path, model)
     monkeypatch.setattr(measurements, "measure", lambda model: pytest.fail("measured again"))
@@ -29,6 +30,25 @@ def test_measurements_are_made_once_and_read_back(
     assert first.curve.as_dict()["rows"] == list(ROW_COUNTS)
     assert 0 < first.margin < 1e-3
     assert model.slots.num_free == 1
+
+
+def test_a_curve_that_came_out_otherwise_the_second_time_is_used_but_not_kept(
+    model: TargetModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([[1.0] * 6 + [2.0], [1.5] * 6 + [1.8]])
+    monkeypatch.setattr(measurements, "_step_seconds", lambda run: next(times))
+    path = tmp_path / "measurements.json"
+    measured = load_or_measure(path, model)
+    assert measured.curve.as_dict()["seconds"] == [1.0] * 6 + [1.8], "the lower of both times"
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "is_steady"), [([1.2, 2.4], True), ([1.0, 1.7], True), ([1.3, 2.0], False)]
+)
+def test_curves_agree_when_no_point_is_far_off(second: list[float], is_steady: bool) -> None:
+    assert measurements.agree([1.0, 2.0], second) is is_steady
+    assert measurements.agree(second, [1.0, 2.0]) is is_steady
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"KEY": 3}', '{"KEY": {"rows": [1]}}'])

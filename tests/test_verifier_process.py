@@ -64,8 +64,6 @@ def test_a_process_serves_and_drains_on_sigterm(tmp_path: Path) -> None:
             assert finished.usage.num_output_tokens == 150
             assert finished.reason == pb.Finished.FINISH_REASON_LENGTH
         assert process.wait(TIMEOUT_S) == 0
-    curves = tmp_path / "lookahead" / "measurements.json"
-    assert curves.exists()
 
 
 @pytest.mark.parametrize(

@@ -133,9 +133,10 @@ class Grammars:
         Raises ConstraintError where outputs of this tokenizer cannot be constrained.
         """
         size = len(names)
+        self._names = names
         self._tokenizer = _compiled_tokenizer(_Names(names, special_ids, encode), eos_token_ids)
         hidden = added_ids | special_ids
-        ordinary = [i for i in range(size) if i not in hidden and self._bytes(i)]
+        ordinary = [i for i, name in enumerate(names) if name and i not in hidden]
         self._drops_space = self._finds_dropped_space(ordinary, decode)
         self._check_texts(ordinary, decode)
         odd_ids = self._odd_ids(added_ids - special_ids, ordinary, decode)
@@ -158,7 +159,7 @@ class Grammars:
             return grammar
         # A leading space is not shown: where the form may begin with one it needs another,
         # elsewhere it is free to come.
-        may_begin = any(self._bytes(token_id).startswith(b" ") for token_id in starts)
+        may_begin = any(self._names[token_id].startswith(b" ") for token_id in starts)
         return self._grammar(constraint, prefix='" "' if may_begin else '" "?')
 
     def _grammar(self, constraint: Constraint, *, prefix: str) -> Grammar:
@@ -176,13 +177,10 @@ class Grammars:
         except MatchError as error:
             raise ConstraintError("allows no output, or is too complex") from error
 
-    def _bytes(self, token_id: int) -> bytes:
-        return self._tokenizer.decode_bytes([token_id])
-
     def _finds_dropped_space(
         self, ordinary: Sequence[int], decode: Callable[[list[int]], str]
     ) -> bool:
-        spaced = (i for i in ordinary if re.fullmatch(rb" [!-~]+", self._bytes(i)))
+        spaced = (i for i in ordinary if re.fullmatch(rb" [!-~]+", self._names[i]))
         token_id = next(spaced, None)
         return token_id is not None and not decode([token_id]).startswith(" ")
 
@@ -201,7 +199,7 @@ class Grammars:
         self, added: Iterable[int], ordinary: Sequence[int], decode: Callable[[list[int]], str]
     ) -> frozenset[int]:
         """Added tokens that read otherwise than they are spelled, at the beginning or later."""
-        before = next(i for i in ordinary if self._bytes(i).isalpha())
+        before = next(i for i in ordinary if self._names[i].isalpha())
         return frozenset(
             i for i in added if any(decode(ids) != self._spelled(ids) for ids in ([i], [before, i]))
         )

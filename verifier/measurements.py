@@ -2,9 +2,11 @@
 take, how far wide passes round differently, and whether rows of one pass round alike."""
 
 import json
+import logging
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,12 @@ from verifier.budget import ROW_COUNTS, StepCurve
 from verifier.model import Form, TargetModel
 from verifier.tree import EMPTY_TREE, DraftTree
 
+logger = logging.getLogger(__name__)
+
 EXACT_ROWS = 8  # rows of every decoding pass of an exact sequence
-NUM_TIMINGS = 3
+NUM_TIMINGS = 2  # of each of the two times that a curve is measured
+# Two curves agree when no point of one is further than this above the other's.
+STEADY = 1.25
 NUM_NOISE_STEPS = 8
 NUM_AGREEMENT_ROUNDS = 2
 PROMPT_LEN = 64  # of the sequence that is measured on
@@ -32,6 +38,7 @@ class Measurements:
     curve: StepCurve
     margin: float  # greedy choices closer than this may turn out otherwise in a wide pass
     rows_agree: bool  # a row's bits do not depend on its place in a pass of EXACT_ROWS rows
+    is_steady: bool = True  # the curve came out the same twice
 
 
 PLAIN = Measurements(StepCurve([1, 2], [1.0, 2.0]), 0.0, False)  # no drafts, no choices
@@ -48,6 +55,8 @@ def load_or_measure(path: Path, model: TargetModel) -> Measurements:
         return Measurements(curve, float(entry["margin"]), bool(entry["rows_agree"]))
     except (KeyError, TypeError, ValueError, AssertionError):
         measured = measure(model)
+    if not measured.is_steady:
+        return measured  # this machine was busy: the next start measures again
     entry = {"margin": measured.margin, "rows_agree": measured.rows_agree}
     _write(path, saved | {key: entry | measured.curve.as_dict()})
     return measured
@@ -61,9 +70,11 @@ def measure(model: TargetModel) -> Measurements:
         model.forward([prompt_segment(slot, 0, prompt, is_last=True)])
         model.commit(slot, list(range(PROMPT_LEN)))
         run = Runner(model, slot)
-        seconds = _step_seconds(run)
-        curve = StepCurve(ROW_COUNTS, seconds, _attention_seconds(run))
-        return Measurements(curve, 4 * _noise(run), _rows_agree(run))
+        first, second = _step_seconds(run), _step_seconds(run)
+        # A busy machine only ever adds time.
+        curve = StepCurve(ROW_COUNTS, list(map(min, first, second)), _attention_seconds(run))
+        is_steady = agree(first, second)
+        return Measurements(curve, 4 * _noise(run), _rows_agree(run), is_steady)
     finally:
         model.slots.free(slot)
 
@@ -85,6 +96,14 @@ class Runner:
     def commit(self) -> None:
         """Keep the first row."""
         self.model.commit(self.slot, [0])
+
+
+def agree(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether two curves say the same; a line in the log where they do not."""
+    worst = max(max(a, b) / min(a, b) for a, b in zip(first, second, strict=True))
+    if worst > STEADY:
+        logger.warning("steps_unsteady ratio=%.2f limit=%.2f: measured, not kept", worst, STEADY)
+    return worst <= STEADY
 
 
 def _chain(token_ids: list[int]) -> DraftTree:
@@ -146,7 +165,7 @@ def _key(model: TargetModel) -> str:
     parts = (
         model.fingerprint,
         model.form.name,
-        str(model.device),
+        f"{model.device} x{model.num_processes}",
         platform.node(),
         str(torch.get_num_threads()),
         str(os.cpu_count()),

@@ -13,7 +13,7 @@ from verifier.detokenizer import BYTE_TOKEN, byte_alphabet
 
 
 def spelled(tokens: Sequence[str], added_ids: Collection[int], decoder: str) -> list[bytes]:
-    """Bytes of each token by id; b"" where an id has no token.
+    """Bytes of each token by id; b"" where an id has no token, or one that no text can hold.
 
     `tokens`: their names by id; `added_ids`: those whose name is their text; `decoder`: the Rust
     decoder as JSON. Raises ConstraintError where tokens are not made of bytes.
@@ -31,7 +31,8 @@ def spelled(tokens: Sequence[str], added_ids: Collection[int], decoder: str) -> 
         )
     for token_id in added_ids:
         names[token_id] = tokens[token_id].encode()
-    return names
+    # No text holds the byte 0xFF, and to llguidance it marks a special token.
+    return [b"" if b"\xff" in name else name for name in names]
 
 
 def _steps(decoder: dict[str, Any]) -> list[dict[str, Any]]:
