@@ -12,7 +12,14 @@ import numpy as np
 
 from bench.draft import walk
 from bench.traces import Request, load, workloads
-from drafter.calibration import PRIOR_PATH, Calibration, as_prior, packed, reasoned_prior
+from drafter.calibration import (
+    PRIOR_PATH,
+    Calibration,
+    as_prior,
+    packed,
+    reasoned_prior,
+    set_logits,
+)
 from drafter.sessions import DraftSessions
 
 BUDGETS = (16, 64)
@@ -40,6 +47,7 @@ def fit(requests: list[list[Request]], seed: int) -> Calibration:
     calibration = Calibration(reasoned_prior())
     chooser = np.random.default_rng(seed)
     for turn in range(PASSES):
+        total, number = np.zeros(len(calibration.model)), 0
         streams = [
             Stream(workload, BUDGETS[(turn + remembers) % 2], remembers, DraftSessions())
             for workload in requests
@@ -49,7 +57,11 @@ def fit(requests: list[list[Request]], seed: int) -> Calibration:
             # In proportion to what is left, so that all end together.
             shares = np.array([stream.num_left for stream in left], np.float64)
             _play_next(left[chooser.choice(len(left), p=shares / shares.sum())], calibration)
-    calibration.model = as_prior(calibration.model)
+            total += calibration.model
+            number += 1
+    # The mean of the last pass, or the requests that came last would weigh most.
+    calibration.model = as_prior((total / number).astype(np.float32))
+    set_logits(calibration.model)
     return calibration
 
 
