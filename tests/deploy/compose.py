@@ -13,6 +13,7 @@ from tests.redis_server import free_port
 
 PROJECT = "lookahead-test"
 WAIT_S = 900
+UP = ("up", "--detach", "--no-build", "--no-recreate", "--wait", f"--wait-timeout={WAIT_S}")
 
 
 class ComposeStack:
@@ -36,12 +37,13 @@ class ComposeStack:
             "LOOKAHEAD_PROMETHEUS_PORT": self.prometheus_address.partition(":")[2],
         }
 
-    def up(self, *services: str, drafters: int = 2, profile: str = "") -> None:
+    def up(self, *, drafters: int = 2) -> None:
         """Start what does not run and wait until all of it is healthy."""
-        self._run(
-            f"--profile={profile}", "up", "--detach", "--no-build", "--no-recreate", "--wait",
-            f"--wait-timeout={WAIT_S}", f"--scale=drafter={drafters}", *services,
-        )  # fmt: skip
+        self._run(*UP, f"--scale=drafter={drafters}")
+
+    def up_only(self, service: str, profile: str) -> None:
+        """Start one service of a profile and wait for it."""
+        self._run(f"--profile={profile}", *UP, service)
 
     def down(self, *, forget: bool = False) -> None:
         """Remove all containers; with `forget` the volumes, too."""
