@@ -18,6 +18,7 @@ from lookahead import options
 from lookahead.bench.command import bench
 from lookahead.chat import Chat, RawChat, converse
 from lookahead.cli_services import services
+from lookahead.cli_tls import choose_tls, tls
 from lookahead.client import DEFAULT_ADDRESS, Client
 from lookahead.demo import run_demo
 from lookahead.display import legend, print_runs, shows_colours, summary
@@ -33,7 +34,7 @@ from lookahead.trie_cli import trie
 
 app = typer.Typer(
     name="lookahead",
-    help="Serve a language model faster, with exactly the words it would have said anyway.",
+    callback=choose_tls,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -99,7 +100,7 @@ def generate(
         prediction=None if prediction is None else prediction.read_text(),
     )
     sample = Sample("prompt", _read_prompt(prompt, file))
-    with Client(address) as client:
+    with Client(address, tls=tls()) as client:
         if compare:
             _compare(client, sample, params, as_json=as_json)
         else:
@@ -123,7 +124,7 @@ def chat(
     params = _given(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, namespace=namespace
     )
-    with Client(address) as client:
+    with Client(address, tls=tls()) as client:
         model = client.model()
         if not raw and not model.has_chat_template:
             _fail(f"{model.model} has no chat template. `lookahead chat --raw` continues text.")
@@ -145,7 +146,7 @@ def check(
     """Prove that drafting changes no token, greedy and sampled; exit status 1 if it does."""
     samples = [read_sample(path) for path in files] if files else load_samples()
     findings: list[checks.Finding] = []
-    with Client(address) as client:
+    with Client(address, tls=tls()) as client:
         client.model()  # fail before the progress bar if nobody is there
         for sample in track(samples, "Checking", console=Console(stderr=True), transient=True):
             findings += checks.check_sample(

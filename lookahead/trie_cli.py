@@ -22,6 +22,7 @@ from rich.table import Table
 
 from lookahead import options
 from lookahead.cli_services import require_extras
+from lookahead.cli_tls import tls
 from lookahead.client import DEFAULT_ADDRESS, Client
 from lookahead.corpus import read_pieces
 from lookahead.drafter_client import DEFAULT_DRAFTER, DrafterClient, NamespaceInfo
@@ -102,7 +103,7 @@ def learn(
     drafter: Drafters = None,
 ) -> None:
     """Teach texts. JSONL lines are {"text": …} or {"token_ids": […]}."""
-    with Client(address) as client, DrafterClient(_one(drafter)) as target:
+    with Client(address, tls=tls()) as client, DrafterClient(_one(drafter), tls=tls()) as target:
         vocabulary = client.model().vocabulary_fingerprint
         try:
             with _progress() as progress:
@@ -125,7 +126,7 @@ def forget(
     fingerprint = vocabulary or _fingerprint(address)
     if not yes:
         typer.confirm(f"Forget all of {namespace}, everywhere?", abort=True)
-    with DrafterClient(_one(drafter)) as target:
+    with DrafterClient(_one(drafter), tls=tls()) as target:
         num_tokens = target.forget(fingerprint, namespace)
     typer.echo(f"forgot {namespace}: {num_tokens:,} tokens here")
 
@@ -167,7 +168,7 @@ def import_file(
         runs = read_runs(path, fingerprint)
     except ValueError as error:
         raise LookaheadError(f"{path}: {error}") from error
-    with DrafterClient(_one(drafter)) as target:
+    with DrafterClient(_one(drafter), tls=tls()) as target:
         num_tokens = target.learn(fingerprint, namespace, (run.tolist() for run in runs))
     typer.echo(f"learned {num_tokens:,} tokens into {namespace}")
 
@@ -175,7 +176,7 @@ def import_file(
 def _ask_all(drafters: list[str] | None, prefix: str) -> dict[str, list[NamespaceInfo]]:
     found = {}
     for address in drafters or [DEFAULT_DRAFTER]:
-        with DrafterClient(address) as client:
+        with DrafterClient(address, tls=tls()) as client:
             found[address] = client.namespaces(prefix)
     return found
 
@@ -186,7 +187,7 @@ def _one(drafters: list[str] | None) -> str:
 
 
 def _fingerprint(address: str) -> str:
-    with Client(address) as client:
+    with Client(address, tls=tls()) as client:
         return client.model().vocabulary_fingerprint
 
 

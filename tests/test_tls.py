@@ -23,6 +23,8 @@ from tests.redis_server import eventually
 from verifier.config import VerifierConfig
 from verifier.draft_client import DraftClient
 
+MAIN = "from lookahead.cli import main; main()"
+
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
@@ -142,6 +144,32 @@ async def test_both_clients_call_by_tls(address: str, files: TlsFiles) -> None:
             await client.model()  # this server has no such call, but it answered
     with Client(address, tls=files) as plain, pytest.raises(LookaheadError, match="not found"):
         await asyncio.to_thread(plain.model)
+
+
+async def test_the_command_line_calls_by_tls(address: str, files: TlsFiles) -> None:
+    async def stats(*options: str, **environ: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", MAIN, *options, "trie", "stats"]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            "--drafter",
+            address,
+            env=os.environ | environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        _, errors = await process.communicate()
+        return process.returncode or 0, errors.decode()
+
+    options = [f"--tls-{name}={getattr(files, name)}" for name in ("ca", "cert", "key")]
+    # The server does nothing but fail: whoever hears that has got in.
+    assert "the server's log has it" in (await stats(*options))[1]
+    environ = {f"LOOKAHEAD_TLS_{n.upper()}": getattr(files, n) for n in ("ca", "cert", "key")}
+    assert "the server's log has it" in (await stats(**environ))[1]
+    assert "the server's log has it" not in (await stats())[1]
+    status, errors = await stats(f"--tls-cert={files.cert}")
+    assert status == 2 and "need each other" in errors
+    status, errors = await stats("--tls-ca=/no/such/file")
+    assert status == 1 and "/no/such/file" in errors and "Traceback" not in errors
 
 
 def test_settings_that_do_not_fit_together_are_named() -> None:

@@ -19,6 +19,7 @@ from lookahead.bench.plot import require_matplotlib
 from lookahead.bench.prompts import Prompt, Workload, built_in, read_prompts
 from lookahead.bench.table import definitions, table
 from lookahead.bench.target import GrpcTarget, Sampling, Target
+from lookahead.cli_tls import tls
 from lookahead.client import DEFAULT_ADDRESS, Client
 
 bench = typer.Typer()
@@ -86,7 +87,7 @@ def bench_command(
         if url:
             target = _openai_target(url, sampling, api_key=api_key, model=model)
         else:
-            target = GrpcTarget(exits.enter_context(Client(address)), sampling)
+            target = GrpcTarget(exits.enter_context(Client(address, tls=tls())), sampling)
         plan = Plan(
             [prompt.as_chat() for prompt in prompts] if chat else prompts,
             concurrencies,
