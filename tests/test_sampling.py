@@ -85,6 +85,32 @@ def test_shortlist_and_full_sort_choose_the_same(
         assert choices() == usual
 
 
+@pytest.mark.parametrize("margin", [0.0, 1e-4, 0.03])
+@pytest.mark.parametrize("options", FILTERS)
+def test_longer_lists_choose_bit_for_bit_what_the_whole_vocabulary_does(
+    options: dict[str, float], margin: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verifier.sampling.SHORTLIST", 2)
+    # Rounded, so that tokens are tied at the lists' ends too.
+    logits = [(random_logits(s, vocabulary=3000) * 8).round() / 8 for s in range(40)]
+
+    def choices() -> list[int | None]:
+        params = [SamplingParams(temperature=1.5, seed=s, **options) for s in range(40)]  # type: ignore[arg-type]
+        found = zip(params, logits, strict=True)
+        return [Sampler(p, (3,)).choose(x, margin=margin) for p, x in found]
+
+    monkeypatch.setattr("verifier.sampling.LONGER_LISTS", ())
+    whole = choices()
+    for lists in ((3, 20), (50,), (50, 400, 2999), (3000,)):
+        monkeypatch.setattr("verifier.sampling.LONGER_LISTS", lists)
+        listed = choices()
+        if margin:  # a list that ends near the border may leave open what all would settle
+            pairs = zip(listed, whole, strict=True)
+            assert all(a == b for a, b in pairs if a is not None and b is not None)
+        else:
+            assert listed == whole
+
+
 @pytest.mark.parametrize("shortlist", [4, 16])
 @pytest.mark.parametrize("options", [{"top_k": 3}, {"top_p": 0.3}, {"min_p": 1.0}])
 def test_tokens_tied_at_the_border_all_survive(

@@ -21,8 +21,10 @@ from verifier.filters import Border, Floats, border, draw, is_between, is_certai
 from verifier.ranking import Best, rank, top_ids
 from verifier.token_counts import TokenCounts
 
-# Filters look at this many best tokens first; wider nuclei fall back to a full sort.
+# Filters look at this many best tokens first, then at more, then at all: sorting a large vocabulary
+# takes longer than a pass of a small model.
 SHORTLIST = 512
+LONGER_LISTS = (8192, 65536)
 BANNED = -100.0
 GREEDY_BELOW = 1e-5  # lower temperatures would overflow float32 logits
 
@@ -192,25 +194,38 @@ class Sampler:
         is_all = len(best) == len(scores)
         found = border(best, host[1, -1], self.params, is_all=is_all, noise=noise)
         if found is None:
-            return self._sorted_draw(scores, u, noise)
-        return _draw_within(host[0, :-1], best, found, u, noise)
+            return self._wide_draw(scores, float(host[1, -1]), u, noise)
+        order = np.argsort(host[0, :-1])
+        return _draw_within(host[0, order], best[order], found, u, noise)
 
-    def _sorted_draw(self, scores: Tensor, u: float, noise: float) -> int | None:
-        """The same where the shortlist does not reach the border: sort everything, seldom."""
-        host = scores.cpu().numpy().astype(np.float64)
-        best = np.sort(host)[::-1]
-        log_total = float(best[0] + np.log(np.exp(best - best[0]).sum()))
-        found = border(best, log_total, self.params, is_all=True, noise=noise)
-        assert found is not None, "all scores hold every border"
-        return _draw_within(np.arange(len(host)), host, found, u, noise)
+    def _wide_draw(self, scores: Tensor, log_total: float, u: float, noise: float) -> int | None:
+        """The same where the shortlist does not reach the border; seldom."""
+        host = scores.cpu().numpy()
+        for size in (*LONGER_LISTS, len(host)):
+            ids = _best_ids(host, size)
+            listed = host[ids].astype(np.float64)
+            best, is_all = np.sort(listed)[::-1], len(ids) == len(host)
+            found = border(best, log_total, self.params, is_all=is_all, noise=noise)
+            if found is not None:
+                return _draw_within(ids, listed, found, u, noise)
+        raise AssertionError("all scores hold every border")
+
+
+def _best_ids(scores: NDArray[Any], size: int) -> NDArray[Any]:
+    """Ids of the best scores, rising; more than `size` where the last ones are tied."""
+    if size >= len(scores):
+        return np.arange(len(scores))
+    place = len(scores) - size
+    return np.flatnonzero(scores >= np.partition(scores, place)[place])
 
 
 def _draw_within(
     ids: NDArray[Any], scores: Floats, found: Border, u: float, noise: float
 ) -> int | None:
-    """The draw among the tokens above the border; None where noise leaves it in doubt."""
-    order = np.argsort(ids, kind="stable")
-    ids, scores = ids[order], scores[order]
+    """The draw among the tokens above the border; None where noise leaves it in doubt.
+
+    `ids` rise.
+    """
     kept = np.flatnonzero(scores >= found.score)
     chosen = int(kept[draw(scores[kept], u)])
     if noise:
