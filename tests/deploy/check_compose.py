@@ -33,6 +33,7 @@ from tests.deploy.engine import (
     docker,
     running_engine,
 )
+from tests.manifests import BIN
 from tests.test_real_model import generate as judge
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
@@ -327,6 +328,12 @@ def test_all_of_it_speaks_tls(
         assert words.speculation.num_accepted_tokens >= 20  # drafters are reached, too
         with Client(f"localhost:{port}") as plain, pytest.raises(Unavailable):
             plain.model()
+        options = [f"--tls-{name}={getattr(tls, name)}" for name in ("ca", "cert", "key")]
+        asked = ["generate", f"--address=localhost:{port}", "--json", "-n", "40", DOCUMENT]
+        printed = subprocess.run(
+            [BIN / "lookahead", *options, *asked], check=True, stdout=subprocess.PIPE
+        )
+        assert json.loads(printed.stdout)["text"] == words.text
         body = {"model": model.name, "max_tokens": 40, "temperature": 0, "prompt": DOCUMENT}
         answer = post(secure, "/v1/completions", body)
         assert answer["choices"][0]["text"] == words.text
