@@ -70,9 +70,8 @@ class Trie:
 
     def reserve(self, num_tokens: int) -> None:
         """Make room for that many more tokens, so that a kernel may append them."""
-        head = int(self.arena[kernels.HEAD])
-        needed = head - int(self.arena[kernels.TAIL]) + num_tokens
-        capacity = len(self._ring())
+        head, capacity = self.arena.item(kernels.HEAD), self.arena.item(kernels.CAPACITY)
+        needed = head - self.arena.item(kernels.TAIL) + num_tokens
         grown = needed > capacity and capacity < self._max_capacity
         if grown or head + num_tokens > _MAX_POSITION:
             self._rebuild(self.live_tokens(), min(_power_of_two(needed), self._max_capacity))

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +67,32 @@ def test_the_interpreter_drafts_and_learns_bit_for_bit_like_the_compiled_kernels
         assert np.array_equal(ours.probabilities, theirs.probabilities)
         assert np.array_equal(ours.sources, theirs.sources)
     assert np.array_equal(compiled_model, plain_model)
+
+
+class FromZero(np.ndarray):
+    """An array that no index may count back from the end of: compiled kernels do not look."""
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        assert not isinstance(index, int | np.integer) or 0 <= index < self.size, index
+        return super().__getitem__(index)
+
+    def __setitem__(self, index, value):  # type: ignore[no-untyped-def]
+        assert not isinstance(index, int | np.integer) or 0 <= index < self.size, index
+        super().__setitem__(index, value)
+
+
+def test_no_kernel_counts_back_from_the_end_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    def watched(function: Callable[..., int]) -> Callable[..., int]:
+        def run(*arguments: Any) -> int:
+            views = (a.view(FromZero) if isinstance(a, np.ndarray) else a for a in arguments)
+            return function(*views)
+
+        return run
+
+    for kernel in SIGNATURES:
+        name = kernel.py_func.__name__
+        monkeypatch.setattr(module.calls, name, watched(interpreted(kernel)))
+    played()
 
 
 def test_every_kernel_is_compiled_for_the_one_kind_of_call_that_is_made() -> None:
