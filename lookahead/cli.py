@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments)
     except Unavailable as error:
-        _fail(f"{error}\nIs a server running there? `lookahead serve` starts one.")
+        # One that says when to come back is there.
+        hint = "Is a server running there? `lookahead serve` starts one."
+        _fail(str(error) if error.retry_after_s else f"{error}\n{hint}")
     except (LookaheadError, StackError, ModelUnavailable, OSError) as error:
         _fail(str(error))
 

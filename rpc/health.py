@@ -16,14 +16,22 @@ def is_serving(
     address: str, timeout_s: float = 0.5, *, service: str = "", tls: TlsFiles | None = None
 ) -> bool:
     """Whether the health service at `address` says SERVING; `service` empty: the whole server."""
+    status = health(address, timeout_s, service=service, tls=tls)
+    return bool(status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def health(
+    address: str, timeout_s: float = 0.5, *, service: str = "", tls: TlsFiles | None = None
+) -> int | None:
+    """What the health service at `address` says; None where there is none."""
     with open_channel(address, tls, OPTIONS) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service=service)
         try:
-            response = stub.Check(request, timeout=timeout_s)
+            status: int = stub.Check(request, timeout=timeout_s).status
         except grpc.RpcError:
-            return False
-    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+            return None
+    return status
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Every check of `lookahead doctor` says that all is well when it is, and what to do when not."""
 
+import asyncio
 import json
 import socket
 import time
@@ -19,6 +20,7 @@ from lookahead.doctor.installed import check_packages, check_python
 from lookahead.doctor.machine import check_folder, check_gpu, check_load, check_threads
 from lookahead.doctor.memory import check_redis
 from lookahead.doctor.model import check_model
+from rpc.server import RpcServer
 from tests.redis_server import Server, free_port, running
 from tests.saved_model import save_small_model
 from tests.test_topologies import Cluster
@@ -91,6 +93,14 @@ def test_a_port_is_free_or_ours_or_taken(name: str) -> None:
     assert is_well([check_address(name, address, "--port")])
     with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
         the([check_address(name, address, "--port")], PROBLEM, address, "another program")
+
+
+async def test_a_server_of_ours_is_known_while_it_starts() -> None:
+    server = RpcServer(["lookahead.v1.VerifierService"])
+    port = await server.start("127.0.0.1:0")
+    finding = await asyncio.to_thread(check_address, "verifier", f"127.0.0.1:{port}", "--port")
+    await server.stop()
+    assert finding.verdict is OK and "already" in finding.what
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from lookahead.stack import Stack, StackConfig, running
 from lookahead.top.command import look
 from lookahead.top.figures import FIGURES
 from lookahead.top.page import page
-from lookahead.top.scrape import Change, ScrapeError, parse
+from lookahead.top.scrape import Change, ScrapeError, parse, scrape
 from tests.redis_server import free_port, wait_until
 from tests.test_stack import model
 
@@ -161,6 +161,12 @@ def test_top_says_so_in_its_exit_status_when_nobody_answers() -> None:
     assert json.loads(done.output) == [
         {"address": address, "error": "no answer: Connection refused"}
     ]
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:many", "no where:1"])
+def test_top_says_what_is_wrong_with_an_address(address: str) -> None:
+    with pytest.raises(ScrapeError, match="no answer"):
+        scrape(address)
 
 
 def test_top_knows_its_own_processes(observed: Observed) -> None:

@@ -187,7 +187,8 @@ async def test_surprises_become_internal_and_are_logged_once(
             raised, _ = await failure_of(channel)
     assert raised.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in str(raised.details())
-    records = [r for r in caplog.records if r.levelno >= logging.ERROR]
+    # gRPC's own poller may complain of a busy machine.
+    records = [r for r in caplog.records if r.levelno >= logging.ERROR and r.name != "asyncio"]
     assert len(records) == 1 and records[0].exc_info is not None
     assert f"method=/{SERVICE}/Forget" in records[0].message
 

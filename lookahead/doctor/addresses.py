@@ -4,7 +4,7 @@ from lookahead.doctor.finding import Finding, ok, problem
 from lookahead.gateway.probe import is_ready
 from lookahead.stack import StackError, check_free
 from lookahead.top.scrape import ScrapeError, scrape
-from rpc.health import is_serving
+from rpc.health import health
 
 
 def check_address(name: str, address: str, option: str) -> Finding:
@@ -13,7 +13,7 @@ def check_address(name: str, address: str, option: str) -> Finding:
         check_free(address)
     except StackError:
         if _is_ours(name, address):
-            return ok(name, f"one serves on {address} already")
+            return ok(name, f"one is on {address} already")
         return problem(
             name, f"{address} is taken by another program", f"stop it, or choose another {option}"
         )
@@ -26,4 +26,4 @@ def _is_ours(name: str, address: str) -> bool:
             return scrape(address).service == name.removesuffix(" metrics")
         except ScrapeError:
             return False
-    return is_ready(address) if name == "gateway" else is_serving(address)
+    return is_ready(address) if name == "gateway" else health(address) is not None

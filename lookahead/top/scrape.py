@@ -1,5 +1,6 @@
 """Reads the metrics of a running process, and what changed between two readings."""
 
+import http.client
 import time
 import urllib.error
 import urllib.request
@@ -80,7 +81,7 @@ def scrape(address: str) -> Reading:
             text = answer.read().decode()
     except urllib.error.HTTPError as error:
         raise ScrapeError(f"answers /metrics with status {error.code}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise ScrapeError(f"no answer: {getattr(reason, 'strerror', None) or reason}") from error
     return parse(text)
