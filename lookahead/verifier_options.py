@@ -18,6 +18,9 @@ def _option(text: str) -> typer.models.OptionInfo:
 Device = Annotated[str | None, _option("auto, cpu or cuda.")]
 Dtype = Annotated[str | None, _option("auto, float32, bfloat16 or float16.")]
 Attention = Annotated[str | None, _option("auto, sdpa, batched or eager; see docs/models.md.")]
+Compile = Annotated[
+    bool | None, _option("Compile the layers for passes of few rows; see docs/models.md.")
+]
 Exactness = Annotated[str | None, _option("guarded, exact or fast; see docs/design.md.")]
 Threads = Annotated[int | None, _option("CPU threads of the model; 0 takes all cores.")]
 MaxSequences = Annotated[int | None, _option("Sequences that run at once.")]

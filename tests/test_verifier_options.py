@@ -16,6 +16,7 @@ GIVEN = {
     "device": "cpu",
     "dtype": "bfloat16",
     "attention": "eager",
+    "compile": "True",
     "exactness": "exact",
     "threads": "3",
     "max_sequences": "5",
@@ -54,7 +55,8 @@ def environment(command: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) 
 def test_options_become_the_verifiers_settings(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in GIVEN.items()]
+    options = [f"--{name.replace('_', '-')}={v}" for name, v in GIVEN.items() if v != "True"]
+    options.append("--compile")
     for name, value in environment(command, monkeypatch, *options).items():
         monkeypatch.setenv(name, value)
     read = VerifierConfig(model="small")

@@ -32,6 +32,7 @@ def bind(model: nn.Module, kv_cache: KVCache) -> None:
             module.__dict__["kv_cache"] = kv_cache
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: nn.Module,
     query: Tensor,  # [1, heads, rows, dim]
@@ -48,10 +49,12 @@ def packed_attention(
     assert attention_mask is not None, "packed attention needs its mask"
     cache = module.kv_cache
     assert isinstance(cache, KVCache)
+    attention_mask = cache.placement.mask(attention_mask)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     is_plain = softcap is None and s_aux is None
     together = cache.placement.together if is_plain else None
-    output = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
+    # Zeros, for the rows that only pad a pass.
+    output = query.new_zeros(query.shape[2], query.shape[1], value.shape[-1])
     if together is not None:
         mask = attention_mask[0, 0]
         output[together.rows] = _attend_together(query[0], key, value, mask, together, scaling)

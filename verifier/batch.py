@@ -5,7 +5,7 @@ The mask's columns are indices inside the row's own slot; sliding windows are cu
 because siblings of a tree share one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +113,20 @@ def make_batch(segments: list[Segment], window: int | None) -> Batch:
         mask=mask,
         window_mask=window_mask,
         logit_rows=np.concatenate([np.empty(0, np.int64), *logit_rows]),
+    )
+
+
+def pad_batch(batch: Batch, num_rows: int, index: int) -> Batch:
+    """Add rows up to `num_rows`, which write to a place of slot 0 that nobody reads."""
+    count = num_rows - len(batch.token_ids)
+    if not count:
+        return batch
+    return replace(
+        batch,
+        token_ids=np.pad(batch.token_ids, (0, count)),
+        positions=np.pad(batch.positions, (0, count)),
+        slots=np.pad(batch.slots, (0, count)),
+        indices=np.pad(batch.indices, (0, count), constant_values=index),
     )
 
 

@@ -20,6 +20,7 @@ class VerifierConfig(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attention: Literal["auto", "sdpa", "batched", "eager"] = "auto"
+    compile: bool = Field(False, description="Compile the layers for passes of few rows")
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes all cores")
     max_sequences: int = Field(8, ge=1, le=512, description="Sequences that run at once")
     kv_memory: str = Field("auto", description="KV cache: auto, or a size such as 8GiB")

@@ -52,6 +52,18 @@ class Placement:
     indices: Tensor  # [rows] index of each row inside its slot
     segments: tuple[tuple[int, int, int, int], ...]  # (slot, first row, end row, kv_len)
     together: Together | None = None
+    # Masks of all layers and of sliding-window layers, where the model is handed tickets for them
+    # (`ticket`), because shapes that change at every step do not go through compiled code.
+    masks: tuple[Tensor, ...] = ()
+
+    def mask(self, handed: Tensor) -> Tensor:
+        """The mask that the model was handed, or a ticket for."""
+        return self.masks[handed.shape[-1] - 1] if self.masks else handed
+
+
+def ticket(kind: int, device: torch.device) -> Tensor:
+    """What stands for the mask of a kind: 0 of all layers, 1 of sliding-window layers."""
+    return torch.ones(1, 1, 1, 1 + kind, dtype=torch.bool, device=device)
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -72,6 +84,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing is left to allocate."""
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:

@@ -164,7 +164,7 @@ def cache_path() -> Path:
 def _key(model: TargetModel) -> str:
     parts = (
         model.fingerprint,
-        model.form.name,
+        model.form.name + (" compiled" if model.is_compiled else ""),
         f"{model.device} x{model.num_processes}",
         platform.node(),
         str(torch.get_num_threads()),

@@ -24,9 +24,11 @@ from transformers import (
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from verifier import attention
-from verifier.batch import Batch, Segment, make_batch
-from verifier.kv_cache import Kernel, KVCache, LayerShape, Placement
+from verifier.batch import Batch, BoolArray, Segment, make_batch, pad_batch, prompt_segment
+from verifier.compiled import Compile, CompiledLayers, compile_buckets
+from verifier.kv_cache import Kernel, KVCache, LayerShape, Placement, ticket
 from verifier.plain_slots import PlainSlots
+from verifier.row_buckets import padded_rows
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class TargetModel:
         self._model = model
         self._kernel = _kernel(attention, self.device)
         self._masks = Masks(False, None)
+        self._compiled: CompiledLayers | None = None
         self._stock_attention = model.config._attn_implementation
 
     @property
@@ -101,7 +104,7 @@ class TargetModel:
         self.slots = KVCache(
             shapes,
             num_slots=num_slots,
-            capacity=capacity,
+            capacity=capacity + 1,  # the last place is for rows that only pad a pass
             dtype=self.dtype,
             device=self.device,
             is_packed=is_packed,
@@ -109,6 +112,21 @@ class TargetModel:
         )
         self._set_attention(attention.NAME if is_packed else self._stock_attention)
         attention.bind(self._model, self.slots)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether passes of few rows run compiled."""
+        return self._compiled is not None
+
+    def compile(self, compile: Compile = torch.compile) -> None:
+        """Compile the layers for passes of few rows, now; only for a model served PACKED."""
+        assert isinstance(self.slots, KVCache), "a model without slots is not compiled"
+        self._compiled = CompiledLayers(self._model.base_model, self.device, compile)
+        slot = self.slots.allocate()
+        compile_buckets(
+            lambda rows: self.forward([prompt_segment(slot, 0, (1,) * rows, is_last=True)])
+        )
+        self.slots.free(slot)
 
     @torch.inference_mode()
     def forward(self, segments: list[Segment]) -> Tensor:
@@ -127,15 +145,20 @@ class TargetModel:
 
     def _forward_slots(self, batch: Batch, slots: KVCache) -> Tensor:
         ranges = _row_ranges(batch.segments)
+        num_rows = None if self._compiled is None else padded_rows(len(batch.token_ids))
+        masks: tuple[Tensor, ...] = ()
+        if num_rows is not None:
+            masks = tuple(map(self._mask_tensor, _kinds(batch)))
+            batch = pad_batch(batch, num_rows, slots.capacity - 1)
         joins = self.form is Form.PACKED and slots.kernel is Kernel.BATCHED
         together = attention.make_together(ranges, self.device) if joins else None
         slots.placement = Placement(
-            self._tensor(batch.slots), self._tensor(batch.indices), ranges, together
+            self._tensor(batch.slots), self._tensor(batch.indices), ranges, together, masks
         )
         inputs = {
             "input_ids": self._tensor(batch.token_ids)[None],
             "position_ids": self._tensor(batch.positions)[None],
-            "attention_mask": self._attention_masks(batch),
+            "attention_mask": self._handed_masks(batch, compiled=num_rows is not None),
             "past_key_values": slots.cache,
             "use_cache": True,
         }
@@ -147,14 +170,16 @@ class TargetModel:
         # A model without logits_to_keep returns every row.
         return (logits if logits.shape[0] == len(rows) else logits[rows]).float()
 
-    def _attention_masks(self, batch: Batch) -> Tensor | dict[str, Tensor]:
-        full = self._mask_tensor(batch.mask)
-        if batch.window_mask is None:
-            return {"full_attention": full} if self._masks.by_layer_type else full
-        window = self._mask_tensor(batch.window_mask)
-        if self._masks.by_layer_type:
-            return {"full_attention": full, "sliding_attention": window}
-        return window
+    def _handed_masks(self, batch: Batch, *, compiled: bool) -> Tensor | dict[str, Tensor]:
+        """The masks as the model's forward takes them; tickets for them where it is compiled."""
+        kinds = _kinds(batch)
+        if compiled:
+            handed = [ticket(kind, self.device) for kind in range(len(kinds))]
+        else:
+            handed = list(map(self._mask_tensor, kinds))
+        if not self._masks.by_layer_type:
+            return handed[-1]  # a model whose layers all have windows takes theirs
+        return dict(zip(("full_attention", "sliding_attention"), handed, strict=False))
 
     def _mask_tensor(self, mask: Any) -> Tensor:
         """[1, 1, rows, kv_len]: bool for our attention, additive where the model has its own,
@@ -202,6 +227,11 @@ class TargetModel:
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def _kinds(batch: Batch) -> list[BoolArray]:
+    """The mask of all layers, and that of sliding-window layers if there are any."""
+    return [batch.mask] if batch.window_mask is None else [batch.mask, batch.window_mask]
 
 
 def _row_ranges(segments: tuple[Segment, ...]) -> tuple[tuple[int, int, int, int], ...]:

@@ -1,5 +1,6 @@
 """From a model's name to a running engine: weights, form, packed products, step-time curve."""
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from verifier.draft_client import DraftClient
 from verifier.engine import Engine
 from verifier.linear import pack_linears
 from verifier.measurements import cache_path, load_or_measure
-from verifier.model import TargetModel, load_weights, model_config
-from verifier.parallel import Group, LeadingModel, follow
+from verifier.model import Form, TargetModel, load_weights, model_config
+from verifier.parallel import Group, LeadingModel, ParallelError, follow
 from verifier.probe import choose_form
 from verifier.tokenizer import Tokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(config: VerifierConfig) -> TargetModel:
@@ -54,7 +57,8 @@ def follow_leader(config: VerifierConfig, group: Group) -> None:
 
 def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> TargetModel:
     model = _wrap(hf, config, TargetModel if group.size == 1 else LeadingModel)
-    pack_linears(hf)  # first, so that the form is probed with the products that will be used
+    if not config.compile:  # whose compiler lays weights out itself, and knows no packed ones
+        pack_linears(hf)  # first, so that the form is probed with the products that will be used
     choose_form(
         model,
         hf,
@@ -62,7 +66,18 @@ def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> Targe
         draft_rows=1 + config.max_nodes,
         kv_memory=config.kv_memory,
     )
+    if config.compile:
+        _compile(model)
     return model
+
+
+def _compile(model: TargetModel) -> None:
+    if model.num_processes > 1:
+        raise ParallelError("compile is for one process: unset it, or start one process")
+    if model.form is Form.PACKED:
+        model.compile()
+    else:
+        logger.warning("not_compiled form=%s: only packed passes are", model.form.name)
 
 
 def model_name(path: str) -> str:
