@@ -1,7 +1,7 @@
 """The shared memory measured over real processes and a private server: `python -m bench.memory`.
 
-Latency from one drafter's close to another's trie, what a crash costs, and the rates, sizes and
-start times at ten million tokens.
+Latency from one drafter's close to another's trie, what a crash and faults of Redis cost, and the
+rates, sizes and start times at ten million tokens.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from redis import Redis
 
 from bench.corpus import documents
 from bench.memory_drafts import Drafting, drafting
+from bench.memory_faults import FaultCosts, fault_costs
 from bench.memory_plot import plot
 from bench.memory_process import SPACE, MemoryProcess
 from drafter.local_redis import LocalRedis
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is asked for and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=10_000_000, help="size of the scale figure")
-    parser.add_argument("--only", choices=["latency", "agreement", "crash", "drafts", "scale"])
+    sections = ["latency", "agreement", "crash", "drafts", "faults", "scale"]
+    parser.add_argument("--only", choices=sections)
     parser.add_argument("--plot", type=Path, help="draw the scale figure at several sizes here")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
@@ -101,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "agreement": agreement,
         "crash": crash,
         "drafts": drafts,
+        "faults": faults,
         "scale": lambda: scale(options.tokens),
     }
     found = {
@@ -216,6 +219,12 @@ def drafts() -> Drafting:
     """Time a drafter's replies while its memory learns in bulk and writes snapshots."""
     with server() as redis:
         return drafting(redis)
+
+
+def faults() -> FaultCosts:
+    """Compare generation while Redis is in trouble with generation in calm."""
+    with server() as redis:
+        return fault_costs(redis)
 
 
 def scale(num_tokens: int) -> Scale:

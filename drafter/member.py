@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from drafter.forgotten import ForgottenLives
 from drafter.log import RedisLog
 from drafter.memory_status import SpaceStatus
 from drafter.outbox import Outbox
@@ -35,6 +36,7 @@ class Member:
         store: Store,
         log: RedisLog,
         outbox: Outbox,
+        lives: ForgottenLives,
         *,
         limits: ReplicaLimits,
         times: MemberTimes,
@@ -51,11 +53,13 @@ class Member:
             breathe=_breathe,
             waiting=lambda: outbox.waiting(space),
             forgotten=lambda: outbox.discard(space),
+            lives=lives,
         )
         self._pending = asyncio.Event()
         self._blocked_at: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._snapshot: asyncio.Task[None] | None = None
+        self._other_limit: int | None = None
 
     def start(self) -> None:
         """Begin to follow and to send."""
@@ -85,6 +89,7 @@ class Member:
             lag_entries=replica.lag.entries,
             lag_s=replica.lag.seconds(self._loop.time()),
             snapshot_age_s=replica.snapshot_age_s(),
+            other_limit=replica.other_limit(),
         )
 
     async def _follow(self) -> None:
@@ -106,6 +111,7 @@ class Member:
         """Apply what is new, then wait for more."""
         began = self._loop.time()
         await self.replica.poll()
+        self._warn_of_other_limit()
         self._start_snapshot_if_due()
         if not self.replica.synced:
             await asyncio.sleep(self._times.backoff_s)
@@ -135,6 +141,16 @@ class Member:
                 self._note_blocked()
                 _logger.debug("append failed space=%s: %s", self._space, error)
                 await asyncio.sleep(self._backoff_s(failures))
+
+    def _warn_of_other_limit(self) -> None:
+        limit, self._other_limit = self._other_limit, self.replica.other_limit()
+        if self._other_limit not in (None, limit):
+            _logger.warning(
+                "max_namespace_bytes differs between drafters: full tries will not agree, "
+                "and snapshots hold what the smaller one keeps space=%s other=%d",
+                self._space,
+                self._other_limit,
+            )
 
     def _note_blocked(self) -> None:
         if self._blocked_at is None:

@@ -11,10 +11,10 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from drafter.forgotten import ForgottenLives, forget_in_log
 from drafter.local_memory import LocalMemory
-from drafter.log import RedisLog
-from drafter.log_connection import describe
 from drafter.member import Member, MemberTimes, end, going_on
 from drafter.memory_status import MemoryStatus, SpaceStatus
 from drafter.outbox import Outbox
@@ -22,6 +22,9 @@ from drafter.replica import ReplicaLimits
 from drafter.snapshot import Position, digest
 from drafter.store import Store, TokenTrie
 from drafter.token_run import TokenRun, as_run
+
+if TYPE_CHECKING:
+    from drafter.log import RedisLog
 
 _logger = logging.getLogger(__name__)
 _SPACE = re.compile(r"[A-Za-z0-9._:-]{1,128}/[A-Za-z0-9._-]{1,128}")
@@ -53,7 +56,7 @@ class SharedMemory:
         limits: MemoryLimits | None = None,
     ) -> None:
         self._store, self._limits = store, limits or MemoryLimits()
-        self._log = RedisLog(redis_url, ttl_s=self._limits.ttl_s) if redis_url else None
+        self._log = _open_log(redis_url, self._limits.ttl_s) if redis_url else None
         self._url = redis_url
         self._outbox = Outbox(
             producer or uuid.uuid4().bytes,
@@ -64,6 +67,8 @@ class SharedMemory:
         self._members: dict[str, Member] = {}
         self._local: dict[str, LocalMemory] = {}
         self._used_at: dict[str, float] = {}
+        self._lives = ForgottenLives()
+        self._birth = ""
         self._unloaded = 0
         self._connected = False
         self._last_error = ""
@@ -74,7 +79,7 @@ class SharedMemory:
 
     async def start(self) -> None:
         """Return at once; connects in the background, however long that takes."""
-        where = describe(self._url) if self._url else "none, memory dies with the process"
+        where = _describe(self._url) if self._url else "none, memory dies with the process"
         _logger.info("shared memory log=%s", where)
         self._monitor = asyncio.create_task(self._watch(), name="memory monitor")
 
@@ -123,7 +128,7 @@ class SharedMemory:
     async def forget(self, space: str) -> int:
         """Forget a space here and everywhere; return how many tokens were held here.
 
-        ConnectionError when Redis could not be told: then it is forgotten here only for now.
+        ConnectionError when Redis could not be told: then it may be forgotten here only for now.
         """
         trie = self._trie(space)
         num_tokens = trie.num_tokens if trie else 0
@@ -134,7 +139,7 @@ class SharedMemory:
             self._store.forget(space)
             self._local[space].forget()
         if self._log is not None:
-            await self._log.forget(_checked(space))
+            await forget_in_log(self._log, _checked(space), self._lives)
         return num_tokens
 
     def spaces(self) -> list[str]:
@@ -211,6 +216,7 @@ class SharedMemory:
             self._store,
             self._log,
             self._outbox,
+            self._lives,
             limits=self._limits.replica,
             times=self._limits.times,
         )
@@ -238,9 +244,9 @@ class SharedMemory:
                 _logger.exception("watching the memory failed")
             await asyncio.sleep(_MONITOR_S)
 
-    async def _greet(self, log: RedisLog) -> None:
+    async def _greet(self, log: "RedisLog") -> None:
         try:
-            await log.birth()
+            self._meet(await log.birth())
             if not self._connected:
                 _logger.info("shared memory connected")
             self._connected, self._last_error = True, ""
@@ -248,6 +254,13 @@ class SharedMemory:
             if self._connected or not self._last_error:
                 _logger.warning("shared memory unreachable: %s", error)
             self._connected, self._last_error = False, str(error)
+
+    def _meet(self, birth: str) -> None:
+        """In a Redis that lost everything, look after the spaces that were forgotten."""
+        if self._birth and birth != self._birth:
+            for space in self._lives.spaces():
+                self._use(space)
+        self._birth = birth
 
     async def _shrink(self) -> None:
         """Unload the spaces that nobody used for longest, until the rest fits."""
@@ -271,3 +284,16 @@ def _checked(space: str) -> str:
     if not _SPACE.fullmatch(space):
         raise ValueError(f"space: {space!r} is not VOCABULARY/NAMESPACE")
     return space
+
+
+def _open_log(url: str, ttl_s: int | None) -> "RedisLog":
+    """Import the client only where there is a log: it takes a quarter of the time to start."""
+    from drafter.log import RedisLog
+
+    return RedisLog(url, ttl_s=ttl_s)
+
+
+def _describe(url: str) -> str:
+    from drafter.log_connection import describe
+
+    return describe(url)

@@ -16,6 +16,7 @@ class SpaceStatus:
     lag_entries: int = 0  # known to stand in the log, not applied yet
     lag_s: float = 0.0  # for how long this replica is behind, or may be
     snapshot_age_s: float | None = None  # how far the newest lies behind, in the log's time
+    other_limit: int | None = None  # bytes per trie at the newest's writer, if not as here
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class MemoryStatus:
     @property
     def lag_entries(self) -> int:
         return sum(space.lag_entries for space in self.spaces)
+
+    @property
+    def num_other_limits(self) -> int:
+        """Spaces that a replica with another limit holds, too: they evict at other tokens."""
+        return sum(space.other_limit is not None for space in self.spaces)
 
     @property
     def lag_s(self) -> float:

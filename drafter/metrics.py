@@ -85,6 +85,11 @@ def _log(status: MemoryStatus) -> Iterator[Metric]:
     yield labelled_counter(
         "resync", "Replicas that began again from a snapshot, by why.", "reason", status.resyncs
     )
+    yield gauge(
+        "limit_mismatches",
+        "Namespaces whose newest snapshot is by a drafter with another max_namespace_bytes.",
+        status.num_other_limits,
+    )
     yield counter("snapshots", "Snapshots written.", status.snapshots)
     if status.snapshot_age_s is not None:
         yield gauge(

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from drafter.ahead import Ahead
+from drafter.forgotten import ForgottenLives, life_in
 from drafter.history import START, History
 from drafter.lag import Lag
 from drafter.shared_log import Lease, Log, Page
-from drafter.snapshot import ZERO, Position
+from drafter.snapshot import ZERO, Position, parse_pointer
 from drafter.store import Store, TokenTrie
 from drafter.token_run import TokenRun
-from drafter.transfer import SnapshotTransfer, parse_pointer
+from drafter.transfer import SnapshotTransfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Replica:
         breathe: Callable[[], Awaitable[None]],
         waiting: Callable[[], list[TokenRun]],  # own runs that are not in the log yet
         forgotten: Callable[[], None],  # called when somebody else emptied the space
+        lives: ForgottenLives,
     ) -> None:
         self.space = space
         self.history = History(store.build(None))
@@ -53,7 +55,7 @@ class Replica:
         self.rolled_back_at: float | None = None
         self._store, self._log, self._limits = store, log, limits
         self._now, self._offload, self._breathe = now, offload, breathe
-        self._waiting, self._forgotten = waiting, forgotten
+        self._waiting, self._forgotten, self._lives = waiting, forgotten, lives
         self._ahead = Ahead(space, store, offload=offload, waiting=waiting)
         self._transfer = SnapshotTransfer(
             space, store, log, offload=offload, max_len=limits.max_snapshot_bytes
@@ -82,6 +84,8 @@ class Replica:
         page = await self._log.read(self.space, self.history.cursor)
         if era != self._era:
             return 0
+        if await self._forget_again(page):
+            return 0
         reason = self._examine(page)
         if reason is not None:
             self.resyncs[reason] += self.synced or not self.resyncs
@@ -108,6 +112,8 @@ class Replica:
 
     def forget(self) -> None:
         """Forget everything here, as the owner of the space wishes."""
+        self._lives.saw(self.space, self.history.life)
+        self._lives.end(self.space)
         self._store.forget(self.space)
         self._clear()
 
@@ -117,6 +123,12 @@ class Replica:
         if pointer is None or not pointer.generations:
             return None
         return max(0.0, (self.history.cursor[0] - pointer.newest.covered[0]) / 1000)
+
+    def other_limit(self) -> int | None:
+        """Return the bytes that tries may take at the newest snapshot's writer, if not as here."""
+        pointer = parse_pointer(self._pointer)
+        known = pointer is not None and pointer.max_bytes not in (0, self._store.max_bytes)
+        return pointer.max_bytes if pointer and known else None
 
     def snapshot_due(self) -> bool:
         """Tell whether enough was applied, or somebody asked."""
@@ -202,17 +214,28 @@ class Replica:
         birth, era = await self._log.birth(), self._era
         lost = self._birth is not None and birth != self._birth
         if lost and self.trie.num_tokens:
-            await self._reseed(None)
+            if await self._reseed(None):
+                # Whoever empties the space from now on means it.
+                self._birth = birth
             return
-        oldest = (await self._log.read(self.space, ZERO)).entries[:1]
-        if era != self._era:
+        page = await self._log.read(self.space, ZERO)
+        if era != self._era or await self._forget_again(page, from_start=True):
             return
-        cursor = self.history.cursor
+        cursor, oldest = self.history.cursor, page.entries[:1]
         if cursor > ZERO and (not oldest or oldest[0][0] > cursor):
+            self.forget()
             self._forgotten()
-            self._store.forget(self.space)
         self._clear()
         await self._synced(None)
+
+    async def _forget_again(self, page: Page, *, from_start: bool = False) -> bool:
+        """Delete what came back after it was forgotten; tell whether that was so."""
+        from_start = from_start or self.history.cursor == ZERO
+        if life_in(page, from_start=from_start) not in self._lives:
+            return False
+        self.resyncs["forgotten"] += 1
+        await self._log.forget(self.space)
+        return True
 
     async def _strand(self, page: Page) -> None:
         """No generation can be loaded: ask for a new one, then found a history on what is left."""
@@ -221,18 +244,20 @@ class Replica:
             self._stranded_at = self._now()
         if self._now() - self._stranded_at >= self._limits.patience_s:
             self._clear()
+            pointer = parse_pointer(page.pointer)
+            self.history.life = pointer.life if pointer else ""
             await self._reseed(page.pointer)
 
-    async def _reseed(self, expected: bytes | None) -> None:
+    async def _reseed(self, expected: bytes | None) -> bool:
         """Make this replica's state the base that all others start from."""
         lease = await self._log.acquire(self.space)
         if lease is None:
-            return
+            return False
         self.roll_back()
         # The whole log that is left comes on top; what it shares with the base counts as seen.
         position = self.history.position()
         position = replace(position, base=uuid.uuid4().hex, cursor=ZERO, check=0)
-        await self._upload(lease, position, expected)
+        return await self._upload(lease, position, expected)
 
     async def _synced(self, pointer: bytes | None) -> None:
         self._birth = await self._log.birth()
@@ -253,6 +278,7 @@ class Replica:
         self.synced = False
 
     def _stand_at(self, position: Position, trie: TokenTrie) -> None:
+        self._lives.saw(self.space, self.history.life)
         self.history.stand_at(position, trie)
         self.lag.restart()
         self._ahead.trie = None

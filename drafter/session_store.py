@@ -13,6 +13,10 @@ class SessionStore:
         self._sessions = sessions
         self._max_namespace_bytes = max_namespace_bytes
 
+    @property
+    def max_bytes(self) -> int:
+        return self._max_namespace_bytes
+
     def build(self, arrays: Arrays | None) -> Trie:
         trie = Trie(max_bytes=self._max_namespace_bytes)
         if arrays is not None:

@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Position:
     check: int  # CRC-32 of the entry at the cursor; 0 at ZERO
     producers: tuple[tuple[str, int, int], ...]  # hex id, boot epoch, last sequence; oldest first
     num_tokens: int  # ever applied in this history
+    life: str = ""  # named for the first entry of all; empty while nothing was learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Pointer:
 
     base: str
     generations: tuple[Generation, ...]
+    life: str = ""
+    max_bytes: int = 0  # that a trie of the newest one's writer may take
 
     @property
     def newest(self) -> Generation:
@@ -83,7 +87,17 @@ def load_pointer(data: bytes) -> Pointer:
         raise SnapshotError(f"pointer: {error}") from error
     if not 1 <= len(found) <= 2:
         raise SnapshotError(f"pointer: {len(found)} generations")
-    return Pointer(str(fields["base"]), found)
+    life, max_bytes = str(fields.get("life", "")), int(fields.get("max_bytes", 0))
+    return Pointer(str(fields["base"]), found, life, max_bytes)
+
+
+@lru_cache(maxsize=1024)
+def parse_pointer(data: bytes | None) -> Pointer | None:
+    """Read a pointer; an unreadable one is a pointer to nothing on a base that nobody has."""
+    try:
+        return load_pointer(data) if data is not None else None
+    except SnapshotError:
+        return Pointer("unreadable", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +225,7 @@ def _header(fields: dict[str, Any]) -> Header:
                 (bytes.fromhex(p).hex(), int(b), int(s)) for p, b, s in position["producers"]
             ),
             num_tokens=int(position["num_tokens"]),
+            life=str(position.get("life", "")),
         ),
         epoch=int(fields["epoch"]),
         arrays=table,

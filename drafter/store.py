@@ -25,6 +25,10 @@ class TokenTrie(Protocol):
 class Store(Protocol):
     """Where drafts find the trie of a space."""
 
+    @property
+    def max_bytes(self) -> int:
+        """Bytes that one trie may take; replicas with another limit evict at another token."""
+
     def build(self, arrays: Arrays | None) -> TokenTrie:
         """Make a trie from an export, or an empty one; ValueError if refused. Any thread."""
 

@@ -16,8 +16,8 @@ from drafter.snapshot import (
     chunks,
     dump_header,
     load_header,
-    load_pointer,
     make_header,
+    parse_pointer,
 )
 from drafter.store import Store, TokenTrie
 
@@ -66,7 +66,7 @@ class SnapshotTransfer:
         known = {generation.key for generation in old.generations} if old else set()
         publication = Publication(
             expected=expected,
-            pointer=Pointer(position.base, (newest, *kept)),
+            pointer=Pointer(position.base, (newest, *kept), position.life, self._store.max_bytes),
             check=position.check,
             num_parts=num_parts,
             trim_to=kept[0].covered if kept else ZERO,
@@ -108,11 +108,3 @@ class SnapshotTransfer:
         if old.base != position.base:
             return []
         return [g for g in old.generations if g.key not in self._broken][:1]
-
-
-def parse_pointer(data: bytes | None) -> Pointer | None:
-    """Read a pointer; an unreadable one is a pointer to nothing on a base that nobody has."""
-    try:
-        return load_pointer(data) if data is not None else None
-    except SnapshotError:
-        return Pointer("unreadable", ())

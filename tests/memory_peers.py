@@ -25,9 +25,11 @@ FAST = MemoryLimits(
 class Peer:
     """One drafter's sessions and memory."""
 
-    def __init__(self, url: str | None, limits: MemoryLimits = FAST) -> None:
-        self.sessions = DraftSessions(max_namespace_bytes=MAX_BYTES)
-        store = SessionStore(self.sessions, max_namespace_bytes=MAX_BYTES)
+    def __init__(
+        self, url: str | None, limits: MemoryLimits = FAST, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self.sessions = DraftSessions(max_namespace_bytes=max_bytes)
+        store = SessionStore(self.sessions, max_namespace_bytes=max_bytes)
         self.memory = SharedMemory(store, redis_url=url, limits=limits)
 
     def replica(self, space: str = SPACE) -> Replica:

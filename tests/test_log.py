@@ -161,6 +161,37 @@ async def test_forget_leaves_nothing_behind(server: Server) -> None:
         await eventually(lambda: two.knows(some_run(500)) and agree([one, two], 1))
 
 
+async def test_replica_that_missed_a_forget_does_not_bring_it_back_into_an_empty_redis(
+    server: Server,
+) -> None:
+    async with peers(server.url, 2) as (one, two):
+        learn(one, 0, 20)
+        await eventually(lambda: agree([one, two], 20))
+        member = one.memory._members[SPACE]
+        await member.stop()
+        await two.memory.forget(SPACE)
+        server.client().flushall()
+        assert one.knows(some_run(0))
+        member.start()
+        await eventually(lambda: not one.knows(some_run(0)))
+        learn(two, 500, 1)
+        await eventually(lambda: one.knows(some_run(500)) and agree([one, two], 1))
+
+
+async def test_forget_that_redis_did_not_hear_is_made_up_for(tmp_path: Path) -> None:
+    server = Server(tmp_path / "redis", "--appendonly", "yes")
+    with running(server):
+        async with peers(server.url, 2) as (one, two):
+            learn(one, 0, 20)
+            await eventually(lambda: agree([one, two], 20))
+            server.kill()
+            with pytest.raises(ConnectionError):
+                await one.memory.forget(SPACE)
+            server.start()
+            await eventually(lambda: not two.knows(some_run(0)))
+            assert not [key for key in server.client().keys("*") if SPACE.encode() in key]
+
+
 async def test_forget_without_redis_is_reported_and_holds_here(tmp_path: Path) -> None:
     gone = Server(tmp_path / "gone")
     async with peers(gone.url, 1) as (one,):
@@ -424,3 +455,27 @@ async def test_local_server_keeps_its_data_and_is_shared(tmp_path: Path) -> None
             await eventually(lambda: two.digest() == digest)
     finally:
         first.stop()
+
+
+async def test_drafters_with_different_limits_say_so_and_go_on(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    large, small = Peer(server.url), Peer(server.url, NO_SNAPSHOTS, max_bytes=1 << 20)
+    try:
+        for peer in (large, small):
+            await peer.memory.start()
+            await peer.memory.load(SPACE)
+        learn(large, 0, 600)
+        await eventually(lambda: small.memory.status().num_other_limits == 1)
+        await eventually(lambda: small.knows(some_run(599)) and large.knows(some_run(0)))
+        # The same place in the log, but only one trie still has the oldest runs.
+        await eventually(lambda: large.position() == small.position())
+        assert large.digest() != small.digest()
+        assert not small.knows(some_run(0))
+        assert large.memory.status().num_other_limits == 0
+        assert caplog.text.count("max_namespace_bytes differs") == 1
+        small.memory.append(SPACE, some_run(700))
+        await eventually(lambda: large.knows(some_run(700)))
+    finally:
+        for peer in (large, small):
+            await peer.memory.stop()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from drafter.forgotten import ForgottenLives, forget_in_log
 from drafter.outbox import Outbox
 from drafter.replica import Replica, ReplicaLimits
 from drafter.snapshot import Arrays
@@ -56,6 +57,10 @@ class RingStore:
         self.capacity = capacity
         self.ring = Ring(capacity)
 
+    @property
+    def max_bytes(self) -> int:
+        return self.capacity
+
     def build(self, arrays: Arrays | None) -> Ring:
         ring = Ring(self.capacity)
         if arrays is not None:
@@ -80,6 +85,7 @@ class Peer:
     store: RingStore
     outbox: Outbox
     replica: Replica
+    lives: ForgottenLives
 
 
 @dataclass
@@ -132,7 +138,7 @@ class Simulation:
         self.boots += 1
         producer = self.boots.to_bytes(16, "big")
         outbox = Outbox(producer, 1, max_runs=1000, max_bytes=1 << 20)
-        store = RingStore(self.capacity)
+        store, lives = RingStore(self.capacity), ForgottenLives()
         replica = Replica(
             SPACE,
             store,
@@ -143,8 +149,9 @@ class Simulation:
             breathe=breathe,
             waiting=lambda: outbox.waiting(SPACE),
             forgotten=lambda: outbox.discard(SPACE),
+            lives=lives,
         )
-        peer = self.peers[name] = Peer(store, outbox, replica)
+        peer = self.peers[name] = Peer(store, outbox, replica, lives)
         self.world.spawn(f"{name} tail", self.tail(peer))
         self.world.spawn(f"{name} send", self.send(peer))
         self.world.spawn(f"{name} snapshot", self.snapshot(peer))
@@ -211,24 +218,32 @@ class Simulation:
         self.boot(self.rng.choice(list(self.peers)))
 
     def forget(self) -> None:
-        name = self.rng.choice(list(self.peers))
+        self.forget_at(self.rng.choice(list(self.peers)))
+
+    def forget_at(self, name: str) -> None:
         peer = self.peers[name]
 
         async def do() -> None:
             known = set(self.history.acknowledged)
             peer.outbox.discard(SPACE)
             peer.replica.forget()
-            while await self.patiently(self.forget_in_log) is None:
+            while await self.patiently(lambda: self.forget_in_log(peer)) is None:
                 await Turn()
             peer.replica.forget()
             # A copy of an entry that is still on its way when the space is forgotten may come back.
             self.world.drop_late()
-            self.history.forgotten |= known
+            self.history.forgotten |= known - self.unheard_of(peer)
 
         self.world.spawn(f"{name} forget", do())
 
-    async def forget_in_log(self) -> bool:
-        await self.log.forget(SPACE)
+    def unheard_of(self, peer: Peer) -> set[int]:
+        """Runs in beginnings of the space that a failover lost before this peer saw them."""
+        others = [other.replica for other in self.peers.values()]
+        lost = [r.trie for r in others if r.history.life and r.history.life not in peer.lives]
+        return {token for ring in lost if isinstance(ring, Ring) for token in ring.tokens}
+
+    async def forget_in_log(self, peer: Peer) -> bool:
+        await forget_in_log(self.log, SPACE, peer.lives)
         return True
 
     def run(self) -> None:
@@ -239,6 +254,10 @@ class Simulation:
                     do()
             for _ in range(self.rng.randint(1, 9)):
                 self.world.step()
+        self.recover()
+
+    def recover(self) -> None:
+        """Let there be peace until all agree."""
         self.world.heal()
         self.boot("fresh")
         for _ in range(400):
@@ -274,6 +293,8 @@ class Simulation:
             missing = set(self.history.acknowledged) - set(tokens) - self.history.forgotten
             if missing and not self.history.faults["forget"]:
                 return f"acknowledged runs {missing} were lost"
+        # Who forgot must live on where Redis may forget that too.
+        harmful -= set() if self.history.faults["crash"] else {"fail over", "empty"}
         if not harmful and self.history.forgotten & set(tokens):
             return "forgotten runs came back"
         return None
@@ -291,6 +312,42 @@ def test_replicas_converge_in_every_simulated_history(part: int) -> None:
     for seed in range(part, NUM_SEEDS, NUM_PARTS):
         broken = replay(seed)
         assert broken is None, f"seed {seed}: {broken}"
+
+
+def lose_after_forgetting(seed: int, lose: Callable[[Simulation], None]) -> Simulation:
+    """All know some runs; one misses that they are forgotten; then Redis loses that, too."""
+    simulation = Simulation(seed)
+    world = simulation.world
+    world.faults = 0.0
+    while len(simulation.history.acknowledged) < 20:
+        if simulation.rng.random() < 0.1:
+            simulation.learn()
+        world.step()
+    while not simulation.settled():
+        world.step()
+    world.pause("peer-0 tail", 1e9)
+    world.pause("peer-0 snapshot", 1e9)
+    simulation.forget_at("peer-1")
+    while not simulation.history.forgotten:
+        world.step()
+    lose(simulation)
+    simulation.recover()
+    return simulation
+
+
+@pytest.mark.parametrize("lost", ["everything", "the last writes"])
+def test_what_was_forgotten_stays_so_when_redis_loses_that_it_was(lost: str) -> None:
+    def lose(simulation: Simulation) -> None:
+        if lost == "everything":
+            simulation.world.restart_empty()
+        else:
+            simulation.world.fail_over(simulation.rng.randint(1, 6))
+
+    for seed in range(150):
+        simulation = lose_after_forgetting(seed, lose)
+        assert simulation.verdict() is None, f"seed {seed}: {simulation.verdict()}"
+        tokens = simulation.peers["peer-0"].store.ring.tokens
+        assert not simulation.history.forgotten & set(tokens), f"seed {seed}"
 
 
 def test_same_seed_gives_the_same_history() -> None:
