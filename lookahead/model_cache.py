@@ -25,12 +25,13 @@ NUM_STAGES = 4
 
 
 class ModelUnavailable(RuntimeError):
-    """The demo model cannot be made on this machine; says why."""
+    """There is no such model here, or the demo model cannot be made; says why."""
 
 
 def resolve_model(model: str, console: Console, environ: Mapping[str, str] = os.environ) -> str:
     """Return what to load for `model`; converts the demo model where that was never done."""
     if model != DEMO:
+        _check_path(model)
         return model
     directory = cache_directory(environ) / "models"
     target = directory / DEMO_NAME
@@ -39,6 +40,15 @@ def resolve_model(model: str, console: Console, environ: Mapping[str, str] = os.
             if not is_complete(target):  # another process may have made it while we waited
                 _make(target, console)
     return str(target)
+
+
+def _check_path(model: str) -> None:
+    """Refuse at once what a hub would be asked for in vain, half a minute later."""
+    path = Path(model)
+    if path.is_dir() and not (path / "config.json").exists():
+        raise ModelUnavailable(f"--model: {model} has no config.json")
+    if not path.exists() and model.startswith((".", "/", "~")):
+        raise ModelUnavailable(f"--model: {model} does not exist")
 
 
 def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:

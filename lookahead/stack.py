@@ -76,9 +76,7 @@ class Stack:
 
     def start(self, report: Report = lambda name, is_ready: None) -> None:
         """Start everything and wait until it serves; `report` hears of each step."""
-        metrics = (self.config.verifier_metrics, self.config.drafter_metrics)
-        for address in (*self._addresses().values(), *filter(None, metrics)):
-            check_free(address)
+        self._check_addresses()
         self.config.directory.mkdir(parents=True, exist_ok=True)
         redis_url = self._start_redis(report)
         self._start_drafter(redis_url)
@@ -93,6 +91,23 @@ class Stack:
                 del waiting[name]
                 report(name, True)
             time.sleep(POLL_S)
+
+    def _check_addresses(self) -> None:
+        addresses = self._addresses() | {
+            "verifier's metrics": self.config.verifier_metrics,
+            "drafter's metrics": self.config.drafter_metrics,
+        }
+        holders: dict[str, str] = {}
+        for name, address in addresses.items():
+            if not address:
+                continue
+            if address in holders:
+                raise StackError(f"{name}: {address} is the {holders[address]}'s already")
+            try:
+                check_free(address)
+            except StackError as error:
+                raise StackError(f"{name}: {error}") from error
+            holders[address] = name
 
     def check(self) -> None:
         """Raise StackError if a process has died."""

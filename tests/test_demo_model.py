@@ -51,6 +51,14 @@ def test_other_models_are_passed_on_as_they_are(console: Console) -> None:
     assert resolve_model("some-organisation/some-model", console) == "some-organisation/some-model"
 
 
+def test_a_path_that_holds_no_model_is_refused_at_once(console: Console, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"has no config\.json"):
+        resolve_model(str(tmp_path), console)
+    for path in (str(tmp_path / "none"), "./none", "~/none"):
+        with pytest.raises(ModelUnavailable, match=f"--model: {path} does not exist"):
+            resolve_model(path, console)
+
+
 def test_the_cache_follows_the_environment() -> None:
     assert cache_directory({"XDG_CACHE_HOME": "/c"}) == Path("/c/lookahead")
     assert cache_directory({"HOME": "/h"}) == Path("/h/.cache/lookahead")

@@ -16,6 +16,7 @@ from lookahead import Client
 from tests.fake_verifier import FakeVerifier, serving
 from tests.running_gateway import Host, gateway, host
 from tests.running_verifier import verifier
+from verifier.step_stats import StepStats
 
 COMPLETIONS = "/v1/completions"
 DEADLINE_S = 20.0
@@ -118,23 +119,36 @@ def test_a_slow_reader_still_gets_every_event(loop: Host) -> None:
 
 
 async def test_idle_readers_cost_the_engine_nothing(loop: Host) -> None:
-    """64 clients that read nothing: all their generations end, and the engine is idle again."""
+    """64 clients that read nothing cost the steps of their own answers, and not one more."""
+    steps: list[StepStats] = []
     with (
         loop.holding(verifier()) as (address, engine),
         loop.holding(gateway(address)) as front,
         ExitStack() as idle,
         Client(address) as client,
     ):
-        steps_alone = _steps(client)
+        engine.on_step = steps.append
+        alone = await _steps_of_an_answer(client, steps)
         for _ in range(NUM_IDLE // 8):
             for _ in range(8):  # as many as run and wait at once without a refusal
-                idle.enter_context(posted(front, prompt="the", stream=True, max_tokens=40))
-            await asyncio.to_thread(
-                wait_until, lambda: engine.num_running + engine.num_waiting == 0, "all end"
-            )
-        assert engine.num_running == 0
-        assert _steps(client) == steps_alone
+                body = {"prompt": "the", "stream": True, "max_tokens": 40, "ignore_eos": True}
+                idle.enter_context(posted(front, **body))
+            await asyncio.to_thread(wait_until, lambda: _num_emitted(steps) == 8 * 39, "all end")
+            assert engine.num_running + engine.num_waiting == 0
+            steps.clear()
+        assert await _steps_of_an_answer(client, steps) == alone
 
 
-def _steps(client: Client) -> int:
-    return client.generate("a stitch", max_tokens=30, ignore_eos=True).wait().speculation.num_steps
+async def _steps_of_an_answer(client: Client, steps: list[StepStats]) -> list[tuple[int, int]]:
+    """Ask for an answer; for each step how many sequences decoded in it, and their tokens."""
+    client.generate("a stitch", max_tokens=30, ignore_eos=True).wait()
+    # The last words arrive before the engine has told of the step that said them.
+    await asyncio.to_thread(wait_until, lambda: _num_emitted(steps) == 29, "all steps are told")
+    shapes = [(step.num_decoding, step.num_emitted) for step in steps]
+    steps.clear()
+    return shapes
+
+
+def _num_emitted(steps: list[StepStats]) -> int:
+    """Tokens but for each answer's first, which its prompt's step brings."""
+    return sum(step.num_emitted for step in steps)

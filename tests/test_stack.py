@@ -103,6 +103,14 @@ def test_an_address_in_use_is_refused_before_anything_starts(directory: Path) ->
     assert not stack.children
 
 
+def test_one_address_for_two_processes_is_refused_by_their_names(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+    config = make_config(directory, "any", verifier_address=address, drafter_address=address)
+    with pytest.raises(StackError, match=f"verifier: {address} is the drafter's already"):
+        Stack(config).start()
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:port", "nowhere", "127.0.0.1:99999"])
 def test_an_address_that_is_none_is_refused(directory: Path, address: str) -> None:
     with pytest.raises(StackError, match=address):
