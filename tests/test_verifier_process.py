@@ -1,6 +1,7 @@
 """A verifier as a process of its own: it loads, says when it is ready, drains, and says why not."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,13 +70,14 @@ def test_a_process_serves_and_drains_on_sigterm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--model", "x", "--max-sequences", "0"], "max_sequences"),
-        (["--model", "x", "--max-nodes", "many"], "max_nodes"),
-        (["--model", "x", "--device", "abacus"], "device"),
-        ([], "model"),
+        (["--model", "x", "--max-sequences", "0"], "max_sequences: .*, not '0'"),
+        (["--model", "x", "--max-nodes", "many"], "max_nodes: .*, not 'many'"),
+        (["--model", "x", "--device", "abacus"], "device: .*, not 'abacus'"),
+        (["--model", "x", "--kv-memory", "lots"], "kv_memory: .*, not 'lots'"),
+        ([], "model: Field required"),
     ],
 )
-def test_bad_settings_are_named(
+def test_bad_settings_are_named_with_their_values_in_one_line(
     arguments: list[str],
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -85,7 +87,7 @@ def test_bad_settings_are_named(
     with pytest.raises(SystemExit) as caught:
         read_config()
     assert caught.value.code == 2
-    assert reason in capsys.readouterr().err
+    assert re.fullmatch(f"python -m verifier: error: {reason}\n", capsys.readouterr().err)
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

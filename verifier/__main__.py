@@ -61,8 +61,19 @@ def read_config() -> VerifierConfig:
     try:
         return VerifierConfig(**given)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        parser.error("; ".join(problems))
+        # Not by parser.error: the usage, of some thirty options, would bury the message.
+        parser.exit(2, f"{parser.prog}: error: {problems(error)}\n")
+
+
+def problems(error: ValidationError) -> str:
+    """Name each wrong setting, what it may be and what it is."""
+    lines = []
+    for found in error.errors():
+        name, given = ".".join(map(str, found["loc"])), found["input"]
+        line = f"{name}: {found['msg'].removeprefix('Value error, ')}"
+        is_told = not isinstance(given, str) or repr(given) in line  # nothing: it is missing
+        lines.append(line if is_told else f"{line}, not {given!r}")
+    return "; ".join(lines)
 
 
 if __name__ == "__main__":

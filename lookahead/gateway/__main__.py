@@ -44,7 +44,9 @@ def _problems(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
         return str(error)
     found = error.errors(include_input=False, include_url=False)
-    return "; ".join(f"{'.'.join(map(str, e['loc'][:1])) or 'settings'}: {e['msg']}" for e in found)
+    names = [".".join(map(str, each["loc"][:1])) or "settings" for each in found]
+    messages = [each["msg"].removeprefix("Value error, ") for each in found]
+    return "; ".join(f"{name}: {message}" for name, message in zip(names, messages, strict=True))
 
 
 if __name__ == "__main__":
