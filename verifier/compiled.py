@@ -23,14 +23,14 @@ Compile = Callable[..., Callable[..., Any]]
 class CompiledLayers:
     """A model's layers, compiled where the shape is a bucket's. Replaces their forward."""
 
-    def __init__(self, base: nn.Module, device: torch.device, compile: Compile) -> None:
-        """`compile`: torch.compile, or a stand-in."""
+    def __init__(self, base: nn.Module, device: torch.device, compiler: Compile) -> None:
+        """`compiler`: torch.compile, or a stand-in."""
         self._plain = base.forward
         self._replays = device.type == "cuda"
         # Each bucket is a compilation of its own, and a layer may need more than one.
         torch._dynamo.config.recompile_limit = 4 * len(ROW_BUCKETS)
         mode = "reduce-overhead" if self._replays else "default"
-        self._compiled = compile(base.forward, dynamic=False, mode=mode)
+        self._compiled = compiler(base.forward, dynamic=False, mode=mode)
         base.forward = self._run
 
     def _run(self, *arguments: Any, **inputs: Any) -> Any:
