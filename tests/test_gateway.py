@@ -210,7 +210,13 @@ def test_chat_logprobs_hold_bytes_and_alternatives(served: Served) -> None:
 
 
 def test_usage_of_a_stream_comes_last_and_only_when_asked_for(served: Served) -> None:
-    params: dict[str, Any] = {"model": "small", "prompt": PROMPT, "max_tokens": 12, "stream": True}
+    params: dict[str, Any] = {
+        "model": "small",
+        "prompt": PROMPT,
+        "max_tokens": 12,
+        "temperature": 0,
+        "stream": True,
+    }
     without = list(served.openai.completions.create(**params))
     assert all(chunk.usage is None and chunk.choices for chunk in without)
     *chunks, last = served.openai.completions.create(

@@ -80,6 +80,8 @@ def observed(model: Path) -> Iterator[Observed]:
         with running(config) as stack:
             for mode in MODES:
                 _ask(stack, mode)
+            # On so small a model drafting may lose time at first, and goes off for a while.
+            wait_until(lambda: _has_accepted(stack, addresses["verifier"]), 60)
             scrapes = {service: _scrape(address) for service, address in addresses.items()}
             yield Observed(stack, addresses, scrapes)
 
@@ -87,6 +89,14 @@ def observed(model: Path) -> Iterator[Observed]:
 def _ask(stack: Stack, mode: SpeculationMode) -> None:
     with Client(stack.config.verifier_address) as client:
         client.generate(MARKER * 4, max_tokens=16, speculation=mode).wait()
+
+
+def _has_accepted(stack: Stack, metrics: str) -> bool:
+    """Whether a draft was accepted; if not, one more request is there to be drafted."""
+    if "lookahead_accepted_tokens_per_position_total{" in _scrape(metrics):
+        return True
+    _ask(stack, "tree")
+    return False
 
 
 def _scrape(address: str) -> str:
@@ -141,7 +151,7 @@ def test_top_shows_what_the_stack_does_and_who_does_not_answer(observed: Observe
     verifier, drafter, gateway, dead = found
     assert verifier.figures["tokens_per_s"] > 0
     assert verifier.figures["tokens_per_step"] >= 1
-    assert verifier.figures["drafting"] == "on"
+    assert verifier.figures["drafting"] in ("on", "backed_off")
     assert drafter.figures["trie_tokens"] > 0
     assert drafter.figures["redis_up"] and drafter.figures["outbox_dropped"] == 0
     assert gateway.figures["verifiers_up"] == 1
