@@ -112,7 +112,7 @@ def _progress(console: Console) -> Progress:
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
-        TextColumn("[dim]first run only, about a minute"),
+        TextColumn("[dim]first run only, half a minute"),
         console=console,
     )
 

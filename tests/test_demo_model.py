@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from threading import Thread
 
+import gguf
 import pytest
 import torch
 from rich.console import Console
@@ -129,17 +130,18 @@ def test_the_converted_model_computes_what_the_gguf_file_holds(
     monkeypatch.setattr(
         convert_model, "assemble", lambda path: path.write_bytes(original.read_bytes()) and path
     )
+    monkeypatch.setattr(gguf, "GGUFReader", gguf.GGUFReader)  # so that it comes back afterwards
+    source = {"pretrained_model_name_or_path": str(tmp_path), "gguf_file": original.name}
+    tokenizers = [AutoTokenizer.from_pretrained(**source)]
+    models = [AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)]
+    capfd.readouterr()
     convert_model.convert(target)
     assert not list(target.glob("*.gguf"))
     assert tuple(capfd.readouterr().out.splitlines()) == convert_model.STAGES
-    source = {"pretrained_model_name_or_path": str(tmp_path), "gguf_file": original.name}
-    tokenizers = [AutoTokenizer.from_pretrained(**source), AutoTokenizer.from_pretrained(target)]
+    tokenizers.append(AutoTokenizer.from_pretrained(target))
     ids = [tokenizer("ab a b", return_tensors="pt").input_ids for tokenizer in tokenizers]
     assert torch.equal(*ids)
-    models = [
-        AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32),
-        AutoModelForCausalLM.from_pretrained(target),
-    ]
+    models.append(AutoModelForCausalLM.from_pretrained(target))
     with torch.inference_mode():
         logits = [model(ids[0]).logits for model in models]
     assert logits[1].dtype == torch.float32

