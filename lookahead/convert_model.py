@@ -30,8 +30,8 @@ class PlainReader(gguf.GGUFReader):
     That slicing takes most of the time that reading takes.
     """
 
-    @property
-    def data(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    @property  # type: ignore[override]
+    def data(self) -> NDArray[np.uint8]:
         """The file's bytes."""
         return self._data
 
