@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,14 @@ from lookahead.doctor import model as model_checks
 from lookahead.doctor.addresses import check_address
 from lookahead.doctor.finding import Finding, Verdict
 from lookahead.doctor.installed import check_packages, check_python
-from lookahead.doctor.machine import check_folder, check_gpu, check_load, check_threads
+from lookahead.doctor.machine import (
+    check_folder,
+    check_gpu,
+    check_kernels,
+    check_load,
+    check_threads,
+    kernels_folder,
+)
 from lookahead.doctor.memory import check_redis
 from lookahead.doctor.model import check_model
 from rpc.server import RpcServer
@@ -74,6 +82,20 @@ def test_a_folder_must_be_one_that_can_be_written_to(tmp_path: Path) -> None:
     assert is_well([check_folder(tmp_path / "new" / "cache")])
     (tmp_path / "file").touch()
     the([check_folder(tmp_path / "file" / "cache")], PROBLEM, "file/cache")
+
+
+def test_kernels_are_kept_where_they_outlast_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    assert is_well([check_kernels(kept)])
+    assert "compiled, in" not in check_kernels(kept).what
+    (kept / "propose.nbi").touch()
+    assert "compiled, in" in check_kernels(kept).what
+    the([check_kernels(tmp_path / "tmp" / "mine")], WARNING, "tmp/mine")
+    assert "kernels-" in str(kernels_folder())
 
 
 def test_a_gpu_that_torch_cannot_use_is_missed(

@@ -13,7 +13,14 @@ from lookahead import options
 from lookahead.doctor.addresses import check_address
 from lookahead.doctor.finding import Finding, Verdict
 from lookahead.doctor.installed import check_packages, check_python
-from lookahead.doctor.machine import check_folder, check_gpu, check_load, check_threads, num_cores
+from lookahead.doctor.machine import (
+    check_folder,
+    check_gpu,
+    check_kernels,
+    check_load,
+    check_threads,
+    num_cores,
+)
 from lookahead.doctor.memory import check_redis
 from lookahead.doctor.model import check_model
 from lookahead.model_cache import DEMO, cache_directory
@@ -81,6 +88,7 @@ def _set_up(model: str, redis: str) -> Iterator[Finding]:
     yield check_threads(os.environ, cores)
     yield check_load(os.getloadavg()[0], cores)
     yield check_folder(cache_directory())
+    yield check_kernels()
     yield check_gpu(os.environ)
     yield from check_model(model)
     yield from check_redis(redis)

@@ -57,6 +57,32 @@ def check_folder(path: Path) -> Finding:
     return ok("cache", f"{path}, {_gib(free)} free")
 
 
+def check_kernels(folder: Path | None = None) -> Finding:
+    """Whether the drafter finds its kernels compiled, and where they are kept.
+
+    `folder`: where the drafter would look, where it is not given.
+    """
+    folder = folder or kernels_folder()
+    if not folder.is_relative_to(tempfile.gettempdir()):
+        if any(folder.rglob("*.nbi")):
+            return ok("kernels", f"compiled, in {folder}")
+        return ok("kernels", "compiled beside the first requests, half a minute, and kept")
+    return warning(
+        "kernels",
+        f"kept in {folder}, which may not outlast this machine's next start",
+        "set NUMBA_CACHE_DIR to a folder you may write to",
+    )
+
+
+def kernels_folder() -> Path:
+    """Return where the drafter keeps what it compiled."""
+    import numba
+
+    import drafter.kernels  # noqa: F401  # says where, when it is imported
+
+    return Path(numba.config.CACHE_DIR)  # type: ignore[attr-defined]  # made at import
+
+
 def check_gpu(environ: Mapping[str, str], driver: Path = DRIVER) -> Finding:
     """Whether torch can use the GPU that the machine has."""
     import torch  # takes a second
