@@ -67,6 +67,11 @@ def use_own_cache() -> None:
     numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]  # as above
 
 
+def cache_folder() -> Path:
+    """Return where compiled kernels are kept."""
+    return Path(numba.config.CACHE_DIR)  # type: ignore[attr-defined]  # as above
+
+
 def _is_writable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from lookahead.errors import LookaheadError, Unavailable
 from lookahead.model_cache import ModelUnavailable
 from lookahead.requests import GenerateParams
 from lookahead.results import GenerationResult
-from lookahead.samples import Sample, load_samples, read_sample
+from lookahead.samples import Sample, load_samples, read_sample, read_text
 from lookahead.stack import StackError
 from lookahead.top.command import top
 from lookahead.trie_cli import trie
@@ -93,13 +93,13 @@ def generate(
         min_p=min_p,
         repetition_penalty=repetition_penalty,
         seed=seed,
-        json_schema=None if json_schema is None else json_schema.read_text(),
+        json_schema=None if json_schema is None else read_text(json_schema),
         regex=regex,
         choices=choice,
         speculation=speculation,
         namespace=namespace,
         learn=learn,
-        prediction=None if prediction is None else prediction.read_text(),
+        prediction=None if prediction is None else read_text(prediction),
     )
     sample = Sample("prompt", _read_prompt(prompt, file))
     with Client(address, tls=tls()) as client:
@@ -137,7 +137,8 @@ def chat(
 @app.command()
 def check(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Prompts of your own, one file each.")
+        list[Path] | None,
+        typer.Argument(exists=True, dir_okay=False, help="Prompts of your own, one file each."),
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="For each prompt.")] = 96,
     seed: Annotated[int, typer.Option(help="Seed of the sampled runs.")] = 1,
@@ -215,7 +216,7 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None:
         return prompt
     if file is not None and str(file) != "-":
-        return file.read_text()
+        return read_text(file)
     if file is None and sys.stdin.isatty():
         raise typer.BadParameter("give a prompt, -f FILE, or text on standard input")
     return sys.stdin.read()

@@ -27,7 +27,14 @@ Redis = Annotated[
 ]
 File = Annotated[
     Path | None,
-    typer.Option("--file", "-f", allow_dash=True, help="Prompt file; - is standard input."),
+    typer.Option(
+        "--file",
+        "-f",
+        exists=True,
+        dir_okay=False,
+        allow_dash=True,
+        help="Prompt file; - is standard input.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", help="Most tokens to emit.")]
@@ -47,7 +54,12 @@ RepetitionPenalty = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text.", rich_help_panel=SAMPLING)]
 JsonSchema = Annotated[
     Path | None,
-    typer.Option(help="File with a JSON schema of the output.", rich_help_panel=FORM),
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="File with a JSON schema of the output.",
+        rich_help_panel=FORM,
+    ),
 ]
 Regex = Annotated[
     str | None, typer.Option(help="What the whole output matches.", rich_help_panel=FORM)
@@ -68,5 +80,10 @@ Learn = Annotated[
 ]
 Prediction = Annotated[
     Path | None,
-    typer.Option(help="File with text expected in the output.", rich_help_panel=DRAFTING),
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="File with text expected in the output.",
+        rich_help_panel=DRAFTING,
+    ),
 ]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookahead.errors import InvalidRequest
+
 DIRECTORY = Path(__file__).parent / "prompts"
 
 
@@ -29,8 +31,16 @@ def load_openings() -> list[str]:
 
 
 def read_sample(path: Path) -> Sample:
-    """Return a prompt of the user's own."""
-    return Sample(path.name, path.read_text())
+    """Return a prompt of the user's own; InvalidRequest where it is no text."""
+    return Sample(path.name, read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """Return what a file of the user's says; InvalidRequest where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path}: not UTF-8 text at byte {error.start}") from None
 
 
 def _read(name: str) -> str:

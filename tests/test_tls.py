@@ -169,7 +169,7 @@ async def test_the_command_line_calls_by_tls(address: str, files: TlsFiles) -> N
     status, errors = await stats(f"--tls-cert={files.cert}")
     assert status == 2 and "need each other" in errors
     status, errors = await stats("--tls-ca=/no/such/file")
-    assert status == 1 and "/no/such/file" in errors and "Traceback" not in errors
+    assert status == 2 and "/no/such/file" in errors and "Traceback" not in errors
 
 
 def test_settings_that_do_not_fit_together_are_named() -> None:

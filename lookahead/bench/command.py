@@ -32,7 +32,11 @@ HOW = "How to ask"
 def bench_command(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Prompts: text files, one each, or JSONL. Default: our own."),
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            help="Prompts: text files, one each, or JSONL. Default: our own.",
+        ),
     ] = None,
     address: options.Address = DEFAULT_ADDRESS,
     url: Annotated[

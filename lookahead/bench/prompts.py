@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lookahead.results import ChatMessage
-from lookahead.samples import load_openings, load_samples
+from lookahead.samples import load_openings, load_samples, read_text
 
 Workload = Literal["documents", "prose", "mixed"]
 
@@ -38,12 +38,12 @@ def read_prompts(paths: Sequence[Path]) -> list[Prompt]:
     found: list[Prompt] = []
     for path in paths:
         is_jsonl = path.suffix in (".jsonl", ".ndjson")
-        found += _from_jsonl(path) if is_jsonl else [Prompt(path.read_text())]
+        found += _from_jsonl(path) if is_jsonl else [Prompt(read_text(path))]
     return found
 
 
 def _from_jsonl(path: Path) -> list[Prompt]:
-    lines = enumerate(path.read_text().splitlines(), start=1)
+    lines = enumerate(read_text(path).splitlines(), start=1)
     return [_from_line(f"{path}:{number}", line) for number, line in lines if line.strip()]
 
 

@@ -62,7 +62,9 @@ def check_kernels(folder: Path | None = None) -> Finding:
 
     `folder`: where the drafter would look, where it is not given.
     """
-    folder = folder or kernels_folder()
+    from drafter.kernels import cache_folder  # takes a second
+
+    folder = folder or cache_folder()
     if not folder.is_relative_to(tempfile.gettempdir()):
         if any(folder.rglob("*.nbi")):
             return ok("kernels", f"compiled, in {folder}")
@@ -72,15 +74,6 @@ def check_kernels(folder: Path | None = None) -> Finding:
         f"kept in {folder}, which may not outlast this machine's next start",
         "set NUMBA_CACHE_DIR to a folder you may write to",
     )
-
-
-def kernels_folder() -> Path:
-    """Return where the drafter keeps what it compiled."""
-    import numba
-
-    import drafter.kernels  # noqa: F401  # says where, when it is imported
-
-    return Path(numba.config.CACHE_DIR)  # type: ignore[attr-defined]  # made at import
 
 
 def check_gpu(environ: Mapping[str, str], driver: Path = DRIVER) -> Finding:
