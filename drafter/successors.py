@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drafter.kernels_mixing import SUCCESSOR_RANKS
-from drafter.token_run import MAX_TOKEN_ID
+from drafter.token_run import MAX_TOKEN_ID, is_run
 
 MAX_ROWS = 1 << 15
 _EMPTY = np.zeros(1, np.int32)
@@ -54,6 +54,8 @@ def as_rows(successors: Rows, num_tokens: int) -> NDArray[np.int32] | None:
         return None
     if len(successors) != num_tokens:
         raise ValueError(f"successors: {len(successors)} rows for {num_tokens} tokens")
+    if isinstance(successors, np.ndarray) and _is_full(successors):
+        return successors
     rows = np.full((num_tokens, SUCCESSOR_RANKS), -1, np.int32)
     if isinstance(successors, np.ndarray) and successors.ndim == 2:
         best = _checked_ids("successors", successors[:, :SUCCESSOR_RANKS])
@@ -65,6 +67,11 @@ def as_rows(successors: Rows, num_tokens: int) -> NDArray[np.int32] | None:
             raise ValueError(f"successors[{index}]: {row!r} is not a row of token ids")
         rows[index, : best.size] = _checked_ids(f"successors[{index}]", best)
     return rows
+
+
+def _is_full(rows: NDArray[np.int32]) -> bool:
+    """Whether they are rows as `as_rows` returns them."""
+    return rows.shape[1:] == (SUCCESSOR_RANKS,) and is_run(rows.reshape(-1))
 
 
 def _checked_ids(name: str, ids: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -1,7 +1,7 @@
 """Token ids as they come in from outside: checked once, here, and int32 from then on."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ def as_run(name: str, token_ids: TokenIds) -> TokenRun:
         plain = short.dtype == np.int64 and short.ndim == 1
         if plain and min(token_ids) >= 0 and max(token_ids) <= MAX_TOKEN_ID:
             return short.astype(np.int32)
+    if isinstance(token_ids, np.ndarray) and is_run(token_ids):
+        return token_ids
     try:
         given = np.asarray(token_ids)
     except (OverflowError, ValueError, TypeError) as error:
@@ -31,3 +33,10 @@ def as_run(name: str, token_ids: TokenIds) -> TokenRun:
         bad = int(np.flatnonzero((given < 0) | (given > MAX_TOKEN_ID))[0])
         raise ValueError(f"{name}[{bad}]: {given[bad]} is not a token id (0 to {MAX_TOKEN_ID})")
     return np.ascontiguousarray(given, dtype=np.int32)
+
+
+def is_run(given: NDArray[np.integer[Any]]) -> TypeGuard[TokenRun]:
+    """Whether an array is what `as_run` returns; one look at its numbers, as most arrays are."""
+    if given.dtype != np.int32 or given.ndim != 1 or not given.flags.c_contiguous:
+        return False
+    return not given.size or bool(given.view(np.uint32).max() <= MAX_TOKEN_ID)

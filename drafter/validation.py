@@ -51,7 +51,7 @@ def checked_number(value: int, path: str, limit: int) -> int:
 def checked_token_ids(values: Sequence[int], path: str, limit: int) -> TokenRun:
     """Return a short run of ids as an array."""
     _check_len(values, path, limit)
-    return _checked_slice(values, 0, path)
+    return _checked_slice(values[:], 0, path)  # a list, where `values` is a message's field
 
 
 async def checked_run(values: Sequence[int], path: str, limit: int, pace: Pace) -> TokenRun:
@@ -72,7 +72,7 @@ def _check_len(values: Sequence[int], path: str, limit: int) -> None:
 
 def _checked_slice(values: Sequence[int], start: int, path: str) -> TokenRun:
     if len(values) < _FEW and max(values, default=0) <= MAX_TOKEN_ID:
-        return np.fromiter(values, dtype=np.int32, count=len(values))
+        return np.array(values, dtype=np.int32)
     ids = np.fromiter(values, dtype=np.int64, count=len(values))
     if len(ids) and ids.max() > MAX_TOKEN_ID:  # unsigned on the wire, so never negative
         index = int(np.argmax(ids > MAX_TOKEN_ID))
