@@ -19,8 +19,11 @@ class Authority:
             "-days", "1", "-subj", f"/CN={name}", "-keyout", self._key, "-out", self.ca,
         )  # fmt: skip
 
-    def sign(self, name: str, *hosts: str) -> TlsFiles:
-        """Write a key and a certificate for `hosts`, for servers and clients alike."""
+    def sign(self, name: str, *hosts: str, days: int = 1) -> TlsFiles:
+        """Write a key and a certificate for `hosts`, for servers and clients alike.
+
+        It has run out if `days` is negative.
+        """
         key, request, certificate = (
             self._folder / f"{name}.{end}" for end in ("key", "csr", "crt")
         )
@@ -32,7 +35,7 @@ class Authority:
         names = ",".join(f"DNS:{host}" for host in hosts or ("localhost",))
         extensions.write_text(f"subjectAltName={names}\n")
         _openssl(
-            "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self._key, "-days", "1",
+            "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self._key, "-days", str(days),
             "-CAcreateserial", "-extfile", extensions, "-out", certificate,
         )  # fmt: skip
         return TlsFiles(ca=str(self.ca), cert=str(certificate), key=str(key))

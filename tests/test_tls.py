@@ -81,12 +81,31 @@ async def test_a_renewed_certificate_is_served_without_a_restart(
 ) -> None:
     before = await _served_certificate(address, files)
     renewed = authority.sign("renewed")
-    for old, new in ((files.key, renewed.key), (files.cert, renewed.cert)):
-        shutil.copy(new, old)
-        os.utime(old, ns=(1, 1))  # another time than before, however fast this goes
+    _renew(files, renewed)
     after = await _served_certificate(address, files)
     assert before != after == ssl.PEM_cert_to_DER_cert(Path(renewed.cert).read_text())
     assert await asked(address, renewed)
+
+
+async def test_certificates_that_ran_out_are_not_believed_until_they_are_renewed(
+    authority: Authority,
+) -> None:
+    server, late, client = RpcServer([]), authority.sign("late", days=-1), authority.sign("client")
+    port = await server.start("127.0.0.1:0", late)
+    await server.mark_serving()
+    try:
+        assert not await asked(f"localhost:{port}", client)
+        _renew(late, authority.sign("renewed"))
+        assert await asked(f"localhost:{port}", client)
+        assert not await asked(f"localhost:{port}", authority.sign("gone", days=-1))
+    finally:
+        await server.stop()
+
+
+def _renew(files: TlsFiles, renewed: TlsFiles) -> None:
+    for old, new in ((files.key, renewed.key), (files.cert, renewed.cert)):
+        shutil.copy(new, old)
+        os.utime(old, ns=(1, 1))  # another time than before, however fast this goes
 
 
 async def test_half_a_renewal_keeps_the_old_certificate(
