@@ -5,14 +5,17 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from drafter.forgotten import ForgottenLives
-from drafter.log import RedisLog
 from drafter.memory_status import SpaceStatus
 from drafter.outbox import Outbox
 from drafter.replica import Replica, ReplicaLimits
 from drafter.store import Store
 from drafter.token_run import TokenRun
+
+if TYPE_CHECKING:  # redis takes a tenth of a second to import, and a drafter may have none
+    from drafter.log import RedisLog
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ class Member:
         self,
         space: str,
         store: Store,
-        log: RedisLog,
+        log: "RedisLog",
         outbox: Outbox,
         lives: ForgottenLives,
         *,
