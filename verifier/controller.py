@@ -117,9 +117,10 @@ class Controller:
         self.is_on = False
         self.num_backoffs += 1
         logger.warning(
-            "speculation_off gain_ratio=%.3f probe_after_steps=%.0f",
-            self.gain_ratio,
+            "speculation_off lost_plain_steps=%.1f probe_after_steps=%.0f gain_ratio=%.3f",
+            -self._balance,
             -self._balance / self._refill,
+            self.gain_ratio,  # looks further back than the balance, which forgets gains above LIMIT
         )
 
     def _probe(self) -> None:
