@@ -54,10 +54,9 @@ class ComposeStack:
         self._run("stop", service)
 
     def start(self, service: str) -> None:
-        """Start a stopped service and wait until it is healthy."""
+        """Start a stopped service and wait until all of it is healthy."""
         self._run("start", service)
-        (container,) = self.containers(service)
-        wait_for(lambda: health(container) == "healthy", WAIT_S)
+        wait_for(lambda: {health(name) for name in self.containers(service)} == {"healthy"}, WAIT_S)
 
     def containers(self, service: str) -> list[str]:
         """Return the names of a service's containers."""
