@@ -285,3 +285,25 @@ def test_forms_that_explode_are_served_or_refused_soon(form: Constraint) -> None
     except ConstraintError:
         return
     assert matcher.allowed(tokenizer.size).any()
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "llama", "gemma"])
+def test_one_token_is_allowed_where_the_mask_of_all_says_so(kind: str) -> None:
+    tokenizer, rng = small_tokenizer(kind), random.Random(3)
+    for constraint in constraints():
+        matcher = tokenizer.grammars.compile(constraint).start()
+        for _ in range(40):
+            mask = matcher.allowed(tokenizer.size).tolist()
+            assert [matcher.allows(i) for i in range(tokenizer.size)] == mask
+            ends = tokenizer.eos_token_ids
+            allowed = [i for i, is_allowed in enumerate(mask) if is_allowed and i not in ends]
+            if not allowed:
+                break
+            matcher.push(rng.choice(allowed))
+
+
+def test_the_end_of_a_text_is_drafted_like_its_tokens() -> None:
+    form = Constraint(Kind.CHOICES, ("red",))
+    [(runs, end)] = run("llama", [request("llama", form, mode=Mode.AUTO)])
+    assert len(ids_of(runs)) > 2
+    assert end.num_steps == 1, "the first token comes with the prompt, all others in one step"

@@ -51,9 +51,15 @@ class ConstraintMatcher:
         """Whether the token may come next; cheaper than `allowed`."""
         if self._is_over:
             return True
+        if token_id in self._vocabulary.eos_token_ids:  # which the matcher itself never consumes
+            return self._matcher.is_accepting()
         # An id that is no token, as models with spare rows may choose, would break the matcher.
-        is_usable = token_id < self._vocabulary.size and token_id not in self._vocabulary.odd_ids
-        return is_usable and self._matcher.validate_tokens([token_id]) == 1
+        if token_id >= self._vocabulary.size or token_id in self._vocabulary.odd_ids:
+            return False
+        # Where the text ahead is certain, the mask has one token of all that spell its beginning.
+        if forced := self._matcher.compute_ff_tokens():
+            return token_id == forced[0]
+        return self._matcher.validate_tokens([token_id]) == 1
 
     def allowed(self, size: int) -> NDArray[np.bool_]:
         """Which of the first `size` token ids may come next."""
