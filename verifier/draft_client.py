@@ -8,8 +8,10 @@ again on the next drafter from their prompt and output.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import grpc
 
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 HANG_S = 2.0  # a reply later than this means the drafter hangs: try another one
 CONNECT_S = 2.0
 MAX_BACKOFF_S = 2.0
+DraftCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.DraftRequest, pb.DraftResponse]"
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", 8 << 20)]
 LEARN = {
     Learning.NONE: pb.LEARN_NONE,
@@ -78,7 +81,7 @@ class DraftClient:
         self._requests: asyncio.Queue[pb.DraftRequest] = asyncio.Queue()
         self._answered = asyncio.Event()
         self._answered.set()
-        self._call: grpc.aio.StreamStreamCall[pb.DraftRequest, pb.DraftResponse] | None = None
+        self._call: DraftCall | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -222,18 +225,17 @@ class DraftClient:
             await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
             self._drafters.connected(drafter)
             self._requests = asyncio.Queue()
-            call = DrafterServiceStub(channel).Draft(self._outgoing(self._requests))
-            self._call = call
+            self._call = call = DrafterServiceStub(channel).Draft()
             self._answered.set()
             logger.info("drafter_connected address=%s", drafter.address)
-            async for response in call:
-                self._receive(response)
-
-    async def _outgoing(
-        self, requests: asyncio.Queue[pb.DraftRequest]
-    ) -> AsyncIterator[pb.DraftRequest]:
-        while True:
-            yield await requests.get()
+            # Not by a request iterator: gRPC leaves the task that reads it behind.
+            sender = asyncio.create_task(_send(call, self._requests), name="draft-sender")
+            try:
+                async for response in call:
+                    self._receive(response)
+            finally:
+                sender.cancel()
+                await asyncio.wait([sender])
 
     def _disconnect(self) -> None:
         self._call = None
@@ -276,6 +278,13 @@ class DraftClient:
             self.num_invalid += 1
             tracked.tree = EMPTY_TREE
             logger.warning("draft_refused sequence=%d reason=%s", draft.sequence_id, error)
+
+
+async def _send(call: DraftCall, requests: asyncio.Queue[pb.DraftRequest]) -> None:
+    """Write requests as they come, until the call ends; whoever reads it hears why."""
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        while True:
+            await call.write(await requests.get())
 
 
 def _observe_message(sequence_id: int, tracked: _Tracked, max_nodes: int) -> pb.Observe:
