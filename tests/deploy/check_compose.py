@@ -47,8 +47,8 @@ TARGETS = ("drafter", "gateway", "verifier")
 DOCUMENT = load_samples()[0].text
 STORY = "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals"
 SOON_S = 180.0  # that something happens, on a slow machine whose cores are busy, too
-# Until drafts are used. A verifier that gains nothing by them, on a busy machine, pauses for up to
-# 600 steps, in every mode.
+# Until drafts are used. A verifier that gains nothing by them, on a busy machine, pauses them for
+# hundreds of steps, in every mode.
 DRAFTS_S = 900.0
 # Long enough for a fault in the middle; sampled, so that nothing repeats by itself.
 LONG: dict[str, Any] = {"max_tokens": 64, "temperature": 1.0, "seed": 7}
