@@ -3,7 +3,8 @@
 Streams of a small random model draft from one of two drafters without a break. Stretches with a
 fault alternate with calm ones, and each is compared with the calm before and after it, so that the
 drift of a busy machine cancels out. Calm stretches are compared with each other in the same way:
-what they differ by is noise.
+what they differ by is noise. The drafters' processor time has little of that: where the model runs
+on the same cores, it is what a fault can take from it.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 from redis import Redis
 
 from bench.random_models import save_all
@@ -48,6 +50,7 @@ class Cost:
     tokens_per_s: float
     tokens_per_step: float
     longest_step_ms: float
+    drafter_cores: float  # processor seconds of both drafters per second
     rounds: int
 
 
@@ -56,6 +59,7 @@ class FaultCosts:
     """Of every fault, and of none at all."""
 
     calm_step_ms: float
+    calm_drafter_cores: float
     noise: Cost
     killed: Cost
     frozen: Cost
@@ -70,6 +74,7 @@ class FaultCosts:
 class Load:
     """Streams that never end, and the steps that served them."""
 
+    drafters: list[psutil.Process]
     steps: list[tuple[float, StepStats]] = field(default_factory=list)
     generated: int = 0
     failed: int = 0
@@ -90,7 +95,12 @@ class Load:
             except Exception:
                 self.failed += 1
 
-    def stretch(self, start: float, end: float) -> "Stretch":
+    def drafter_s(self) -> float:
+        """Processor seconds that the drafters have used."""
+        times = [drafter.cpu_times() for drafter in self.drafters]
+        return float(sum(t.user + t.system for t in times))
+
+    def stretch(self, start: float, end: float, drafter_s: float) -> "Stretch":
         found = [s for at, s in self.steps if start <= at < end and s.num_decoding == STREAMS]
         step_ms = [1e3 * stats.step_s for stats in found]
         return Stretch(
@@ -98,6 +108,7 @@ class Load:
             1e3 * sum(stats.num_emitted for stats in found) / sum(step_ms),
             statistics.mean(stats.num_emitted for stats in found),
             max(step_ms),
+            drafter_s / (end - start),
         )
 
 
@@ -109,6 +120,7 @@ class Stretch:
     tokens_per_s: float
     tokens_per_step: float
     longest_ms: float
+    drafter_cores: float
 
 
 class Harm:
@@ -176,6 +188,7 @@ async def _fault_costs(redis: LocalRedis, rounds: int) -> FaultCosts:
     }
     return FaultCosts(
         calm_step_ms=statistics.median(stretch.step_ms for stretch in calm),
+        calm_drafter_cores=statistics.median(stretch.drafter_cores for stretch in calm),
         noise=_cost(calm[1:-1], calm[:-2], calm[2:]),
         **costs,
         generated=load.generated,
@@ -187,14 +200,14 @@ async def _stretch(
     load: Load, fault: tuple[Callable[[], object], Callable[[], object]] | None = None
 ) -> Stretch:
     """Some seconds with or without a fault; with it, recovery counts too."""
-    began = time.monotonic()
+    began, drafter_s = time.monotonic(), load.drafter_s()
     if fault:
         await asyncio.to_thread(fault[0])
     await asyncio.sleep(FAULT_S)
     if fault:
         await asyncio.to_thread(fault[1])
     await asyncio.sleep(RECOVERY_S)
-    return load.stretch(began, time.monotonic())
+    return load.stretch(began, time.monotonic(), load.drafter_s() - drafter_s)
 
 
 def _cost(found: list[Stretch], before: list[Stretch], after: list[Stretch]) -> Cost:
@@ -204,6 +217,7 @@ def _cost(found: list[Stretch], before: list[Stretch], after: list[Stretch]) -> 
         tokens_per_s=_share(triples, lambda stretch: stretch.tokens_per_s),
         tokens_per_step=_share(triples, lambda stretch: stretch.tokens_per_step),
         longest_step_ms=max(f.longest_ms for f in found),
+        drafter_cores=statistics.median(stretch.drafter_cores for stretch in found),
         rounds=len(triples),
     )
 
@@ -220,11 +234,11 @@ def _share(
 @asynccontextmanager
 async def _traffic(redis: LocalRedis) -> AsyncIterator[Load]:
     """Streams through an engine that drafts from the first of two drafters."""
-    load = Load()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="la-")))
         _, path = next(save_all(folder))
-        address, _ = stack.enter_context(_drafters(redis, folder))
+        address, pids = stack.enter_context(_drafters(redis, folder))
+        load = Load([psutil.Process(pid) for pid in pids])
         settings: dict[str, Any] = {"max_context": 512}
         config = VerifierConfig(model=path, max_sequences=NUM_SLOTS, **settings)
         engine, _ = await stack.enter_async_context(running_engine(config, address))
@@ -239,8 +253,9 @@ async def _traffic(redis: LocalRedis) -> AsyncIterator[Load]:
 
 
 @contextmanager
-def _drafters(redis: LocalRedis, folder: Path) -> Iterator[list[str]]:
-    """Two drafter processes of one memory; give their addresses."""
+def _drafters(redis: LocalRedis, folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """Two drafter processes of one memory; give the first one's address, and both ids."""
+    pids = []
     addresses = [f"unix:{folder}/{number}.sock" for number in range(2)]
     with ExitStack() as stack:
         for number, address in enumerate(addresses):
@@ -252,6 +267,7 @@ def _drafters(redis: LocalRedis, folder: Path) -> Iterator[list[str]]:
             log_path = folder / f"{number}.log"
             child = ChildProcess("drafter", ["drafter"], log_path=log_path, environ=environ)
             stack.callback(child.stop, 5.0)
+            pids.append(child.pid)
         while not all(map(is_serving, addresses)):
             time.sleep(0.1)
-        yield addresses
+        yield addresses[0], pids
