@@ -71,12 +71,13 @@ class Proposer:
     def _tree(self, record: DraftRecord, number: int) -> DraftTree:
         start = layout.NODES_AT + layout.NODE_LEN
         nodes = record.ints[start : start + layout.NODE_LEN * number].reshape(-1, layout.NODE_LEN)
+        fields = nodes.T.copy()  # one copy, with each field in a row of its own
         chances = layout.pool_space(record.max_nodes) + 1
         return DraftTree(
-            nodes[:, layout.TOKEN].copy(),
-            nodes[:, layout.PARENT] - 1,
+            fields[layout.TOKEN],
+            fields[layout.PARENT] - 1,
             self._chances[chances : chances + number].copy(),
-            nodes[:, layout.SOURCE].copy(),
+            fields[layout.SOURCE],
         )
 
     def _reserve(self, max_nodes: int) -> None:
