@@ -56,7 +56,7 @@ def one_stream(
         plain, drafted, stock, lookup = (
             [run[i] for run in runs] for i in ("plain", "auto", "generate", "lookup")
         )
-        results = decode(client, prompts[:1], "auto", tokens)
+        results = [result for run in runs for result in run["results"]]
         gain = median_ratio(plain, drafted)
         per_kind["plain"].append(gain)
         per_kind["generate"].append(median_ratio(stock, drafted))
@@ -83,17 +83,20 @@ def one_stream(
 def _round(
     client: Client, generate: Generate, prompts: Sequence[str], tokens: int
 ) -> dict[str, Any]:
-    """Seconds per token of each way, over the prompts, each run by itself."""
+    """Seconds per token of each way, over the prompts, each run by itself; the drafted results."""
     seconds: dict[str, Any] = {"plain": 0.0, "auto": 0.0, "generate": 0.0}
+    results: list[GenerationResult] = []
     lookups = [0.0] * len(LOOKUP_TOKENS)
     for prompt in prompts:
         ids = client.tokenize(prompt)
         seconds["plain"] += decode_s(decode(client, [prompt], "off", tokens)) / (tokens - 1)
-        seconds["auto"] += decode_s(decode(client, [prompt], "auto", tokens)) / (tokens - 1)
+        drafted = decode(client, [prompt], "auto", tokens)
+        seconds["auto"] += decode_s(drafted) / (tokens - 1)
+        results += drafted
         seconds["generate"] += generate.step_s([ids], tokens)
         for i, lookup in enumerate(LOOKUP_TOKENS):
             lookups[i] += generate.lookup_token_s(ids, tokens, lookup)
-    return seconds | {"lookup": lookups}
+    return seconds | {"lookup": lookups, "results": results}
 
 
 def _tokens_per_step(results: Sequence[GenerationResult]) -> float:
