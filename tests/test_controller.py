@@ -196,6 +196,16 @@ def test_losing_switches_off_with_one_line_and_winning_later_stays_on(
     ]
 
 
+def test_steps_that_compare_with_nothing_bring_the_next_try_nearer() -> None:
+    controller = Controller(lambda n: 1.0)
+    spend(controller, 100, seconds=2.0, emitted=1)
+    assert not controller.is_on
+    for _ in range(3000):
+        controller.rest()
+    assert controller.is_on
+    assert controller.num_probes == 1, "while it is on, there is nothing to wait for"
+
+
 def test_failed_probes_come_ever_later() -> None:
     controller = Controller(lambda n: 1.0)
     starts = []

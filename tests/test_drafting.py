@@ -2,10 +2,13 @@
 
 import pytest
 
-from tests.engine_runs import ids_of, make_engine, make_request, run_all, target_model
+from tests.engine_runs import FREE_NODES, ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree
 from tests.reference import FAMILIES, generate
-from verifier.drafting import ASK_EVERY, RARELY_AFTER
+from verifier.controller import Controller
+from verifier.drafting import ASK_EVERY, RARELY_AFTER, Drafting
+from verifier.step import StepResult
+from verifier.step_stats import StepStats
 from verifier.tree import EMPTY_TREE, DraftTree
 
 PROMPT = [5, 9, 33, 4, 17]
@@ -46,3 +49,30 @@ def test_drafts_that_are_no_use_are_asked_for_seldom_until_they_are(start: int) 
     num_useful = (NUM_TOKENS - start) / 5  # four drafted tokens and one more a step
     assert drafts.num_asked <= num_useless + num_useful + 4
     assert completion.num_accepted_tokens >= 0.8 * (NUM_TOKENS - start) - 2 * ASK_EVERY
+
+
+def test_prompts_that_keep_coming_do_not_keep_drafting_off() -> None:
+    drafting = Drafting(None, FREE_NODES.curve)
+    controller = drafting.controller = Controller(lambda num_sequences: 1.0)
+    while controller.is_on:
+        drafted = controller.allows_drafts  # and takes twice as long as without
+        controller.record(num_sequences=1, num_emitted=1, seconds=1.0 + drafted, drafted=drafted)
+    nothing = StepResult([], 0, 0.1)
+    for _ in range(1000):
+        drafting.learn(nothing, decoding_beside_a_prompt())
+    assert controller.is_on
+
+
+def decoding_beside_a_prompt() -> StepStats:
+    return StepStats(
+        num_decoding=1,
+        num_prompt_rows=64,
+        num_draft_nodes=0,
+        num_expected=0.0,
+        num_accepted=0,
+        num_emitted=1,
+        is_drafting=False,
+        step_s=0.1,
+        forward_s=0.1,
+        draft_wait_s=0.0,
+    )

@@ -10,6 +10,7 @@ from verifier import measurements
 from verifier.budget import ROW_COUNTS
 from verifier.measurements import PLAIN, load_or_measure
 from verifier.model import TargetModel
+from verifier.probe import choose_form
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,17 @@ def test_measurements_are_made_once_and_read_back(
     assert first.curve.as_dict()["rows"] == list(ROW_COUNTS)
     assert 0 < first.margin < 1e-3
     assert model.slots.num_free == 1
+
+
+def test_what_was_measured_in_another_setting_is_not_used(tmp_path: Path) -> None:
+    settings = [("sdpa", 130), ("eager", 130), ("sdpa", 100)]
+    keys = set()
+    for attention, max_context in settings:
+        hf = FAMILIES[0].build()
+        model = TargetModel(hf, "small", max_context=max_context, attention=attention)
+        choose_form(model, hf, num_slots=1, draft_rows=65)
+        keys.add(measurements._key(model))
+    assert len(keys) == len(settings)
 
 
 def test_a_curve_that_came_out_otherwise_the_second_time_is_used_but_not_kept(

@@ -72,6 +72,13 @@ class Controller:
         else:
             self._record_plain(seconds / units)
 
+    def rest(self) -> None:
+        """Take note of a step that compares with nothing: while drafting is off, it counts too."""
+        if not self.is_on:
+            self._balance += self._refill
+            if self._balance >= 0:
+                self._probe()
+
     def _record_drafting(self, units: float, tokens_per_sequence: float, seconds: float) -> None:
         period = self._period
         period.num_steps += 1
@@ -85,9 +92,7 @@ class Controller:
     def _record_plain(self, seconds_per_unit: float) -> None:
         self._references.append(seconds_per_unit)
         if not self.is_on:
-            self._balance += self._refill
-            if self._balance >= 0:
-                self._probe()
+            self.rest()
         elif self._num_due:
             self._num_due -= 1
             if not self._num_due and self._period.num_steps:

@@ -125,6 +125,8 @@ class Drafting:
                 seconds=stats.step_s,
                 drafted=stats.is_drafting,
             )
+        elif stats.num_decoding:  # prompts that keep coming must not keep drafting off
+            self.controller.rest()
 
     @property
     def _is_due(self) -> bool:

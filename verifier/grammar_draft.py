@@ -14,6 +14,7 @@ from verifier.tree import DraftTree, child_index
 MAX_CHOICES = 6  # more possible tokens say too little about the next one
 MAX_STATES = 12  # places of the output that are looked at for one draft, 0.1 ms each
 MIN_PROBABILITY = 0.1
+UNKNOWN = 0  # the source of what no drafter gave evidence for
 
 
 class State(Protocol):
@@ -56,7 +57,8 @@ def grammar_draft(state: State, max_nodes: int, max_depth: int) -> DraftTree:
         if len(states) < MAX_STATES:
             states[node] = states[parent].after(token_id)
             offer(node, depth, -share)
-    return DraftTree(tuple(token_ids), tuple(parents), tuple(probabilities), is_own=True)
+    sources = (UNKNOWN,) * len(token_ids)
+    return DraftTree(tuple(token_ids), tuple(parents), tuple(probabilities), sources, is_own=True)
 
 
 def merged(certain: DraftTree, other: DraftTree) -> DraftTree:
@@ -67,7 +69,8 @@ def merged(certain: DraftTree, other: DraftTree) -> DraftTree:
     known = child_index(certain)
     closed = set(certain.parents)
     places: dict[int, int | None] = {-1: -1}  # of the other tree's nodes in the first
-    added: list[tuple[float, int, int]] = []
+    added: list[tuple[float, int, int, int]] = []
+    sources = other.sources or (UNKNOWN,) * len(other)
     boosts: dict[int, float] = {}
     for i, (token_id, parent) in enumerate(zip(other.token_ids, other.parents, strict=True)):
         above = places[parent]
@@ -75,7 +78,7 @@ def merged(certain: DraftTree, other: DraftTree) -> DraftTree:
             places[i] = None
         elif above >= len(certain) or above not in closed:
             places[i] = len(certain) + len(added)
-            added.append((other.probabilities[i], token_id, above))
+            added.append((other.probabilities[i], token_id, above, sources[i]))
         else:
             places[i] = place = known.get((above, token_id))
             if place is not None:
@@ -84,15 +87,15 @@ def merged(certain: DraftTree, other: DraftTree) -> DraftTree:
 
 
 def _sorted(
-    certain: DraftTree, boosts: dict[int, float], added: list[tuple[float, int, int]]
+    certain: DraftTree, boosts: dict[int, float], added: list[tuple[float, int, int, int]]
 ) -> DraftTree:
     """One tree in falling order of probability, parents first."""
     nodes = [
-        (max(p, boosts.get(i, 0.0)), certain.token_ids[i], certain.parents[i])
+        (max(p, boosts.get(i, 0.0)), certain.token_ids[i], certain.parents[i], UNKNOWN)
         for i, p in enumerate(certain.probabilities)
     ] + added
     capped: list[float] = []
-    for probability, _, parent in nodes:
+    for probability, _, parent, _ in nodes:
         capped.append(probability if parent < 0 else min(probability, capped[parent]))
     order = sorted(range(len(nodes)), key=lambda i: -capped[i])  # stable: parents stay first
     index = {node: i for i, node in enumerate(order)} | {-1: -1}
@@ -100,5 +103,6 @@ def _sorted(
         tuple(nodes[i][1] for i in order),
         tuple(index[nodes[i][2]] for i in order),
         tuple(capped[i] for i in order),
+        tuple(nodes[i][3] for i in order),
         is_own=True,
     )

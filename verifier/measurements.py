@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,7 @@ def cache_path() -> Path:
 
 
 def _key(model: TargetModel) -> str:
+    """All that times and roundings depend on."""
     parts = (
         model.fingerprint,
         model.form.name + (" compiled" if model.is_compiled else ""),
@@ -170,6 +172,8 @@ def _key(model: TargetModel) -> str:
         str(torch.get_num_threads()),
         str(os.cpu_count()),
         torch.__version__,
+        version("transformers"),
+        f"{model.attention} over {model.max_context}",
     )
     return "/".join(parts)
 

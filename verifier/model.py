@@ -82,6 +82,11 @@ class TargetModel:
         return any(getattr(config, name, None) for name in names)
 
     @property
+    def attention(self) -> str:
+        """The value of the `Kernel` that packed passes attend by."""
+        return self._kernel.value
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the configuration and of every weight's name, shape and type."""
         weights = [(n, list(p.shape), str(p.dtype)) for n, p in self._model.named_parameters()]
