@@ -142,7 +142,9 @@ class Member:
             except ConnectionError as error:
                 failures += 1
                 self._note_blocked()
-                _logger.debug("append failed space=%s: %s", self._space, error)
+                # Once per outage; a server that is full shows in no other line.
+                level = logging.WARNING if failures == 1 else logging.DEBUG
+                _logger.log(level, "append failed space=%s: %s", self._space, error)
                 await asyncio.sleep(self._backoff_s(failures))
 
     def _warn_of_other_limit(self) -> None:
