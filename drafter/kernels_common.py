@@ -4,7 +4,7 @@ import numpy as np
 
 from drafter import kernels_mixing as mixing
 from drafter.kernels import Int, Real, part
-from drafter.kernels_evidence import local_cell, put_common, shared_cell
+from drafter.kernels_evidence import is_empty, local_cell, put_common, shared_cell
 from drafter.kernels_heap import push
 from drafter.kernels_record import (
     COMMON_AT,
@@ -32,18 +32,29 @@ from drafter.kernels_record import (
 from drafter.kernels_trie import NUM_LEADERS, Arena
 
 _MAX_LOCAL = 40
-_STRIDE = 4
+_TURNS_PER_RANKING = 4
+_STRIDE = 16
 
 
 @part
 def rank_common(
     local: Arena, shared: Arena, model: Floats, record: Ints, scratch: Ints, order: Floats
 ) -> None:
-    """Rank the leaders of both tries by how often such tokens came."""
+    """Rank the leaders of both tries by how often such tokens came; that changes slowly."""
+    if _is_ranked(shared, record):
+        return
     number = _gather(local, local, shared, model, scratch, order, np.int64(0), _MAX_LOCAL)
     number = _gather(shared, local, shared, model, scratch, order, number, MAX_COMMON)
     record[NUM_COMMON] = number
     _sort(record, scratch, order, number)
+
+
+@part
+def _is_ranked(shared: Arena, record: Ints) -> bool:
+    if record[NUM_COMMON] == 0 or record[TURN] % _TURNS_PER_RANKING == 0:
+        return False
+    was_empty = record[record[COMMON_AT] + SHARED_CELL] < 0
+    return bool(was_empty == is_empty(shared))
 
 
 @part
@@ -174,4 +185,4 @@ def learn_common(model: Floats, record: Ints, rows: Ints, node: Int, token: Int)
         common = common_token(record, np.int64(rank))
         if not _is_candidate(record, node, common):
             _put(record, rows, row, np.int64(rank))
-            mixing.learn_outcome(model, rows, row, 1.0 if common == token else 0.0)
+            mixing.learn_outcome(model, rows, row, 1.0 if common == token else 0.0, 1.0)

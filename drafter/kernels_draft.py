@@ -25,7 +25,6 @@ from drafter.kernels_record import (
     NODE_LEN,
     NODE_SPACE,
     NODES_AT,
-    NUM_COMMON,
     NUM_FOUND,
     NUM_NODES,
     NUM_POOLED,
@@ -64,7 +63,7 @@ def propose(
     """Grow the draft tree into the record, most probable node first; return its number of nodes.
 
     `chances` receives the path chance of each candidate and, after the pool, of each node; a
-    candidate below `floor` is not drafted.
+    candidate below `floor` is not drafted. The tree itself is written where the heap was.
     """
     forget_draft(record)
     record[NUM_POOLED] = 0
@@ -93,6 +92,7 @@ def propose(
         _add_node(model, record, rows, chances, num_nodes, best)
     record[NUM_NODES] = num_nodes
     _correct(model, record, chances, num_nodes)
+    _write_tree(record, scratch, heap, num_nodes)
     return num_nodes
 
 
@@ -100,7 +100,6 @@ def propose(
 def forget_draft(record: Ints) -> None:
     """Leave nothing to learn from: no nodes, and a root that was never expanded."""
     record[NUM_NODES] = 0
-    record[NUM_COMMON] = 0
     record[NODES_AT + NUM_FOUND] = 0
     record[NODES_AT + NEXT_COMMON] = -1
 
@@ -200,3 +199,13 @@ def _correct(model: Floats, record: Ints, chances: Floats, num_nodes: Int) -> No
         record[NODES_AT + NODE_LEN * node + STEP] = step
         limit = min(limit, measured)
         chances[pool + node] = limit
+
+
+@part
+def _write_tree(record: Ints, scratch: Ints, start: Int, num_nodes: Int) -> None:
+    """Write the nodes' tokens, then their parents, -1 for the root, then their sources."""
+    for node in range(num_nodes):
+        at = NODES_AT + NODE_LEN * (node + 1)
+        scratch[start + node] = record[at + TOKEN]
+        scratch[start + num_nodes + node] = record[at + PARENT] - 1
+        scratch[start + 2 * num_nodes + node] = record[at + SOURCE]

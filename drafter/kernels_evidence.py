@@ -1,7 +1,5 @@
 """Kernels that turn counts at a node into evidence: a row per candidate, and its chance."""
 
-import math
-
 import numpy as np
 
 from drafter import kernels_mixing as mixing
@@ -9,6 +7,8 @@ from drafter.kernels import Int, Real, part
 from drafter.kernels_record import (
     COMMON_RANK,
     LATEST,
+    LISTED,
+    LISTED_BEFORE,
     NOBODY,
     NUM_POOLED,
     NUM_SLOTS,
@@ -29,6 +29,9 @@ _NUM_LEVELS = mixing.NUM_LEVELS
 # The first slots of the places recovered behind a replaced token.
 _LOCAL_RECOVERED = mixing.RECOVERED_INPUT
 _SHARED_RECOVERED = mixing.RECOVERED_INPUT + mixing.NUM_RECOVERED
+# Where the slots of each source of places begin.
+_NUM_PLACE_SOURCES = 4
+_FIRST_SLOTS = np.array([0, _NUM_LEVELS, _LOCAL_RECOVERED, _SHARED_RECOVERED, NUM_SLOTS], np.int64)
 # What the namespace's level is counted by among the weight sets.
 _SHARED_LEVELS = mixing.NUM_LEVELS + 2
 
@@ -52,6 +55,7 @@ def score(
     shared_level = _sum_up(scratch, np.int64(_NUM_LEVELS), np.int64(_LOCAL_RECOVERED))
     _sum_up(scratch, np.int64(_LOCAL_RECOVERED), np.int64(_SHARED_RECOVERED))
     _sum_up(scratch, np.int64(_SHARED_RECOVERED), np.int64(NUM_SLOTS))
+    _list_levels(scratch)
     if empty:
         shared_level = np.int64(mixing.EMPTY_LEVEL)
     node_set = local_level * _SHARED_LEVELS + shared_level
@@ -69,6 +73,7 @@ def score(
         if rows[row + mixing.NUM_PLACED] >= 0:
             put_common(rows, row, local_cell(local, token), shared_cell(shared, token))
         value = mixing.chance(model, rows, row)
+        rows[row + mixing.IS_UNLIKELY] = value < mixing.UNLIKELY
         chances[first + index] = value
         total += value
     path_chance = chances[record[POOL_SPACE] + node]
@@ -105,18 +110,30 @@ def _sum_up(scratch: Ints, first: Int, stop: Int) -> Int:
 
 
 @part
+def _list_levels(scratch: Ints) -> None:
+    """List the slots that hold counts, and how many do before each source."""
+    number = np.int64(0)
+    for source in range(_NUM_PLACE_SOURCES):
+        scratch[LISTED_BEFORE + source] = number
+        for slot in range(_FIRST_SLOTS[source], _FIRST_SLOTS[source + 1]):
+            if scratch[TOTALS + slot] > 0:
+                scratch[LISTED + number] = slot
+                number += 1
+    scratch[LISTED_BEFORE + _NUM_PLACE_SOURCES] = number
+
+
+@part
 def _describe(
     scratch: Ints, rows: Ints, row: Int, which: Int, node_set: Int, empty: bool, luck: Int
 ) -> None:
     """Turn a candidate's counts into its row: an entry per level, weight sets and bins."""
-    num_placed = _num_levels(scratch)
+    local_top = _place_entries(scratch, rows, row, which, np.int64(0))
+    shared_top = _place_entries(scratch, rows, row, which, np.int64(1))
+    of_local = _place_entries(scratch, rows, row, which, np.int64(2))
+    of_shared = _place_entries(scratch, rows, row, which, np.int64(3))
+    recovered_top = max(of_local, of_shared)
+    num_placed = np.int64(scratch[LISTED_BEFORE + _NUM_PLACE_SOURCES])
     rows[row + mixing.NUM_PLACED] = num_placed
-    end = row + mixing.ENTRIES + num_placed
-    recovered_top, end = _recovered_entries(scratch, rows, end, which)
-    shared_top, end = _place_entries(
-        scratch, rows, end, which, np.int64(_NUM_LEVELS), np.int64(_LOCAL_RECOVERED)
-    )
-    local_top, end = _place_entries(scratch, rows, end, which, np.int64(0), np.int64(_NUM_LEVELS))
     best = max(local_top, shared_top)
     rank = np.int64(scratch[RANKS + which])
     if best == 0 and recovered_top == 0 and 0 <= rank < mixing.SUCCESSOR_RANKS:
@@ -138,45 +155,23 @@ def _describe(
 
 
 @part
-def _num_levels(scratch: Ints) -> Int:
-    number = np.int64(0)
-    for slot in range(NUM_SLOTS):
-        if scratch[TOTALS + slot] > 0:
-            number += 1
-    return number
-
-
-@part
-def _recovered_entries(scratch: Ints, rows: Ints, end: Int, which: Int) -> tuple[Int, Int]:
-    """Write the entries of recovered places backwards; return the top level plus one of both."""
-    of_shared, end = _place_entries(
-        scratch, rows, end, which, np.int64(_SHARED_RECOVERED), np.int64(NUM_SLOTS)
-    )
-    of_local, end = _place_entries(
-        scratch, rows, end, which, np.int64(_LOCAL_RECOVERED), np.int64(_SHARED_RECOVERED)
-    )
-    return max(of_local, of_shared), end
-
-
-@part
-def _place_entries(
-    scratch: Ints, rows: Ints, end: Int, which: Int, first: Int, stop: Int
-) -> tuple[Int, Int]:
-    """Write a source's entries backwards from `end`; return the candidate's top level plus one."""
+def _place_entries(scratch: Ints, rows: Ints, row: Int, which: Int, source: Int) -> Int:
+    """Write the entries of a source of places; return the candidate's top level plus one."""
     top: Int = np.int64(0)
     agreeing = np.int64(0)
     own = OWN + NUM_SLOTS * which
-    for slot in range(stop - 1, first - 1, -1):
-        total = np.int64(scratch[TOTALS + slot])
-        if total > 0:
-            agreeing += scratch[own + slot]
-            if scratch[own + slot] > 0:
-                top = max(top, slot - first + 1)
-            cell = slot * 2 + (1 if scratch[WHOSE + slot] == which else 0)
-            cell = (cell * mixing.NUM_COUNTS + COUNT_OF[agreeing]) * mixing.NUM_COUNTS
-            end -= 1
-            rows[end] = _entry(np.int64(slot), cell + COUNT_OF[total])
-    return top, end
+    first = np.int64(scratch[LISTED_BEFORE + source])
+    for index in range(np.int64(scratch[LISTED_BEFORE + source + 1]) - 1, first - 1, -1):
+        slot = np.int64(scratch[LISTED + index])
+        count = np.int64(scratch[own + slot])
+        if count > 0:
+            agreeing += count
+            top = max(top, slot - _FIRST_SLOTS[source] + 1)
+        cell = slot * 2 + (1 if scratch[WHOSE + slot] == which else 0)
+        cell = (cell * mixing.NUM_COUNTS + COUNT_OF[agreeing]) * mixing.NUM_COUNTS
+        cell += COUNT_OF[scratch[TOTALS + slot]]
+        rows[row + mixing.ENTRIES + index] = _entry(slot, cell)
+    return top
 
 
 @part
@@ -221,8 +216,8 @@ def put_common(rows: Ints, row: Int, of_local: Int, of_shared: Int) -> None:
 
 @part
 def _log2(value: Real) -> Int:
-    """Return the whole part of the logarithm of a number from 1 up."""
-    return np.int64(math.frexp(value)[1]) - 1
+    """Return the whole part of the logarithm of a number from 1 up: its exponent."""
+    return (np.float64(value).view(np.int64) >> 52) - 1023
 
 
 @part

@@ -74,8 +74,10 @@ MODEL_LEN = STEP_COUNT + NUM_STEPS
 
 # A candidate's row: where its three weight sets and its bins begin in the model, how many entries
 # it has and how many of them come from places, then the entries: cell and input in one number.
-FIRST_SET, SECOND_SET, THIRD_SET, BINS, NUM_ENTRIES, NUM_PLACED = range(6)
-ENTRIES = 6
+# Beside them, whether the candidate was thought unlikely.
+FIRST_SET, SECOND_SET, THIRD_SET, BINS, NUM_ENTRIES, NUM_PLACED, IS_UNLIKELY = range(7)
+ENTRIES = 7
+UNLIKELY = 0.05
 ROW_LEN = ENTRIES + NUM_INPUTS - 1
 INPUT_BITS = 5
 INPUT_MASK = (1 << INPUT_BITS) - 1
@@ -122,15 +124,15 @@ def chance(model: Model, rows: Rows, row: Int) -> Real:
 
 
 @part
-def learn_outcome(model: Model, rows: Rows, row: Int, accepted: Real) -> None:
-    """Learn whether a candidate whose parent was accepted was accepted too."""
+def learn_outcome(model: Model, rows: Rows, row: Int, accepted: Real, weight: Real) -> None:
+    """Learn whether a candidate whose parent was accepted was accepted too, `weight` times."""
     logit = mixed_logit(model, rows, row)
     error = accepted - 1.0 / (1.0 + math.exp(-logit))
     at = (logit + _MAX_LOGIT) * ((NUM_BUCKETS - 1) / (2.0 * _MAX_LOGIT))
-    _learn_mean(model, np.int64(rows[row + BINS]) + np.int64(at + 0.5), accepted)
+    _learn_mean(model, np.int64(rows[row + BINS]) + np.int64(at + 0.5), accepted, weight)
     # Where there is nothing to learn from, weights would grow for ever to say so still louder.
     is_sure = -_SURE < error < _SURE
-    step = np.float32(0.0) if is_sure else np.float32(_RATE * error)
+    step = np.float32(0.0) if is_sure else np.float32(_RATE * weight * error)
     first = np.int64(rows[row + FIRST_SET])
     second = np.int64(rows[row + SECOND_SET])
     third = np.int64(rows[row + THIRD_SET])
@@ -142,7 +144,7 @@ def learn_outcome(model: Model, rows: Rows, row: Int, accepted: Real) -> None:
         _move_weight(model, first + index, change)
         _move_weight(model, second + index, change)
         _move_weight(model, third + index, change)
-        _learn_cell(model, cell, accepted)
+        _learn_cell(model, cell, accepted, weight)
     change = step * np.float32(_BIAS)
     _move_weight(model, first + BIAS_INPUT, change)
     _move_weight(model, second + BIAS_INPUT, change)
@@ -155,22 +157,22 @@ def _move_weight(model: Model, at: Int, change: Real) -> None:
 
 
 @part
-def _learn_cell(model: Model, cell: Int, accepted: Real) -> None:
-    count = min(np.float64(model[CELL_COUNT + cell]) + 1.0, _CELL_MEMORY)
+def _learn_cell(model: Model, cell: Int, accepted: Real, weight: Real) -> None:
+    count = min(np.float64(model[CELL_COUNT + cell]) + weight, _CELL_MEMORY)
     model[CELL_COUNT + cell] = count
     value: Real = np.float64(model[CELL_CHANCE + cell])
-    value += (accepted - value) / (count + 0.5)
+    value += weight * (accepted - value) / (count + 0.5)
     value = min(max(value, 0.0005), 0.9995)
     model[CELL_CHANCE + cell] = value
     model[CELL_LOGIT + cell] = math.log(value / (1.0 - value))
 
 
 @part
-def _learn_mean(model: Model, bin_at: Int, accepted: Real) -> None:
-    count = min(np.float64(model[bin_at + NUM_BINS]) + 1.0, _BIN_MEMORY)
+def _learn_mean(model: Model, bin_at: Int, accepted: Real, weight: Real) -> None:
+    count = min(np.float64(model[bin_at + NUM_BINS]) + weight, _BIN_MEMORY)
     model[bin_at + NUM_BINS] = count
     value = np.float64(model[bin_at])
-    model[bin_at] = value + (accepted - value) / (count + 0.5)
+    model[bin_at] = value + weight * (accepted - value) / (count + 0.5)
 
 
 @part

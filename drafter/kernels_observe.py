@@ -28,6 +28,8 @@ from drafter.kernels_record import (
 from drafter.kernels_trie import Arena, append_tokens
 
 _LUCK_SHIFT = 4
+# Of the many unlikely candidates that come to nothing one in so many is learned, so many times.
+_STRIDE = 4
 
 
 @kernel
@@ -72,8 +74,15 @@ def _learn_candidates(model: Floats, record: Ints, rows: Ints, node: Int, token:
     first = np.int64(record[NODES_AT + NODE_LEN * node + FIRST])
     at = record[POOL_AT] + POOLED_LEN * first
     for index in range(record[NODES_AT + NODE_LEN * node + NUM_FOUND]):
-        hit = 1.0 if record[at + POOLED_LEN * index] == token else 0.0
-        mixing.learn_outcome(model, rows, mixing.ROW_LEN * (first + index), hit)
+        row = mixing.ROW_LEN * (first + index)
+        hit, weight = 1.0, 1.0
+        if record[at + POOLED_LEN * index] != token:
+            hit = 0.0
+            if rows[row + mixing.IS_UNLIKELY]:
+                if (record[TURN] + index) % _STRIDE:
+                    continue
+                weight = 1.0 * _STRIDE
+        mixing.learn_outcome(model, rows, row, hit, weight)
 
 
 @part

@@ -38,7 +38,10 @@ NUM_SLOTS = NUM_PLACE_INPUTS
 TOTALS, LATEST, WHOSE, OWN = 0, NUM_SLOTS, 2 * NUM_SLOTS, 3 * NUM_SLOTS
 NOBODY = MAX_CANDIDATES
 RANKS = OWN + NUM_SLOTS * (MAX_CANDIDATES + 1)
-CONTEXT = RANKS + MAX_CANDIDATES + 1
+# Slots that hold counts, and how many do before each source of places.
+LISTED = RANKS + MAX_CANDIDATES + 1
+LISTED_BEFORE = LISTED + NUM_SLOTS
+CONTEXT = LISTED_BEFORE + 5
 HASHES = CONTEXT + MAX_MATCH_LEN
 GATHERED = HASHES + NUM_ORDERS
 PLACES = GATHERED + COMMON_LEN * MAX_COMMON
@@ -78,6 +81,11 @@ def new_scratch(max_nodes: int) -> Ints:
 def new_chances(max_nodes: int) -> Floats:
     """Return path chances of each candidate and, behind, of each node."""
     return np.zeros(pool_space(max_nodes) + max_nodes + 1, np.float32)
+
+
+def tree_at(max_nodes: int) -> int:
+    """Return where in the scratch a draft is written: over the heap, which it outlives."""
+    return PLACES + PLACES_LEN * (max_nodes + 1)
 
 
 def pool_space(max_nodes: int) -> int:

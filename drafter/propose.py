@@ -15,7 +15,7 @@ _MIN_SPACE = 16
 class DraftRecord:
     """The last draft of one sequence: its nodes, all candidates beside them, and their evidence."""
 
-    __slots__ = ("ints", "max_nodes", "num_nodes", "rows")
+    __slots__ = ("chances_at", "ints", "max_nodes", "num_nodes", "rows", "tree_at")
 
     def __init__(self) -> None:
         self._make(_MIN_SPACE, layout.FULL_LUCK // 2)
@@ -29,6 +29,9 @@ class DraftRecord:
         self.max_nodes = max_nodes
         self.ints = layout.new_record(max_nodes, luck)
         self.rows = layout.new_rows(max_nodes)
+        # Where the kernel leaves the draft, in memory shared by all sequences.
+        self.tree_at = layout.tree_at(max_nodes)
+        self.chances_at = layout.pool_space(max_nodes) + 1
 
 
 class Proposer:
@@ -69,16 +72,9 @@ class Proposer:
         return self._tree(record, record.num_nodes)
 
     def _tree(self, record: DraftRecord, number: int) -> DraftTree:
-        start = layout.NODES_AT + layout.NODE_LEN
-        nodes = record.ints[start : start + layout.NODE_LEN * number].reshape(-1, layout.NODE_LEN)
-        fields = nodes.T.copy()  # one copy, with each field in a row of its own
-        chances = layout.pool_space(record.max_nodes) + 1
-        return DraftTree(
-            fields[layout.TOKEN],
-            fields[layout.PARENT] - 1,
-            self._chances[chances : chances + number].copy(),
-            fields[layout.SOURCE],
-        )
+        nodes = self._scratch[record.tree_at : record.tree_at + 3 * number].copy()
+        chances = self._chances[record.chances_at : record.chances_at + number].copy()
+        return DraftTree(nodes[:number], nodes[number : 2 * number], chances, nodes[2 * number :])
 
     def _reserve(self, max_nodes: int) -> None:
         self._max_nodes = max_nodes
