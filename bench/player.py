@@ -38,16 +38,18 @@ def play_cold(
 def _play(
     request: Request, source: DraftSource, recording: Recording, budget: int, threshold: float
 ) -> None:
+    started = perf_counter_ns()
     source.open(request.prompt)
     # The first output token comes from the prompt's own forward pass and costs no step.
     source.observe(request.output[:1], 0)
+    recording.update_ns += perf_counter_ns() - started
     position = 1
     while position < len(request.output):
         position += _step(request.output[position:], source, recording, budget, threshold)
     started = perf_counter_ns()
     source.close()
-    recording.learn_ns += perf_counter_ns() - started
-    recording.learned_tokens += len(request.prompt) + len(request.output)
+    recording.update_ns += perf_counter_ns() - started
+    recording.updated_tokens += len(request.prompt) + len(request.output)
     recording.num_requests += 1
 
 
@@ -64,6 +66,7 @@ def _step(
     started = perf_counter_ns()
     source.observe(emitted, cut)
     recording.observe_ns.append(perf_counter_ns() - started)
+    recording.update_ns += recording.observe_ns[-1]
     recording.observed_tokens += len(emitted)
     recording.drafted.append(cut)
     recording.num_accepted += len(accepted)

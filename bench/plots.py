@@ -161,7 +161,7 @@ def _draw_reliability(axis: Axes, series: Sequence[tuple[str, Points]]) -> None:
     axis.set_xlabel("said", fontsize=8)
     axis.set_ylabel("true", fontsize=8)
     axis.grid(alpha=0.3)
-    if series:
+    if any(points for _, points in series):
         axis.legend(fontsize=6, loc="upper left")
 
 

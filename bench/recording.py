@@ -21,8 +21,9 @@ class Recording:
     propose_ns: list[int] = field(default_factory=list)
     observe_ns: list[int] = field(default_factory=list)
     observed_tokens: int = 0
-    learn_ns: int = 0
-    learned_tokens: int = 0
+    # All that keeps the memory up to date, over the tokens of prompts and outputs.
+    update_ns: int = 0
+    updated_tokens: int = 0
     memory_bytes: int = 0
     memory_tokens: int = 0
     # Per node sent after settling: its probability, and whether the true path went through it.
@@ -64,7 +65,7 @@ class Figures:
     observe_us_p50: float
     observe_us_p99: float
     observe_us_per_token: float
-    learn_us_per_token: float
+    update_us_per_token: float
     bytes_per_learned_token: float | None
     ece: float | None
     calibration: tuple[Bin, ...]
@@ -95,7 +96,7 @@ def figures(recording: Recording) -> Figures:
         observe_us_p50=_percentile_us(recording.observe_ns, 50),
         observe_us_p99=_percentile_us(recording.observe_ns, 99),
         observe_us_per_token=per_token,
-        learn_us_per_token=recording.learn_ns / 1e3 / max(1, recording.learned_tokens),
+        update_us_per_token=recording.update_ns / 1e3 / max(1, recording.updated_tokens),
         bytes_per_learned_token=memory if recording.memory_bytes else None,
         ece=calibration_error(bins) if judged else None,
         calibration=bins,

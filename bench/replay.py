@@ -98,7 +98,7 @@ def _as_text(rows: list[Row], options: argparse.Namespace) -> str:
         f"{options.mode}, budget {options.budget}; times in µs\n"
         f"{'workload':14}{'source':17}{'tok/step':>9}{'drafted':>9}{'precision':>10}"
         f"{'expected':>9}{'ECE':>7}{'propose p50':>12}{'p99':>7}{'observe p50':>12}{'p99':>7}"
-        f"{'/token':>7}{'learn/token':>12}{'B/token':>9}"
+        f"{'/token':>7}{'update/token':>13}{'B/token':>9}"
     )
     return "\n".join([head, *(_line(row) for row in rows), *_calibration_lines(rows)])
 
@@ -110,7 +110,7 @@ def _line(row: Row) -> str:
         f"{it.precision:10.3f}{_maybe(it.expected_accepted_per_step, 3):>9}"
         f"{_maybe(it.ece, 3):>7}{it.propose_us_p50:12.1f}{it.propose_us_p99:7.0f}"
         f"{it.observe_us_p50:12.1f}{it.observe_us_p99:7.0f}{it.observe_us_per_token:7.2f}"
-        f"{it.learn_us_per_token:12.2f}{_maybe(it.bytes_per_learned_token, 0):>9}"
+        f"{it.update_us_per_token:13.2f}{_maybe(it.bytes_per_learned_token, 0):>9}"
     )
 
 

@@ -7,6 +7,7 @@ from bench.lookahead_paper import LookaheadPaper
 from bench.peers import peers
 from bench.player import Factory
 from bench.prompt_lookup import PromptLookup
+from drafter.calls import calls
 from drafter.sessions import DraftSessions
 
 NAMESPACE = "replay"
@@ -16,6 +17,7 @@ class Ours:
     """This project's drafter, called in process."""
 
     def __init__(self) -> None:
+        calls.compile()  # once per process, and not on the first request's time
         self._sessions = DraftSessions()
         self._sequence_id = 0
 

@@ -29,6 +29,7 @@ class Trie:
     def __init__(self, *, max_bytes: int = DEFAULT_MAX_BYTES, capacity: int = MIN_CAPACITY) -> None:
         self._max_capacity = _largest_capacity(max_bytes)
         self._renumbered = 0
+        self._room = 0  # so many tokens may come before the arena has to be looked at
         self.arena = _new_arena(min(_power_of_two(capacity), self._max_capacity))
 
     @property
@@ -70,11 +71,9 @@ class Trie:
 
     def reserve(self, num_tokens: int) -> None:
         """Make room for that many more tokens, so that a kernel may append them."""
-        head, capacity = self.arena.item(kernels.HEAD), self.arena.item(kernels.CAPACITY)
-        needed = head - self.arena.item(kernels.TAIL) + num_tokens
-        grown = needed > capacity and capacity < self._max_capacity
-        if grown or head + num_tokens > _MAX_POSITION:
-            self._rebuild(self.live_tokens(), min(_power_of_two(needed), self._max_capacity))
+        self._room -= num_tokens
+        if self._room < 0:
+            self._make_room(num_tokens)
 
     def remove(self, token_ids: TokenRun) -> None:
         """Take back the latest live run equal to the ids, as if it had never been learned."""
@@ -181,10 +180,22 @@ class Trie:
             run = run.copy()  # another type to the compiler, which would compile once more
         calls.append_tokens(self.arena, run, len(run))
 
+    def _make_room(self, num_tokens: int) -> None:
+        """Grow or renumber where needed; count how many more tokens need neither."""
+        head, capacity = self.arena.item(kernels.HEAD), self.arena.item(kernels.CAPACITY)
+        needed = self.num_tokens + num_tokens
+        if (needed > capacity < self._max_capacity) or head + num_tokens > _MAX_POSITION:
+            self._rebuild(self.live_tokens(), min(_power_of_two(needed), self._max_capacity))
+            head, capacity = self.arena.item(kernels.HEAD), self.arena.item(kernels.CAPACITY)
+        self._room = _MAX_POSITION - head - num_tokens
+        if capacity < self._max_capacity:
+            self._room = min(self._room, capacity - needed)
+
     def _rebuild(self, live: NDArray[np.int32], capacity: int) -> None:
         """Index the live tokens afresh in a ring of that capacity, numbered from zero."""
         learned = self.num_learned
         self.arena = _new_arena(max(capacity, MIN_CAPACITY))
+        self._room = 0
         calls.append_tokens(self.arena, live, len(live))
         self._renumbered = learned - len(live)
 
