@@ -19,7 +19,7 @@ from drafter.member import Member, MemberTimes, end, going_on
 from drafter.memory_status import MemoryStatus, SpaceStatus
 from drafter.outbox import Outbox
 from drafter.replica import ReplicaLimits
-from drafter.snapshot import Position, digest
+from drafter.snapshot import digest
 from drafter.store import Store, TokenTrie
 from drafter.token_run import TokenRun, as_run
 
@@ -114,16 +114,6 @@ class SharedMemory:
     async def load(self, space: str) -> None:
         """Begin to follow a space, in the background."""
         self._use(space)
-
-    async def caught_up(self, space: str) -> Position:
-        """Follow a space until nothing more is in its log; return the position there."""
-        self._use(space)
-        if self._log is None:
-            raise ValueError("caught_up: there is no log to follow")
-        replica = self._members[space].replica
-        while replica.lag.caught_up_at is None or not replica.synced:
-            await asyncio.sleep(0.01)
-        return replica.history.position()
 
     async def forget(self, space: str) -> int:
         """Forget a space here and everywhere; return how many tokens were held here.

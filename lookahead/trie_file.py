@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter.memory import SharedMemory
+from drafter.reader import read_space
 from drafter.session_store import SessionStore
 from drafter.sessions import DraftSessions
 from drafter.snapshot import (
@@ -70,15 +70,14 @@ async def _export(redis_url: str, vocabulary: str, namespace: str, path: Path) -
     space = f"{vocabulary}/{namespace}"
     sessions = DraftSessions(max_namespace_bytes=_MAX_NAMESPACE_BYTES)
     store = SessionStore(sessions, max_namespace_bytes=_MAX_NAMESPACE_BYTES)
-    memory = SharedMemory(store, redis_url=redis_url)
-    await memory.start()
     try:
-        position = await asyncio.wait_for(memory.caught_up(space), _LOAD_TIMEOUT_S)
+        position, trie = await read_space(redis_url, space, store, _LOAD_TIMEOUT_S)
     except TimeoutError:
-        raise ConnectionError(memory.status().last_error or "Redis does not answer") from None
-    finally:
-        await memory.stop()
-    trie = sessions.trie(space)
+        raise ValueError(
+            f"no snapshot of it could be read in {_LOAD_TIMEOUT_S:.0f} s; is a drafter running?"
+        ) from None
+    if not trie.num_tokens:
+        raise ValueError(f"Redis holds nothing of it for the vocabulary {vocabulary}")
     arrays = dict(trie.export())
     header = make_header(vocabulary, position, 0, arrays)
     with path.open("wb") as file:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.live import Live
 
+from bench.redis_server import Server, free_port, running, wait_until
 from lookahead import trie_cli
 from lookahead.cli import main
 from lookahead.corpus import MAX_PIECE_CHARS, read_pieces
@@ -18,7 +19,6 @@ from lookahead.drafter_client import DrafterClient
 from protos import verifier_pb2 as pb
 from rpc.health import is_serving
 from tests.fake_verifier import FakeVerifier, serving
-from tests.redis_server import Server, free_port, running, wait_until
 
 VOCABULARY = "letters"
 TEXT = "It was the best of times, it was the worst of times.\n"
@@ -138,12 +138,17 @@ def test_forgotten_namespace_is_gone_everywhere(
 
 
 def test_export_comes_back_by_import(
-    stack: Stack, lookahead: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stack: Stack,
+    lookahead: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     file, redis = str(tmp_path / "memory.trie"), ("--redis", stack.redis.url)
     follow(stack, "saved")
     assert lookahead("export", file, "-n", "saved", *redis) == 0
     assert "wrote 4 tokens" in capsys.readouterr().out
+    assert not caplog.records  # an export has a limit of its own, which concerns no drafter
     assert lookahead("import", file, "-n", "copied") == 0
     wait_until(lambda: held(stack, "copied")[:1] == [4])
     assert lookahead("import", file, "-n", "copied", "--vocabulary", "other") != 0
@@ -152,6 +157,29 @@ def test_export_comes_back_by_import(
     damaged[-1] ^= 1
     Path(file).write_bytes(damaged)
     assert lookahead("import", file, "-n", "copied") != 0
+
+
+def test_export_neither_writes_to_redis_nor_invents_an_empty_memory(
+    stack: Stack, lookahead: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follow(stack, "kept")
+    redis = stack.redis.client()
+    before = set(redis.keys("*"))
+    file = tmp_path / "memory.trie"
+    assert lookahead("export", str(file), "-n", "kept", "--redis", stack.redis.url) == 0
+    file.unlink()
+    assert lookahead("export", str(file), "-n", "unheard-of", "--redis", stack.redis.url) == 1
+    assert "nothing" in capsys.readouterr().err
+    assert not file.exists()
+    assert set(redis.keys("*")) == before
+
+
+def test_export_without_redis_fails_at_once_and_says_so(
+    lookahead: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"redis://127.0.0.1:{free_port()}"
+    assert lookahead("export", str(tmp_path / "memory.trie"), "--redis", url) == 1
+    assert "127.0.0.1" in capsys.readouterr().err
 
 
 def test_top_redraws_until_it_is_stopped(
