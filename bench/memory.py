@@ -17,8 +17,9 @@ import numpy as np
 from redis import Redis
 
 from bench.corpus import documents
+from bench.fault_servers import KINDS
 from bench.memory_drafts import Drafting, drafting
-from bench.memory_faults import FaultCosts, fault_costs
+from bench.memory_faults import fault_costs
 from bench.memory_plot import plot
 from bench.memory_process import SPACE, MemoryProcess
 from drafter.local_redis import LocalRedis
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=10_000_000, help="size of the scale figure")
     sections = ["latency", "agreement", "crash", "drafts", "faults", "scale"]
     parser.add_argument("--only", choices=sections)
+    parser.add_argument("--redis", choices=KINDS, nargs="+", help="faults of these servers only")
+    parser.add_argument("--rounds", type=int, default=4, help="how often each fault is met")
     parser.add_argument("--plot", type=Path, help="draw the scale figure at several sizes here")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
@@ -103,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "agreement": agreement,
         "crash": crash,
         "drafts": drafts,
-        "faults": faults,
+        "faults": lambda: fault_costs(options.redis or tuple(KINDS), options.rounds),
         "scale": lambda: scale(options.tokens),
     }
     found = {
@@ -115,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(found, indent=2))
         return
     for name, fields in found.items():
-        print(f"{name}: " + "  ".join(f"{key}={_short(value)}" for key, value in fields.items()))
+        _print(name, fields)
 
 
 @contextmanager
@@ -221,12 +224,6 @@ def drafts() -> Drafting:
         return drafting(redis)
 
 
-def faults() -> FaultCosts:
-    """Compare generation while Redis is in trouble with generation in calm."""
-    with server() as redis:
-        return fault_costs(redis)
-
-
 def scale(num_tokens: int) -> Scale:
     """Push real text through the log, then start replicas from it and from a snapshot."""
     runs = documents(num_tokens)
@@ -299,6 +296,15 @@ def _wait(true: Callable[[], bool], timeout_s: float = 300.0, step_s: float = 0.
         if time.monotonic() > deadline:
             raise TimeoutError(f"not so after {timeout_s} s")
         time.sleep(step_s)
+
+
+def _print(name: str, fields: dict[str, object], indent: str = "") -> None:
+    """One line of numbers, then a line for each group of numbers."""
+    groups = {key: value for key, value in fields.items() if isinstance(value, dict)}
+    numbers = (f"{key}={_short(fields[key])}" for key in fields if key not in groups)
+    print(f"{indent}{name}: " + "  ".join(numbers))
+    for key, group in groups.items():
+        _print(key, group, indent + "  ")
 
 
 def _short(value: object) -> str:

@@ -67,17 +67,20 @@ class Said:
 
 @asynccontextmanager
 async def running_engine(
-    config: VerifierConfig, drafter: str
+    config: VerifierConfig, drafter: str, curve: StepCurve = FREE_NODES
 ) -> AsyncIterator[tuple[Engine, float]]:
-    """An engine that is connected to the drafter, and which choices are near ties for its model."""
+    """An engine that is connected to the drafter, and which choices are near ties for its model.
+
+    `curve`: what its steps are taken to cost.
+    """
     model = load_model(config)
     measured = measure(model)
     drafts = DraftClient(
         [drafter], vocabulary=model.fingerprint, vocabulary_size=model.vocabulary_size
     )
-    free = Measurements(FREE_NODES, measured.margin, measured.rows_agree)
+    free = Measurements(curve, measured.margin, measured.rows_agree)
     engine = Engine(model, NoText(), drafts, free, config)  # type: ignore[arg-type]
-    engine.drafting.controller = AlwaysOn(FREE_NODES.plain_units())
+    engine.drafting.controller = AlwaysOn(curve.plain_units())
     engine.start()
     try:
         while model.form is not Form.PLAIN and not engine.drafting.is_connected:

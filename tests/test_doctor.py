@@ -13,6 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from bench.redis_groups import Cluster
+from bench.redis_server import Server, free_port, running
 from lookahead.cli import app
 from lookahead.doctor import model as model_checks
 from lookahead.doctor.addresses import check_address
@@ -28,9 +30,7 @@ from lookahead.doctor.machine import (
 from lookahead.doctor.memory import check_redis
 from lookahead.doctor.model import check_model
 from rpc.server import RpcServer
-from tests.redis_server import Server, free_port, running
 from tests.saved_model import save_small_model
-from tests.test_topologies import Cluster
 
 OK, WARNING, PROBLEM = Verdict.OK, Verdict.WARNING, Verdict.PROBLEM
 

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+from bench.redis_server import Server, running
 from drafter.config import DrafterConfig
 from drafter.memory import SharedMemory
 from drafter.metrics import DrafterMetrics
 from drafter.process import build
 from drafter.sessions import DraftSessions
 from rpc.histogram import LOOKUP_S, Histogram
-from tests.redis_server import Server, eventually, running
+from tests.redis_server import eventually
 
 SPACE = "v/default"
 TEXT = list(range(10, 50))

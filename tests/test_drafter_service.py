@@ -18,6 +18,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from bench.redis_server import Server
+from bench.redis_server import running as running_servers
 from drafter.config import DrafterConfig
 from drafter.memory import SharedMemory
 from drafter.process import SHARED_MEMORY, build, warm_up
@@ -26,8 +28,7 @@ from drafter.sessions import DraftSessions
 from protos import drafter_pb2 as pb
 from protos.drafter_pb2_grpc import DrafterServiceStub, add_DrafterServiceServicer_to_server
 from rpc.server import RpcServer
-from tests.redis_server import Server, eventually
-from tests.redis_server import running as running_servers
+from tests.redis_server import eventually
 
 TIMEOUT_S = 10.0
 # Long enough that what follows its beginning is drafted with confidence.

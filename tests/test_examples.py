@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from bench.redis_server import free_port
 from lookahead.stack import NO_REDIS, StackConfig, running
-from tests.redis_server import free_port
 from tests.test_stack import model
 
 __all__ = ["model"]  # the fixture: a small model with random weights, as a directory

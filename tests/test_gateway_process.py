@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from bench.redis_server import free_port
 from lookahead.gateway.probe import is_ready
 from lookahead.gateway.process import SEND_BUFFER_BYTES, bind
 from tests.fake_verifier import ANSWER, FakeVerifier, serving
-from tests.redis_server import free_port
 from tests.test_stack import read_until
 
 STOP_S = 20.0

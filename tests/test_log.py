@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from bench.redis_proxy import Proxy
+from bench.redis_server import Server, running
 from drafter.entry import Entry, decode
 from drafter.local_redis import LocalRedis
 from drafter.log import RedisLog
 from drafter.sessions import DraftSessions
 from drafter.snapshot import ZERO, load_pointer
 from tests.memory_peers import FAST, SPACE, Peer, agree, peers, some_run
-from tests.redis_server import Proxy, Server, eventually, running
+from tests.redis_server import eventually
 
 OTHER = "vocabulary/other"
 NO_SNAPSHOTS = replace(FAST, replica=replace(FAST.replica, snapshot_tokens=10**9))

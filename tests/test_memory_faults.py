@@ -21,15 +21,16 @@ from typing import Any
 
 import grpc
 
+from bench.redis_groups import Cluster, Sentinels, ask
+from bench.redis_proxy import Proxy
+from bench.redis_server import Server, free_port, running, wait_until
 from bench.word_runs import AlwaysOn
 from lookahead import AsyncClient
 from protos import drafter_pb2 as drafter_pb
 from protos import drafter_pb2_grpc as drafter_grpc
 from rpc.health import is_serving
 from tests.engine_runs import FREE_NODES
-from tests.redis_server import Proxy, Server, free_port, running, wait_until
 from tests.running_verifier import CONFIG
-from tests.test_topologies import Cluster, Sentinels, ask
 from tests.test_verifier_service import TOKENIZER, serving, small_model
 from verifier.draft_client import DraftClient
 from verifier.engine import Engine

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from typer.testing import CliRunner
 
+from bench.redis_server import free_port, wait_until
 from lookahead import Client
 from lookahead.cli import app
 from lookahead.errors import InvalidRequest
@@ -29,7 +30,6 @@ from lookahead.top.command import look
 from lookahead.top.figures import FIGURES
 from lookahead.top.page import page
 from lookahead.top.scrape import Change, ScrapeError, parse, scrape
-from tests.redis_server import free_port, wait_until
 from tests.test_stack import model
 
 __all__ = ["model"]  # the fixture: a small model with random weights, as a directory

@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
+from bench.redis_server import free_port
 from lookahead import Client
 from lookahead.child import ChildProcess
 from lookahead.stack import NO_REDIS, Stack, StackConfig, StackError
-from tests.redis_server import free_port
 from tests.saved_model import save_small_model
 
 STOP_S = 20.0

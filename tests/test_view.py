@@ -12,12 +12,12 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from bench.redis_server import free_port
 from lookahead import Client
 from lookahead.samples import load_samples
 from lookahead.stack import NO_REDIS, StackConfig, running
 from tests.browser import NARROW, WIDE, chromium, visiting
 from tests.fake_verifier import ANSWER, FakeVerifier, serving
-from tests.redis_server import free_port
 from tests.running_gateway import Host, gateway, host
 from tests.saved_model import save_small_model
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.redis_server import free_port
 from tests.deploy.engine import DOCKER, ROOT, docker
 from tests.manifests import BIN
-from tests.redis_server import free_port
 
 PROJECT = "lookahead-test"
 WAIT_S = 900
