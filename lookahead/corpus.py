@@ -19,26 +19,29 @@ class Piece:
     token_ids: tuple[int, ...] = ()
 
 
-def read_pieces(path: Path) -> Iterator[Piece]:
-    """Yield what a file holds; ValueError names the file and the line that is wrong."""
+def read_pieces(path: Path, max_chars: int = MAX_PIECE_CHARS) -> Iterator[Piece]:
+    """Yield what a file holds, texts in pieces of at most `max_chars`.
+
+    ValueError names the file and the line that is wrong.
+    """
     read = _jsonl_pieces if path.suffix in (".jsonl", ".ndjson") else _text_pieces
     try:
-        yield from read(path)
+        yield from read(path, max_chars)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text: {error}") from error
 
 
-def _text_pieces(path: Path) -> Iterator[Piece]:
+def _text_pieces(path: Path, max_chars: int) -> Iterator[Piece]:
     """Cut a text at line ends where possible."""
     with path.open(encoding="utf-8", newline="") as file:
         held = ""
-        while block := file.read(MAX_PIECE_CHARS):
+        while block := file.read(max_chars):
             held += block
-            cut = held.rfind("\n", 0, MAX_PIECE_CHARS) + 1 or MAX_PIECE_CHARS
-            while len(held) > MAX_PIECE_CHARS:
+            cut = held.rfind("\n", 0, max_chars) + 1 or max_chars
+            while len(held) > max_chars:
                 yield _text_piece(held[:cut])
                 held = held[cut:]
-                cut = held.rfind("\n", 0, MAX_PIECE_CHARS) + 1 or MAX_PIECE_CHARS
+                cut = held.rfind("\n", 0, max_chars) + 1 or max_chars
         if held:
             yield _text_piece(held)
 
@@ -47,18 +50,18 @@ def _text_piece(text: str) -> Piece:
     return Piece(len(text.encode()), text=text)
 
 
-def _jsonl_pieces(path: Path) -> Iterator[Piece]:
+def _jsonl_pieces(path: Path, max_chars: int) -> Iterator[Piece]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                yield from _parse(line)
+                yield from _parse(line, max_chars)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path}:{number}: {error}") from error
 
 
-def _parse(line: bytes) -> Iterator[Piece]:
+def _parse(line: bytes, max_chars: int) -> Iterator[Piece]:
     """Turn one line into pieces: {"text": …}, {"token_ids": […]} or a string."""
     found = json.loads(line)
     if isinstance(found, str):
@@ -71,9 +74,9 @@ def _parse(line: bytes) -> Iterator[Piece]:
     text = found["text"]
     if not isinstance(text, str):
         raise ValueError(f'"text" is {type(text).__name__}, not a string')
-    starts = range(0, max(1, len(text)), MAX_PIECE_CHARS)
-    for index, start in enumerate(starts):
-        yield Piece(0 if index else len(line), text=text[start : start + MAX_PIECE_CHARS])
+    text.encode()  # JSON can spell halves of characters, which no tokenizer takes
+    for start in range(0, max(1, len(text)), max_chars):
+        yield Piece(0 if start else len(line), text=text[start : start + max_chars])
 
 
 def _id_pieces(token_ids: object, num_bytes: int) -> Iterator[Piece]:

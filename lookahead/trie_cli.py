@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,24 +9,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
+from rich.text import Text
 
 from lookahead import options
 from lookahead.cli_services import require_extras
 from lookahead.cli_tls import tls
 from lookahead.client import DEFAULT_ADDRESS, Client
-from lookahead.corpus import read_pieces
 from lookahead.drafter_client import DEFAULT_DRAFTER, DrafterClient, NamespaceInfo
 from lookahead.errors import LookaheadError
 from lookahead.model_cache import cache_directory
+from lookahead.trie_learning import learning_progress, report_learned, tokenised
+from lookahead.trie_table import NOTHING, draw_table
 
 trie = typer.Typer(
     name="trie", help="What the drafters remember.", no_args_is_help=True, add_completion=False
@@ -55,7 +48,7 @@ def stats(drafter: Drafters = None, prefix: Prefix = "", as_json: options.AsJson
         rows = {name: [asdict(info) for info in infos] for name, infos in found.items()}
         typer.echo(json.dumps(rows, indent=2))
         return
-    Console().print(_table(found))
+    Console().print(draw_table(found) if any(found.values()) else NOTHING)
 
 
 @trie.command()
@@ -68,8 +61,16 @@ def top(
     before: dict[tuple[str, str, str], int] = {}
     with Live(Table(), console=Console(), auto_refresh=False) as live:
         while True:
-            found = _ask_all(drafter, prefix)
-            live.update(_table(found, before, interval_s), refresh=True)
+            try:
+                found = _ask_all(drafter, prefix)
+            except LookaheadError as error:
+                if not before:
+                    raise
+                # One that restarts will be back.
+                live.update(Text(str(error)), refresh=True)
+                time.sleep(interval_s)
+                continue
+            live.update(draw_table(found, before, interval_s), refresh=True)
             before = {
                 (name, info.vocabulary, info.namespace): info.num_tokens
                 for name, infos in found.items()
@@ -88,6 +89,8 @@ def digest(drafter: Drafters = None, prefix: Prefix = "") -> None:
             typer.echo(f"{info.digest}  {info.namespace}  {position}  {name}")
             key = info.vocabulary, info.namespace, position
             seen.setdefault(key, set()).add(info.digest)
+    if not seen:
+        typer.echo(NOTHING, err=True)
     if any(len(digests) > 1 for digests in seen.values()):
         typer.echo("drafters differ at the same position", err=True)
         raise typer.Exit(1)
@@ -104,14 +107,17 @@ def learn(
 ) -> None:
     """Teach texts. JSONL lines are {"text": …} or {"token_ids": […]}."""
     with Client(address, tls=tls()) as client, DrafterClient(_one(drafter), tls=tls()) as target:
-        vocabulary = client.model().vocabulary_fingerprint
+        model = client.model()
         try:
-            with _progress() as progress:
-                runs = _tokenised(client, files, progress)
-                num_tokens = target.learn(vocabulary, namespace, runs)
+            with learning_progress() as progress:
+                runs = tokenised(client, files, model, progress)
+                num_tokens = target.learn(model.vocabulary_fingerprint, namespace, runs)
+        except KeyboardInterrupt:
+            typer.echo("Stopped; what was sent is learned, see `lookahead trie stats`.", err=True)
+            raise
         except ValueError as error:
-            raise LookaheadError(str(error)) from error
-    typer.echo(f"learned {num_tokens:,} tokens into {namespace}")
+            raise LookaheadError(f"{error}\nWhat stands before it is learned.") from error
+        report_learned(target, model.vocabulary_fingerprint, namespace, num_tokens)
 
 
 @trie.command()
@@ -170,7 +176,7 @@ def import_file(
         raise LookaheadError(f"{path}: {error}") from error
     with DrafterClient(_one(drafter), tls=tls()) as target:
         num_tokens = target.learn(fingerprint, namespace, (run.tolist() for run in runs))
-    typer.echo(f"learned {num_tokens:,} tokens into {namespace}")
+        report_learned(target, fingerprint, namespace, num_tokens)
 
 
 def _ask_all(drafters: list[str] | None, prefix: str) -> dict[str, list[NamespaceInfo]]:
@@ -189,70 +195,3 @@ def _one(drafters: list[str] | None) -> str:
 def _fingerprint(address: str) -> str:
     with Client(address, tls=tls()) as client:
         return client.model().vocabulary_fingerprint
-
-
-def _tokenised(
-    client: Client, files: Sequence[Path], progress: Progress
-) -> Iterator[Sequence[int]]:
-    """Yield token runs, moving the bar by the bytes that were read."""
-    task = progress.add_task("", total=sum(path.stat().st_size for path in files), tokens=0)
-    num_tokens = 0
-    for path in files:
-        for piece in read_pieces(path):
-            run = piece.token_ids or client.tokenize(piece.text, special_tokens=False)
-            num_tokens += len(run)
-            progress.update(task, advance=piece.num_bytes, tokens=num_tokens)
-            if run:
-                yield run
-
-
-def _progress() -> Progress:
-    return Progress(
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[tokens]:,} tokens"),
-        TimeElapsedColumn(),
-        TextColumn("[dim]left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-
-
-def _table(
-    found: dict[str, list[NamespaceInfo]],
-    before: dict[tuple[str, str, str], int] | None = None,
-    interval_s: float = 1.0,
-) -> Table:
-    """Draw one row per drafter and namespace; with `before`, tokens learned per second too."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("drafter", "namespace"):
-        table.add_column(heading)
-    for heading in ("tokens", "tokens/s", "MiB") if before is not None else ("tokens", "MiB"):
-        table.add_column(heading, justify="right")
-    table.add_column("behind", justify="right")
-    table.add_column("digest")
-    table.add_column("position")
-    for name, infos in found.items():
-        for info in infos:
-            known = (before or {}).get((name, info.vocabulary, info.namespace), info.num_tokens)
-            speed = [f"{(info.num_tokens - known) / interval_s:,.0f}"] if before is not None else []
-            table.add_row(
-                name,
-                info.namespace,
-                f"{info.num_tokens:,}",
-                *speed,
-                f"{info.num_bytes / (1 << 20):,.1f}",
-                _behind(info),
-                info.digest[:12],
-                info.log_position or "-",
-            )
-    return table
-
-
-def _behind(info: NamespaceInfo) -> str:
-    """Say how far a drafter is behind the log: entries and seconds; nothing while it is not."""
-    if not info.log_position:
-        return "no log"
-    if info.lag_s == 0.0 and info.lag_entries == 0:
-        return "-"
-    return f"{info.lag_entries:,} in {info.lag_s:,.1f} s"

@@ -49,7 +49,10 @@ def read_runs(path: Path, vocabulary: str) -> Iterator[NDArray[np.int32]]:
     """Return an export's runs, oldest first, if they are of this vocabulary; else SnapshotError."""
     with path.open("rb") as file:
         parts = _parts(file.read(_MAX_BYTES))
-    header = load_header(next(parts, b""), space=vocabulary, max_len=_MAX_BYTES)
+    head = next(parts, None)
+    if head is None:
+        raise SnapshotError("file: is empty")
+    header = load_header(head, space=vocabulary, max_len=_MAX_BYTES)
     inflater = Inflater(header)
     for index in range(header.num_chunks):
         inflater.add(index, next(parts, b""))
@@ -94,7 +97,9 @@ def _parts(data: bytes) -> Iterator[bytes]:
             raise SnapshotError("file: ends within a length")
         (length,) = _LEN.unpack_from(data, start)
         start += _LEN.size
-        if length > _MAX_PART_LEN or start + length > len(data):
-            raise SnapshotError(f"file: a part of {length} bytes does not fit")
+        if length > _MAX_PART_LEN:
+            raise SnapshotError("file: is no export of a memory")
+        if start + length > len(data):
+            raise SnapshotError(f"file: is cut off, {start + length - len(data)} bytes are missing")
         yield data[start : start + length]
         start += length

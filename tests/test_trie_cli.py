@@ -12,10 +12,10 @@ import pytest
 from rich.live import Live
 
 from bench.redis_server import Server, free_port, running, wait_until
-from lookahead import trie_cli
+from lookahead import trie_cli, trie_learning
 from lookahead.cli import main
 from lookahead.corpus import MAX_PIECE_CHARS, read_pieces
-from lookahead.drafter_client import DrafterClient
+from lookahead.drafter_client import DrafterClient, NamespaceInfo
 from protos import verifier_pb2 as pb
 from rpc.health import is_serving
 from tests.fake_verifier import FakeVerifier, serving
@@ -31,6 +31,7 @@ class LetterVerifier(FakeVerifier):
     def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         model = super().GetModel(request, context)
         model.vocabulary_fingerprint = VOCABULARY
+        model.max_context_len = 1024
         return model
 
 
@@ -207,6 +208,7 @@ def test_top_redraws_until_it_is_stopped(
         ('{"token_ids": [1, -1]}', "-1"),
         ('{"token_ids": ["1"]}', "integers"),
         ('{"text": 5}', "int"),
+        (r'{"text": "\ud800"}', "surrogates"),
     ],
 )
 def test_bad_line_is_one_message_that_names_it(
@@ -221,14 +223,57 @@ def test_bad_line_is_one_message_that_names_it(
     assert "Traceback" not in message
 
 
+def test_token_id_outside_the_vocabulary_is_refused(
+    stack: Stack, lookahead: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ids.jsonl"
+    path.write_text(json.dumps({"token_ids": [1, 1 << 20]}))
+    assert lookahead("learn", str(path), "-n", "foreign") == 1
+    assert str(1 << 20) in capsys.readouterr().err
+    assert not sum(held(stack, "foreign"))
+
+
+def test_learning_more_than_the_drafter_keeps_says_so(
+    stack: Stack,
+    lookahead: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "ids.jsonl"
+    path.write_text(json.dumps({"token_ids": [1, 2, 3, 4, 5]}))
+    monkeypatch.setattr(trie_learning, "_PATIENCE_S", 0.2)
+    for kept, is_said in ((4, True), (6, False)):
+        info = NamespaceInfo(VOCABULARY, "much", kept, 100, "", "root:1-0", 0, 0.0)
+        monkeypatch.setattr(DrafterClient, "namespaces", lambda self, prefix="", i=info: [i])
+        assert lookahead("learn", str(path), "-n", "much") == 0
+        assert ("MAX_NAMESPACE_BYTES" in capsys.readouterr().err) == is_said
+
+
+@pytest.mark.parametrize(
+    ("data", "wrong"),
+    [(b"", "empty"), (b"just some text", "no export"), (b"\x09\0\0\0cut", "cut off, 6 bytes")],
+)
+def test_file_that_is_no_export_is_refused(
+    lookahead: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes, wrong: str
+) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(data)
+    assert lookahead("import", str(path)) == 1
+    assert wrong in capsys.readouterr().err
+
+
 def test_pieces_of_a_text_are_the_text(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     text = "".join(f"{'é' * (n % 200)}\n" for n in range(2000)) + "x" * 3 * MAX_PIECE_CHARS
     path.write_text(text)
-    pieces = list(read_pieces(path))
-    assert "".join(piece.text for piece in pieces) == text
-    assert sum(piece.num_bytes for piece in pieces) == path.stat().st_size
-    assert max(len(piece.text) for piece in pieces) <= MAX_PIECE_CHARS
+    lines = tmp_path / "long.jsonl"
+    lines.write_text(json.dumps({"text": text}))
+    for file, most in ((path, MAX_PIECE_CHARS), (path, 100), (lines, 100)):
+        pieces = list(read_pieces(file, most))
+        assert "".join(piece.text for piece in pieces) == text
+        assert sum(piece.num_bytes for piece in pieces) == file.stat().st_size
+        assert max(len(piece.text) for piece in pieces) <= most
 
 
 def test_text_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
