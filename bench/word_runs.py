@@ -38,6 +38,9 @@ class AlwaysOn(Controller):
     def record(self, **step: Any) -> None:
         """Draw no conclusion."""
 
+    def record_saved(self, num_steps: float) -> None:
+        """Nor from steps beside prompts."""
+
 
 class NoText:
     """Ids are compared, not text."""

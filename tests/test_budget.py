@@ -50,6 +50,19 @@ def test_no_drafts_cost_no_choice() -> None:
     assert choose_nodes(StepCurve([1, 2], [1.0, 1.0]), offers([], []), 2, 2) == [0, 0]
 
 
+def test_a_first_row_that_costs_much_must_pay_for_it() -> None:
+    curve = StepCurve([8, 9, 16, 64], [1.0, 1.1, 1.3, 4.0])
+    one_likely = offers([0.6], *[[]] * 7)
+    assert sum(choose_nodes(curve, one_likely, 8, 8)) == 0
+    assert sum(choose_nodes(curve, offers(*[[0.6]] * 8), 8, 8)) == 8
+
+
+def test_a_small_gain_is_not_worth_the_risk() -> None:
+    curve = StepCurve([1, 64], [1.0, 1.0])
+    assert choose_nodes(curve, offers([MIN_GAIN - 1.01]), 1, 1) == [0]
+    assert choose_nodes(curve, offers([MIN_GAIN - 0.99]), 1, 1) == [1]
+
+
 def test_tracking_moves_the_curve_towards_what_is_measured() -> None:
     curve = StepCurve([1, 8, 64], [1.0, 2.0, 4.0])
     for _ in range(200):

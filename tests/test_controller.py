@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifier.budget import Offer, StepCurve, choose_nodes
-from verifier.controller import LIMIT, MAX_NAMESPACES, NUM_REFERENCES, Controller
+from verifier.controller import LIMIT, MAX_NAMESPACES, NUM_REFERENCES, REFILL, Controller
 
 ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
@@ -216,7 +216,7 @@ def test_failed_probes_come_ever_later() -> None:
             starts.append(step)
     gaps = [b - a for a, b in itertools.pairwise(starts)]
     assert len(gaps) >= 3
-    assert gaps[0] > LIMIT / 0.01
+    assert gaps[0] > LIMIT / REFILL
     assert all(b >= 0.9 * a for a, b in itertools.pairwise(gaps))
     assert gaps[-1] > 3 * gaps[0]
 

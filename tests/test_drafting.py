@@ -5,8 +5,10 @@ import pytest
 from tests.engine_runs import FREE_NODES, ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree
 from tests.reference import FAMILIES, generate
-from verifier.controller import Controller
-from verifier.drafting import ASK_EVERY, RARELY_AFTER, Drafting
+from verifier.asking import EVERY_STEP_BELOW, RARELY, SELDOM
+from verifier.budget import StepCurve
+from verifier.controller import LIMIT, Controller
+from verifier.drafting import Drafting, saved_beside_prompts
 from verifier.step import StepResult
 from verifier.step_stats import StepStats
 from verifier.tree import EMPTY_TREE, DraftTree
@@ -45,10 +47,10 @@ def test_drafts_that_are_no_use_are_asked_for_seldom_until_they_are(start: int) 
     engine = make_engine(target_model(hf, max_sequences=2, max_context=250), drafts)
     [(runs, completion)] = run_all(engine, [make_request(PROMPT, NUM_TOKENS)])
     assert ids_of(runs) == answer
-    num_useless = RARELY_AFTER + (start - RARELY_AFTER) / ASK_EVERY if start else 0
+    num_useless = EVERY_STEP_BELOW + start / RARELY if start else 0
     num_useful = (NUM_TOKENS - start) / 5  # four drafted tokens and one more a step
     assert drafts.num_asked <= num_useless + num_useful + 4
-    assert completion.num_accepted_tokens >= 0.8 * (NUM_TOKENS - start) - 2 * ASK_EVERY
+    assert completion.num_accepted_tokens >= 0.8 * (NUM_TOKENS - start) - 2 * SELDOM
 
 
 def test_prompts_that_keep_coming_do_not_keep_drafting_off() -> None:
@@ -59,20 +61,65 @@ def test_prompts_that_keep_coming_do_not_keep_drafting_off() -> None:
         controller.record(num_sequences=1, num_emitted=1, seconds=1.0 + drafted, drafted=drafted)
     nothing = StepResult([], 0, 0.1)
     for _ in range(1000):
-        drafting.learn(nothing, decoding_beside_a_prompt())
+        drafting.learn(nothing, decoding())
     assert controller.is_on
 
 
-def decoding_beside_a_prompt() -> StepStats:
+def test_steps_that_neither_ask_nor_verify_are_plain_ones() -> None:
+    drafting = Drafting(None, CURVE)
+    for _ in range(100):  # slow ones, which would put drafting off if they were its own
+        drafting.learn(StepResult([], 0, 0.1), decoding(num_prompt_rows=0, is_drafting=True))
+        drafting.learn(StepResult([], 0, 0.1), decoding(num_prompt_rows=0, step_s=0.01))
+    assert drafting.controller.is_on
+    assert drafting.controller.gain_ratio == 1.0, "nothing was compared"
+
+
+def test_drafts_that_lose_beside_prompts_that_keep_coming_go_off() -> None:
+    drafting = Drafting(None, CURVE)
+    controller = drafting.controller
+    nothing = StepResult([], 0, 0.1)
+    useless = decoding(num_draft_nodes=10)  # each takes 0.2 of a plain step
+    for _ in range(int(LIMIT / 0.2) + 1):
+        assert controller.is_on
+        drafting.learn(nothing, useless)
+    assert not controller.is_on
+
+
+def test_drafts_that_pay_beside_prompts_that_keep_coming_stay_on() -> None:
+    drafting = Drafting(None, CURVE)
+    useful = decoding(num_draft_nodes=10, num_emitted=2)
+    for _ in range(100):
+        drafting.learn(StepResult([], 0, 0.1), useful)
+    assert drafting.controller.is_on
+
+
+def test_what_drafts_save_beside_prompts_is_tokens_less_rows() -> None:
+    for num_decoding, num_emitted, saved in [(1, 1, -0.2), (1, 2, 0.8), (2, 2, -0.1 / 0.51)]:
+        stats = decoding(num_draft_nodes=10, num_emitted=num_emitted, num_decoding=num_decoding)
+        assert saved_beside_prompts(stats, CURVE) == pytest.approx(saved)
+
+
+CURVE = StepCurve([1, 101], [0.5, 1.5])  # each row a fiftieth of a plain step
+
+
+def decoding(
+    *,
+    num_draft_nodes: int = 0,
+    num_emitted: int = 1,
+    num_decoding: int = 1,
+    num_prompt_rows: int = 64,
+    is_drafting: bool = False,
+    step_s: float = 0.1,
+) -> StepStats:
     return StepStats(
-        num_decoding=1,
-        num_prompt_rows=64,
-        num_draft_nodes=0,
+        num_decoding=num_decoding,
+        num_prompt_rows=num_prompt_rows,
+        num_draft_nodes=num_draft_nodes,
         num_expected=0.0,
         num_accepted=0,
-        num_emitted=1,
-        is_drafting=False,
-        step_s=0.1,
+        num_emitted=num_emitted,
+        is_drafting=is_drafting or num_draft_nodes > 0,
+        step_s=step_s,
         forward_s=0.1,
         draft_wait_s=0.0,
     )

@@ -1,5 +1,6 @@
 """A model is measured once per machine; a damaged file only means measuring again."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tests.engine_runs import target_model
 from tests.reference import FAMILIES
 from verifier import measurements
-from verifier.budget import ROW_COUNTS
+from verifier.budget import ROW_COUNTS, StepCurve
 from verifier.measurements import PLAIN, load_or_measure
 from verifier.model import TargetModel
 from verifier.probe import choose_form
@@ -47,11 +48,12 @@ def test_what_was_measured_in_another_setting_is_not_used(tmp_path: Path) -> Non
 def test_a_curve_that_came_out_otherwise_the_second_time_is_used_but_not_kept(
     model: TargetModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = iter([[1.0] * 6 + [2.0], [1.5] * 6 + [1.8]])
+    count = len(ROW_COUNTS) - 1
+    times = iter([[1.0] * count + [2.0], [1.5] * count + [1.8]])
     monkeypatch.setattr(measurements, "_step_seconds", lambda run: next(times))
     path = tmp_path / "measurements.json"
     measured = load_or_measure(path, model)
-    assert measured.curve.as_dict()["seconds"] == [1.0] * 6 + [1.8], "the lower of both times"
+    assert measured.curve.as_dict()["seconds"] == [1.0] * count + [1.8], "the lower of both times"
     assert not path.exists()
 
 
@@ -69,6 +71,16 @@ def test_a_damaged_file_is_measured_anew(
 ) -> None:
     path = tmp_path / "measurements.json"
     path.write_text(content.replace("KEY", measurements._key(model)))
+    monkeypatch.setattr(measurements, "measure", lambda model: PLAIN)
+    assert load_or_measure(path, model) is PLAIN
+
+
+def test_times_of_other_row_counts_are_measured_anew(
+    model: TargetModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "measurements.json"
+    entry = {"margin": 0.1, "rows_agree": True} | StepCurve([1, 2], [1.0, 1.1]).as_dict()
+    path.write_text(json.dumps({measurements._key(model): entry}))
     monkeypatch.setattr(measurements, "measure", lambda model: PLAIN)
     assert load_or_measure(path, model) is PLAIN
 

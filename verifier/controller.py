@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
-LIMIT = 3.0  # plain steps' worth of time: what may be lost, and what can be put by
-REFILL, MIN_REFILL = 0.01, 0.00125  # share of a plain step's time; halved by every failed probe
+LIMIT = 1.5  # plain steps' worth of time: what may be lost, and what can be put by
+REFILL, MIN_REFILL = 0.005, 0.000625  # a plain step's share; halved at each probe
 NUM_REFERENCES = 2  # plain steps per comparison; the last two comparisons count
 MIN_INTERVAL, MAX_INTERVAL = 16, 128  # drafting steps between comparisons
 GAIN_MEMORY = 0.8  # what of the running gain stays at each comparison
@@ -72,6 +72,10 @@ class Controller:
         else:
             self._record_plain(seconds / units)
 
+    def record_saved(self, num_steps: float) -> None:
+        """Take note of a drafting step that no plain one is like: the plain steps that it saved."""
+        self._settle(num_steps)
+
     def rest(self) -> None:
         """Take note of a step that compares with nothing: while drafting is off, it counts too."""
         if not self.is_on:
@@ -106,13 +110,16 @@ class Controller:
 
     def _compare(self) -> None:
         saved = self._saved_steps()
-        self._balance = max(min(self._balance + saved, LIMIT), -2 * LIMIT)
         self._interval = min(2 * self._interval, MAX_INTERVAL) if saved > 0 else MIN_INTERVAL
         plain_s = self._period.plain_units * statistics.median(self._references)
         self._saved = GAIN_MEMORY * self._saved + plain_s
         self._spent = GAIN_MEMORY * self._spent + self._period.seconds
         self.gain_ratio = self._saved / self._spent
         self._period = _Period()
+        self._settle(saved)
+
+    def _settle(self, saved: float) -> None:
+        self._balance = max(min(self._balance + saved, LIMIT), -2 * LIMIT)
         if self._balance < -LIMIT:
             self._back_off()
         elif self._balance == LIMIT:

@@ -6,6 +6,9 @@ Everything here does nothing where there is no drafter.
 import time
 from collections.abc import Sequence as Sequences
 
+import numpy as np
+
+from verifier.asking import Asking
 from verifier.budget import StepCurve
 from verifier.controller import Controller
 from verifier.draft_client import DraftClient
@@ -16,12 +19,6 @@ from verifier.step_stats import StepStats
 # A draft may take this share of a plain step before the step goes on without it.
 DRAFT_SHARE = 0.25
 MAX_DRAFT_WAIT_S = 0.02
-# After so many steps that found nothing worth verifying, drafts come late or not at all: the
-# steps no longer wait for them, until one of them is worth its rows again.
-MAX_UNUSED = 4
-# After so many, drafts are asked for at every fourth step only: on a CPU the drafter's work takes
-# time from the model's.
-RARELY_AFTER, ASK_EVERY = 16, 4
 
 
 class Drafting:
@@ -31,7 +28,8 @@ class Drafting:
         self.client = client
         self.controller = Controller(curve.plain_units())
         self._curve = curve
-        self._num_unused = 0  # drafting steps since a node was verified
+        self._asking = Asking()
+        self._has_asked = False  # after the last step
         self._has_closed = False  # a sequence, and the drafter was not told yet
 
     @property
@@ -68,12 +66,14 @@ class Drafting:
             sequence.request.speculation,
             sequence.request.traceparent,
         )
+        self._asking.open(sequence.id)
         self.client.request({})
 
     def close(self, sequence: Sequence, *, learn: bool) -> None:
         """Let go of a sequence; the drafter hears of it with the next request."""
         if self.client is not None:
             self.client.close(sequence.id, learn=learn)
+            self._asking.forget(sequence.id)
             self._has_closed = True
 
     def observe(self, result: Result) -> None:
@@ -89,23 +89,25 @@ class Drafting:
             )
 
     def ask(self, running: Sequences[Sequence]) -> None:
-        """Tell the drafter what was emitted and ask for the next trees; nothing while it is off."""
-        allowed = self._may_draft(running) and self._is_due
-        if self.client is None or not (allowed or self._has_closed):
+        """Tell the drafter what was emitted and ask for the next trees, where that may pay."""
+        if self.client is None:
             return
-        self._has_closed = False
-        self.client.request(
-            {
-                sequence.id: sequence.request.speculation.max_nodes
-                for sequence in running
-                if allowed and sequence.uses_drafts and sequence.num_output
-                if sequence.num_left > 1
-            }
-        )
+        due: list[int] = []
+        max_nodes = {
+            sequence.id: sequence.request.speculation.max_nodes
+            for sequence in running
+            if sequence.uses_drafts and sequence.num_output and sequence.num_left > 1
+        }
+        if max_nodes and self._may_draft(running):
+            due = self._asking.due(max_nodes)
+        self._has_asked = bool(due)
+        if due or self._has_closed:
+            self._has_closed = False
+            self.client.request({sequence_id: max_nodes[sequence_id] for sequence_id in due})
 
     async def wait(self) -> float:
         """Wait for the trees that were asked for; return for how many seconds."""
-        if self.client is None or self._num_unused >= MAX_UNUSED:
+        if self.client is None:
             return 0.0
         started = time.perf_counter()
         await self.client.wait(min(DRAFT_SHARE * self._curve.plain_s, MAX_DRAFT_WAIT_S))
@@ -114,24 +116,22 @@ class Drafting:
     def learn(self, step: StepResult, stats: StepStats) -> None:
         """Compare what was promised with what a step brought, and with its time."""
         if stats.is_drafting:
-            self._num_unused = 0 if stats.num_draft_nodes else self._num_unused + 1
-            self._learn_trust(step)
+            self._learn_use(step)
+        # Steps that neither asked the drafter nor verified anything are plain ones.
+        is_drafted = stats.is_drafting and (self._has_asked or stats.num_draft_nodes > 0)
         # Steps with nodes of our own and none of the drafter's compare with nothing.
         has_own = any(result.tree and result.tree.is_own for result in step.results)
-        if not stats.num_prompt_rows and (stats.is_drafting or not has_own):
+        if not stats.num_prompt_rows and (is_drafted or not has_own):
             self.controller.record(
                 num_sequences=stats.num_decoding,
                 num_emitted=stats.num_emitted,
                 seconds=stats.step_s,
-                drafted=stats.is_drafting,
+                drafted=is_drafted,
             )
+        elif stats.num_decoding and stats.is_drafting:
+            self.controller.record_saved(saved_beside_prompts(stats, self._curve))
         elif stats.num_decoding:  # prompts that keep coming must not keep drafting off
             self.controller.rest()
-
-    @property
-    def _is_due(self) -> bool:
-        """Whether drafts found use of late, or it is time to look again."""
-        return self._num_unused < RARELY_AFTER or self._num_unused % ASK_EVERY == 0
 
     def _may_draft(self, running: Sequences[Sequence]) -> bool:
         if self.client is None or not self.controller.is_on:
@@ -140,13 +140,26 @@ class Drafting:
         reads_prompts = any(not s.num_output for s in running)
         return reads_prompts or self.controller.allows_drafts
 
-    def _learn_trust(self, step: StepResult) -> None:
+    def _learn_use(self, step: StepResult) -> None:
         for result in step.results:
             sequence, accepted = result.sequence, result.accepted
             # What follows a walk that was broken off says nothing about the draft.
-            if accepted is None or accepted.is_broken_off or not sequence.has_free_drafts:
+            if accepted is None or accepted.is_broken_off or result.tree.is_own:
                 continue
-            if result.tree.is_own:
-                continue
-            promised = sum(result.tree.probabilities)
-            self.controller.trust.record(sequence.namespace, promised, len(accepted.path))
+            self._asking.note(sequence.id, was_useful=len(result.tree) > 0)
+            if sequence.has_free_drafts:
+                promised = sum(result.tree.probabilities)
+                self.controller.trust.record(sequence.namespace, promised, len(accepted.path))
+
+
+def saved_beside_prompts(stats: StepStats, curve: StepCurve) -> float:
+    """Plain steps' worth of time that the drafts of a step with prompt rows saved.
+
+    No two such steps are alike, so what the drafted rows added comes from the curve; what they
+    brought was counted. Prompt rows would have been read with or without them.
+    """
+    num_rows = stats.num_decoding + stats.num_prompt_rows
+    rows = np.array([stats.num_decoding, num_rows, num_rows + stats.num_draft_nodes])
+    plain_s, undrafted_s, drafted_s = curve.seconds(rows).tolist()
+    taken: float = (drafted_s - undrafted_s) / plain_s
+    return stats.num_emitted / stats.num_decoding - 1.0 - taken

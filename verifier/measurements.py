@@ -52,6 +52,8 @@ def load_or_measure(path: Path, model: TargetModel) -> Measurements:
     saved, key = _read(path), _key(model)
     try:
         entry = saved[key]
+        if entry["rows"] != list(ROW_COUNTS):
+            raise ValueError("measured at other row counts")
         curve = StepCurve(entry["rows"], entry["seconds"], float(entry["attention_s"]))
         return Measurements(curve, float(entry["margin"]), bool(entry["rows_agree"]))
     except (KeyError, TypeError, ValueError, AssertionError):
