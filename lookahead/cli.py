@@ -25,7 +25,7 @@ from lookahead.display import legend, print_runs, shows_colours, summary
 from lookahead.doctor.command import doctor
 from lookahead.errors import LookaheadError, Unavailable
 from lookahead.model_cache import ModelUnavailable
-from lookahead.requests import GenerateParams
+from lookahead.requests import CONSTRAINTS, GenerateParams
 from lookahead.results import GenerationResult
 from lookahead.samples import Sample, load_samples, read_sample, read_text
 from lookahead.stack import StackError
@@ -182,7 +182,8 @@ def _generate(client: Client, sample: Sample, params: GenerateParams, *, as_json
             return
         print_runs(console, stream.events())
         if shows_colours(console):
-            notes.print(legend(), highlight=False)
+            is_constrained = any(params.get(name) for name in CONSTRAINTS)
+            notes.print(legend(is_constrained=is_constrained), highlight=False)
         notes.print(summary(stream.result), style="dim", highlight=False)
 
 

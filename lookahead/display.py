@@ -13,6 +13,7 @@ STYLES: dict[Source | None, str] = {
     "local": "bright_blue",
     "namespace": "green",
     "successors": "yellow",
+    "constraint": "cyan",
     "unknown": "magenta",
     None: "",
 }
@@ -42,8 +43,9 @@ def print_run(console: Console, run: TokenRun) -> None:
         console.out(printable(piece.text), style=STYLES[piece.source], highlight=False, end="")
 
 
-def legend() -> Text:
+def legend(*, is_constrained: bool = False) -> Text:
     """Say what the colours mean."""
+    constraint = [(" · ", "dim"), ("from the constraint", STYLES["constraint"])]
     return Text.assemble(
         ("drafted and accepted: ", "dim"),
         ("from the prompt", STYLES["local"]),
@@ -51,6 +53,7 @@ def legend() -> Text:
         ("from memory", STYLES["namespace"]),
         (" · ", "dim"),
         ("from successors", STYLES["successors"]),
+        *(constraint if is_constrained else ()),
         (" · uncoloured: the model's own", "dim"),
     )
 

@@ -23,6 +23,7 @@ SOURCES: dict[int, Source] = {
     pb.DRAFT_SOURCE_LOCAL: "local",
     pb.DRAFT_SOURCE_NAMESPACE: "namespace",
     pb.DRAFT_SOURCE_SUCCESSORS: "successors",
+    pb.DRAFT_SOURCE_CONSTRAINT: "constraint",
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "shutdown"]
-Source = Literal["unknown", "local", "namespace", "successors"]
+Source = Literal["unknown", "local", "namespace", "successors", "constraint"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ class _DraftSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DraftSour
     """What the namespace has learned."""
     DRAFT_SOURCE_SUCCESSORS: _DraftSource.ValueType  # 3
     """The target's own recent next-token choices."""
+    DRAFT_SOURCE_CONSTRAINT: _DraftSource.ValueType  # 4
+    """What the constraint of the output implies; no drafter has a part in it."""
 
 class DraftSource(_DraftSource, metaclass=_DraftSourceEnumTypeWrapper):
     """Where an accepted drafted token came from."""
@@ -49,6 +51,8 @@ DRAFT_SOURCE_NAMESPACE: DraftSource.ValueType  # 2
 """What the namespace has learned."""
 DRAFT_SOURCE_SUCCESSORS: DraftSource.ValueType  # 3
 """The target's own recent next-token choices."""
+DRAFT_SOURCE_CONSTRAINT: DraftSource.ValueType  # 4
+"""What the constraint of the output implies; no drafter has a part in it."""
 Global___DraftSource: _TypeAlias = DraftSource  # noqa: Y015
 
 @_typing.final

@@ -12,7 +12,7 @@ from tests.fake_drafts import FakeDrafts
 from tests.small_tokenizers import small_tokenizer
 from tests.test_constraint import SAMPLINGS, constraints, knowing, request, run
 from verifier.constraint import Constraint, Kind
-from verifier.grammar_draft import MAX_CHOICES, grammar_draft, merged
+from verifier.grammar_draft import CONSTRAINT, MAX_CHOICES, grammar_draft, merged
 from verifier.request import Mode
 from verifier.tree import EMPTY_TREE, DraftTree, checked_tree, depths
 
@@ -72,6 +72,7 @@ def test_what_is_forced_is_certain_to_the_end() -> None:
     tree = grammar_draft(Words([[4, 2, 7, 7, 1]]), 12, 12)
     assert tree.token_ids == (4, 2, 7, 7, 1)
     assert set(tree.probabilities) == {1.0}
+    assert set(tree.sources) == {CONSTRAINT}
 
 
 def test_few_choices_share_and_many_are_not_drafted() -> None:
@@ -121,6 +122,7 @@ def test_a_schema_takes_several_tokens_a_step_without_any_drafter() -> None:
     form = Constraint(Kind.JSON_SCHEMA, (json.dumps(RECORD),))
     [(runs, end)] = run("byte_level", [request("byte_level", form, mode=Mode.AUTO)])
     assert len(ids_of(runs)) / end.num_steps > 2
+    assert {source for each in runs for source in each.sources} == {CONSTRAINT}
 
 
 def test_a_drafter_and_the_grammar_together_change_no_output() -> None:

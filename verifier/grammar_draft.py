@@ -14,7 +14,7 @@ from verifier.tree import DraftTree, child_index
 MAX_CHOICES = 6  # more possible tokens say too little about the next one
 MAX_STATES = 12  # places of the output that are looked at for one draft, 0.1 ms each
 MIN_PROBABILITY = 0.1
-UNKNOWN = 0  # the source of what no drafter gave evidence for
+UNKNOWN, CONSTRAINT = 0, 4  # sources, numbered as on the wire
 
 
 class State(Protocol):
@@ -57,7 +57,7 @@ def grammar_draft(state: State, max_nodes: int, max_depth: int) -> DraftTree:
         if len(states) < MAX_STATES:
             states[node] = states[parent].after(token_id)
             offer(node, depth, -share)
-    sources = (UNKNOWN,) * len(token_ids)
+    sources = (CONSTRAINT,) * len(token_ids)
     return DraftTree(tuple(token_ids), tuple(parents), tuple(probabilities), sources, is_own=True)
 
 
@@ -91,7 +91,7 @@ def _sorted(
 ) -> DraftTree:
     """One tree in falling order of probability, parents first."""
     nodes = [
-        (max(p, boosts.get(i, 0.0)), certain.token_ids[i], certain.parents[i], UNKNOWN)
+        (max(p, boosts.get(i, 0.0)), certain.token_ids[i], certain.parents[i], CONSTRAINT)
         for i, p in enumerate(certain.probabilities)
     ] + added
     capped: list[float] = []

@@ -55,7 +55,7 @@ def _tokens(run: TokenRun, token_text: Callable[[int], str]) -> pb.Tokens:
         num_drafted=run.num_drafted,
         drafted_text_len=run.drafted_text_len,
         logprobs=[_logprobs(logprobs) for logprobs in run.logprobs],
-        # Both contracts number the sources alike.
+        # Both contracts number the sources alike; this one has one more.
         draft_sources=cast("tuple[pb.DraftSource.ValueType, ...]", run.sources),
         draft_tree=None if run.draft is None else _draft_tree(run.draft, token_text),
     )

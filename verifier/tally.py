@@ -14,7 +14,7 @@ from verifier.step_stats import StepStats
 from verifier.tree import DraftTree
 
 # The contract's numbers for where a drafted token came from.
-SOURCES = ("unknown", "local", "namespace", "successors")
+SOURCES = ("unknown", "local", "namespace", "successors", "constraint")
 EMITTED_PER_STEP = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 MS = 1e-3
 

@@ -100,7 +100,12 @@ BLOCKS: Mapping[str, Callable[[Figures], Cells]] = {
     "drafter": _drafter_cells,
     "gateway": _gateway_cells,
 }
-SOURCE_NAMES = {"local": "prompt", "namespace": "memory", "successors": "successors"}
+SOURCE_NAMES = {
+    "local": "prompt",
+    "namespace": "memory",
+    "successors": "successors",
+    "constraint": "constraint",
+}
 STATES = {
     "on": Text("on", style="green"),
     "backed_off": Text("off: it lost time", style="yellow"),
