@@ -82,6 +82,15 @@ def test_the_curve_follows_the_machine_where_it_is_not_measured() -> None:
     assert curve.seconds(np.array([64]))[0] < 3.0
 
 
+def test_rows_beyond_a_point_that_is_tracked_stay_as_dear_as_they_were() -> None:
+    curve = StepCurve([1, 8, 12, 64], [1.0, 2.0, 2.3, 4.0])
+    added = curve.at(12) - curve.at(8)
+    for _ in range(300):  # eight sequences take more than eight rows of one
+        curve.track(8, 2.5)
+    assert curve.at(8) == pytest.approx(2.5, rel=0.02)
+    assert curve.at(12) - curve.at(8) >= added
+
+
 def test_one_outlier_moves_the_curve_little() -> None:
     curve = StepCurve([1, 8, 64], [1.0, 2.0, 4.0])
     curve.track(8, 1000.0)

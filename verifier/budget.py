@@ -64,14 +64,15 @@ class StepCurve:
     def track(self, rows: int, seconds: float) -> None:
         """Follow a step just measured; outliers count little.
 
-        The whole curve moves with the machine's load, the nearest point also by itself.
+        The whole curve moves with the machine's load. What the nearest point takes beyond that,
+        more rows take, too: else points that no step comes near would seem cheap beside it.
         """
         nearest = int(np.abs(self._rows - rows).argmin())
         expected = self.at(rows)
         ratio = min(max(seconds / expected, 0.5), 2.0)
         step = 1.0 + TRACKING * (ratio - 1.0)
         self._seconds *= step
-        self._seconds[nearest] *= step
+        self._seconds[nearest:] += (step - 1.0) * self._seconds[nearest]
         self.attention_s *= step
 
     def as_dict(self) -> dict[str, list[float] | float]:

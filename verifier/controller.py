@@ -22,7 +22,9 @@ NUM_REFERENCES = 2  # plain steps per comparison; the last two comparisons count
 MIN_INTERVAL, MAX_INTERVAL = 16, 128  # drafting steps between comparisons
 GAIN_MEMORY = 0.8  # what of the running gain stays at each comparison
 
-PRIOR = 8.0  # promised tokens that a new namespace is taken to have kept
+# Promised tokens that a new namespace is taken to have heard, and how many of them to have come
+# true: the budget picks the steps that promise most, which are those that promise too much.
+PRIOR, PRIOR_KEPT = 8.0, 6.0
 MEMORY = 0.995  # what of the promises stays at each step that verifies some
 IDLE_MEMORY = 0.9995  # and at each that verifies none, so that distrust fades
 MAX_NAMESPACES = 1024
@@ -152,9 +154,9 @@ class Trust:
         self._promises: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def of(self, namespace: str) -> float:
-        """Accepted over promised tokens, at most 1; 1 for a namespace not seen yet."""
+        """Accepted over promised tokens, at most 1; three quarters where nothing is known yet."""
         promised, accepted = self._promises.get(namespace, (0.0, 0.0))
-        return min((accepted + PRIOR) / (promised + PRIOR), 1.0)
+        return min((accepted + PRIOR_KEPT) / (promised + PRIOR), 1.0)
 
     def record(self, namespace: str, promised: float, accepted: int) -> None:
         """Add a step's verified promises (0: none were verified) and what was accepted."""
