@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 LIMIT = 1.5  # plain steps' worth of time: what may be lost, and what can be put by
 REFILL, MIN_REFILL = 0.005, 0.000625  # a plain step's share; halved at each probe
-NUM_REFERENCES = 2  # plain steps per comparison; the last two comparisons count
+NUM_REFERENCES = 2  # plain steps per comparison; the last four comparisons count
 MIN_INTERVAL, MAX_INTERVAL = 16, 128  # drafting steps between comparisons
 GAIN_MEMORY = 0.8  # what of the running gain stays at each comparison
 
@@ -51,7 +51,7 @@ class Controller:
         self.num_probes = 0
         self.trust = Trust()
         self._plain_units = plain_units
-        self._references: deque[float] = deque(maxlen=2 * NUM_REFERENCES)  # seconds per unit
+        self._references: deque[float] = deque(maxlen=4 * NUM_REFERENCES)  # seconds per unit
         self._num_due = NUM_REFERENCES
         self._interval = MIN_INTERVAL
         self._balance = 0.0
