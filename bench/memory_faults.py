@@ -3,8 +3,10 @@
 Streams of a small random model draft from one of two drafters without a break, and verify all that
 they are sent. Stretches with a fault alternate with calm ones, and each is compared with the calm
 before and after it, so that the drift of a busy machine cancels out. Calm stretches are compared
-with each other in the same way: what they differ by is noise. The drafters' processor time has
-little of that: where the model runs on the same cores, it is what a fault can take from it.
+with each other in the same way: what they differ by is noise. Two figures have little of that. The
+time of steps over the time of the model's passes in them: no machine's mood changes it, and waiting
+for Redis would. And the drafters' processor time: where the model runs on the same cores, it is
+what a fault can take from its passes.
 """
 
 import asyncio
@@ -32,6 +34,7 @@ class Cost:
     """Medians over the rounds, as shares of the calm stretches around each fault."""
 
     step: float  # 1.02: a step takes 2 % longer
+    per_forward: float  # the same in units of the model's own passes, as slow as the machine is
     tokens_per_s: float
     tokens_per_step: float
     longest_step_ms: float
@@ -46,6 +49,7 @@ class FaultCosts:
     calm_step_ms: float
     calm_drafter_cores: float
     noise: Cost
+    all_faults: Cost
     faults: dict[str, Cost]
     generated: int
     failed: int
@@ -71,6 +75,7 @@ def fault_costs(kinds: Sequence[str] = tuple(KINDS), rounds: int = 4) -> FaultCo
         calm_step_ms=statistics.median(stretch.step_ms for stretch in measured.calm),
         calm_drafter_cores=statistics.median(stretch.drafter_cores for stretch in measured.calm),
         noise=cost(measured.noise),
+        all_faults=cost([triple for triples in measured.faults.values() for triple in triples]),
         faults={name: cost(triples) for name, triples in measured.faults.items()},
         generated=measured.generated,
         failed=measured.failed,
@@ -82,6 +87,7 @@ def cost(triples: Sequence[Triple]) -> Cost:
     found = [stretch for stretch, _, _ in triples]
     return Cost(
         step=_share(triples, lambda stretch: stretch.step_ms),
+        per_forward=_share(triples, lambda stretch: stretch.per_forward),
         tokens_per_s=_share(triples, lambda stretch: stretch.tokens_per_s),
         tokens_per_step=_share(triples, lambda stretch: stretch.tokens_per_step),
         longest_step_ms=max(stretch.longest_ms for stretch in found),

@@ -97,9 +97,9 @@ def running(*servers: Server) -> Iterator[None]:
             server.kill()
 
 
-def wait_until(true: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(true: Callable[[], bool], timeout_s: float = 10.0, step_s: float = 0.01) -> None:
     """Poll a condition outside any event loop; AssertionError after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline, f"not so after {timeout_s} s"
-        time.sleep(0.01)
+        time.sleep(step_s)

@@ -1,11 +1,24 @@
 """The promises of the shared memory over real processes that are killed and replaced."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.fault_traffic import Stretch
 from bench.memory import agreement, crash
+from bench.memory_faults import cost
 from drafter.sessions import DraftSessions
 
+STRETCH = Stretch(
+    step_ms=10.0,
+    per_forward=1.25,
+    tokens_per_s=1000.0,
+    tokens_per_step=10.0,
+    longest_ms=30.0,
+    drafter_cores=0.1,
+)
 RUNS = st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=12), max_size=6)
 
 
@@ -22,6 +35,23 @@ def test_producers_that_are_stopped_or_killed_end_with_equal_digests() -> None:
     assert found.digests_equal
     assert found.counted_twice == 0
     assert found.num_runs - found.unacknowledged <= found.runs_held <= found.num_runs
+
+
+@given(st.floats(0.5, 2.0), st.floats(0.5, 2.0))
+def test_machine_that_becomes_slower_is_no_cost_of_a_fault(slower: float, fault: float) -> None:
+    before, found, after = (
+        replace(STRETCH, step_ms=STRETCH.step_ms * factor, tokens_per_s=1000.0 / factor)
+        for factor in (1.0, slower * fault, slower**2)
+    )
+    result = cost([(found, before, after)] * 3)
+    assert result.step == pytest.approx(fault)
+    assert result.tokens_per_s == pytest.approx(1 / fault)
+    assert (result.per_forward, result.tokens_per_step, result.rounds) == (1.0, 1.0, 3)
+
+
+def test_waiting_outside_the_model_shows_whatever_the_machine_does() -> None:
+    found = replace(STRETCH, step_ms=30.0, per_forward=1.5)
+    assert cost([(found, STRETCH, STRETCH)]).per_forward == pytest.approx(1.2)
 
 
 @settings(max_examples=60, deadline=None)
