@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from verifier.budget import Offer, StepCurve, choose_nodes
 from verifier.controller import (
+    FIRST_REFERENCES,
     LIMIT,
     MAX_NAMESPACES,
-    NUM_REFERENCES,
     PRIOR,
     PRIOR_KEPT,
     REFILL,
@@ -234,10 +234,10 @@ def test_failed_probes_come_ever_later() -> None:
 def test_a_server_starts_with_the_plain_steps_that_it_compares_with() -> None:
     controller = Controller(lambda n: 1.0)
     allowed = []
-    for _ in range(NUM_REFERENCES + 1):
+    for _ in range(FIRST_REFERENCES + 1):
         allowed.append(controller.allows_drafts)
         spend(controller, 1, seconds=0.5, emitted=1)
-    assert allowed == [False] * NUM_REFERENCES + [True]
+    assert allowed == [False] * FIRST_REFERENCES + [True]
 
 
 def spend(controller: Controller, num_steps: int, *, seconds: float, emitted: int) -> None:

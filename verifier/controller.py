@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 LIMIT = 1.5  # plain steps' worth of time: what may be lost, and what can be put by
 REFILL, MIN_REFILL = 0.005, 0.000625  # a plain step's share; halved at each probe
-NUM_REFERENCES = 2  # plain steps per comparison; the last four comparisons count
+NUM_REFERENCES = 2  # plain steps per comparison; those of the one before count, too
+FIRST_REFERENCES = 4  # at the start, when there are no earlier ones: two would be mostly noise
 MIN_INTERVAL, MAX_INTERVAL = 16, 128  # drafting steps between comparisons
 GAIN_MEMORY = 0.8  # what of the running gain stays at each comparison
 
@@ -52,7 +53,8 @@ class Controller:
         self.trust = Trust()
         self._plain_units = plain_units
         self._references: deque[float] = deque(maxlen=4 * NUM_REFERENCES)  # seconds per unit
-        self._num_due = NUM_REFERENCES
+        self._num_new = 0  # references since the last comparison
+        self._num_due = FIRST_REFERENCES
         self._interval = MIN_INTERVAL
         self._balance = 0.0
         self._refill = REFILL
@@ -97,6 +99,7 @@ class Controller:
 
     def _record_plain(self, seconds_per_unit: float) -> None:
         self._references.append(seconds_per_unit)
+        self._num_new += 1
         if not self.is_on:
             self.rest()
         elif self._num_due:
@@ -118,6 +121,9 @@ class Controller:
         self._spent = GAIN_MEMORY * self._spent + self._period.seconds
         self.gain_ratio = self._saved / self._spent
         self._period = _Period()
+        while len(self._references) > self._num_new:  # the machine's load was another then
+            self._references.popleft()
+        self._num_new = 0
         self._settle(saved)
 
     def _settle(self, saved: float) -> None:
