@@ -216,6 +216,14 @@ def test_steps_that_compare_with_nothing_bring_the_next_try_nearer() -> None:
     assert controller.num_probes == 1, "while it is on, there is nothing to wait for"
 
 
+def test_slow_first_drafts_do_not_put_a_fresh_server_off() -> None:
+    controller = Controller(lambda n: 1.0)
+    spend(controller, FIRST_REFERENCES + 8, seconds=1.0 + LIMIT / 8, emitted=1)
+    spend(controller, 500, seconds=1.0, emitted=2)
+    assert controller.is_on
+    assert controller.num_backoffs == 0
+
+
 def test_failed_probes_come_ever_later() -> None:
     controller = Controller(lambda n: 1.0)
     starts = []

@@ -79,7 +79,7 @@ def test_drafts_that_lose_beside_prompts_that_keep_coming_go_off() -> None:
     controller = drafting.controller
     nothing = StepResult([], 0, 0.1)
     useless = decoding(num_draft_nodes=10)  # each takes 0.2 of a plain step
-    for _ in range(int(LIMIT / 0.2) + 1):
+    for _ in range(int(2 * LIMIT / 0.2) + 1):
         assert controller.is_on
         drafting.learn(nothing, useless)
     assert not controller.is_on

@@ -56,7 +56,7 @@ class Controller:
         self._num_new = 0  # references since the last comparison
         self._num_due = FIRST_REFERENCES
         self._interval = MIN_INTERVAL
-        self._balance = 0.0
+        self._balance = LIMIT  # the first drafts come while the drafter still loads its kernels
         self._refill = REFILL
         self._period = _Period()
         self._saved = self._spent = 0.0  # seconds behind gain_ratio, fading
