@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from redis import Redis
@@ -21,7 +22,8 @@ from bench.fault_servers import KINDS
 from bench.memory_drafts import Drafting, drafting
 from bench.memory_faults import fault_costs
 from bench.memory_plot import plot
-from bench.memory_process import SPACE, MemoryProcess
+from bench.memory_process import MemoryProcess
+from bench.memory_sizes import PREFIX, Size, size
 from drafter.local_redis import LocalRedis
 from drafter.memory import MemoryLimits
 from drafter.replica import ReplicaLimits
@@ -29,7 +31,7 @@ from drafter.token_run import TokenRun
 
 LIMITS = MemoryLimits(max_bytes=4 << 30, max_outbox_bytes=256 << 20, max_outbox_runs=1 << 20)
 NO_SNAPSHOTS = replace(LIMITS, replica=ReplicaLimits(snapshot_tokens=1 << 40))
-LOG_KEY = f"lookahead:{{{SPACE}}}:log"
+LOG_KEY = f"{PREFIX}log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,13 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """The bytes of a memory by its tokens."""
+
+    points: dict[int, Size]
+
+
+@dataclass(frozen=True, slots=True)
 class Scale:
     """Many tokens through Redis."""
 
@@ -89,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is asked for and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=10_000_000, help="size of the scale figure")
-    sections = ["latency", "agreement", "crash", "drafts", "faults", "scale"]
+    sections = ["latency", "agreement", "crash", "drafts", "faults", "sizes", "scale"]
     parser.add_argument("--only", choices=sections)
     parser.add_argument("--redis", choices=KINDS, nargs="+", help="faults of these servers only")
     parser.add_argument("--rounds", type=int, default=4, help="how often each fault is met")
@@ -107,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "crash": crash,
         "drafts": drafts,
         "faults": lambda: fault_costs(options.redis or tuple(KINDS), options.rounds),
+        "sizes": lambda: sizes(options.tokens),
         "scale": lambda: scale(options.tokens),
     }
     found = {
@@ -224,6 +234,16 @@ def drafts() -> Drafting:
         return drafting(redis)
 
 
+def sizes(num_tokens: int) -> Sizes:
+    """Weigh memories of 1,000 tokens, ten times as many, and so on."""
+    points, number = {}, 1000
+    while number <= num_tokens:
+        with server() as redis:
+            points[number] = size(redis, number, NO_SNAPSHOTS)
+        number *= 10
+    return Sizes(points)
+
+
 def scale(num_tokens: int) -> Scale:
     """Push real text through the log, then start replicas from it and from a snapshot."""
     runs = documents(num_tokens)
@@ -286,7 +306,7 @@ def _settled(redis: LocalRedis, group: list[MemoryProcess]) -> bool:
 
 
 def _snapshot_bytes(client: Redis) -> int:
-    keys = client.keys(f"lookahead:{{{SPACE}}}:snapshot-*")
+    keys = client.keys(f"{PREFIX}snapshot-*")
     return sum(int(client.memory_usage(key, samples=0) or 0) for key in keys)
 
 
@@ -298,7 +318,7 @@ def _wait(true: Callable[[], bool], timeout_s: float = 300.0, step_s: float = 0.
         time.sleep(step_s)
 
 
-def _print(name: str, fields: dict[str, object], indent: str = "") -> None:
+def _print(name: object, fields: dict[Any, Any], indent: str = "") -> None:
     """One line of numbers, then a line for each group of numbers."""
     groups = {key: value for key, value in fields.items() if isinstance(value, dict)}
     numbers = (f"{key}={_short(fields[key])}" for key in fields if key not in groups)

@@ -162,6 +162,10 @@ class _Worker:
         status = self._memory.status()
         return status.applied_tokens, status.outbox_runs, status.snapshots
 
+    async def num_bytes(self) -> int:
+        """Return what the trie takes."""
+        return self._memory._members[SPACE].replica.trie.num_bytes
+
     async def snapshot(self) -> float:
         """Write a snapshot now; return how many seconds it took."""
         began = time.monotonic()

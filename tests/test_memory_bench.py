@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.fault_traffic import Stretch
-from bench.memory import agreement, crash
+from bench.memory import NO_SNAPSHOTS, agreement, crash, server
 from bench.memory_faults import cost
+from bench.memory_sizes import size
 from drafter.sessions import DraftSessions
 
 STRETCH = Stretch(
@@ -52,6 +53,15 @@ def test_machine_that_becomes_slower_is_no_cost_of_a_fault(slower: float, fault:
 def test_waiting_outside_the_model_shows_whatever_the_machine_does() -> None:
     found = replace(STRETCH, step_ms=30.0, per_forward=1.5)
     assert cost([(found, STRETCH, STRETCH)]).per_forward == pytest.approx(1.2)
+
+
+def test_bytes_of_a_memory_are_those_of_its_keys() -> None:
+    with server() as redis:
+        found = size(redis, 1000, NO_SNAPSHOTS)
+    total = found.log_bytes + found.snapshot_bytes + found.other_bytes
+    assert found.num_entries >= 1
+    assert min(found.log_bytes, found.snapshot_bytes, found.other_bytes) > 0
+    assert found.redis_bytes_per_token == total / 1000
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,88 @@
+"""How many bytes a memory takes by its tokens: `python -m bench.memory --only sizes`.
+
+Redis's part is `MEMORY USAGE` of the keys, with all that the server adds to them; the drafter's
+part is what its trie takes.
+"""
+
+import time
+from dataclasses import dataclass
+
+from redis import Redis
+
+from bench.corpus import documents
+from bench.memory_process import SPACE, MemoryProcess
+from drafter.local_redis import LocalRedis
+from drafter.memory import MemoryLimits
+from drafter.token_run import TokenRun
+
+PREFIX = f"lookahead:{{{SPACE}}}:"
+_WAITING_RUNS = 2000
+_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes of one space with one snapshot, and of its trie in a drafter."""
+
+    num_tokens: int
+    num_entries: int
+    log_bytes: int
+    snapshot_bytes: int
+    other_bytes: int  # of all other keys of the space
+    redis_bytes_per_token: float
+    trie_bytes: int
+    trie_bytes_per_token: float
+
+
+def size(redis: LocalRedis, num_tokens: int, limits: MemoryLimits) -> Size:
+    """Learn that many tokens of text through an empty Redis, and weigh what that takes."""
+    runs = _cut(documents(max(num_tokens, 1000)), num_tokens)
+    process = MemoryProcess(redis.url, limits)
+    process.call("start")
+    _learn(process, runs)
+    process.call("snapshot")
+    trie_bytes = process.call("num_bytes")
+    with Redis(unix_socket_path=redis.url.removeprefix("unix://")) as client:
+        keys = [key.decode() for key in client.keys(f"{PREFIX}*")]
+        usage = {key: int(client.memory_usage(key, samples=0) or 0) for key in keys}
+        entries = int(client.xlen(f"{PREFIX}log"))
+    process.stop()
+    log = usage.pop(f"{PREFIX}log")
+    snapshot = sum(usage.pop(key) for key in keys if key.startswith(f"{PREFIX}snapshot-"))
+    other = sum(usage.values())
+    return Size(
+        num_tokens=num_tokens,
+        num_entries=entries,
+        log_bytes=log,
+        snapshot_bytes=snapshot,
+        other_bytes=other,
+        redis_bytes_per_token=(log + snapshot + other) / num_tokens,
+        trie_bytes=trie_bytes,
+        trie_bytes_per_token=trie_bytes / num_tokens,
+    )
+
+
+def _cut(runs: list[TokenRun], num_tokens: int) -> list[TokenRun]:
+    """The first tokens, exactly so many."""
+    found, left = [], num_tokens
+    for run in runs:
+        if left <= 0:
+            break
+        found.append(run[:left])
+        left -= len(found[-1])
+    assert left == 0, f"{left} tokens are missing"
+    return found
+
+
+def _learn(process: MemoryProcess, runs: list[TokenRun]) -> None:
+    """Append without filling the outbox, and wait until all is applied."""
+    total = sum(len(run) for run in runs)
+    deadline = time.monotonic() + _TIMEOUT_S
+    for first in range(0, len(runs), 200):
+        process.call("append", runs[first : first + 200])
+        while process.call("progress")[1] >= _WAITING_RUNS:
+            time.sleep(0.02)
+    while process.call("progress")[:2] != (total, 0):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not applied after {_TIMEOUT_S} s")
+        time.sleep(0.02)
