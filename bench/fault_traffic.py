@@ -17,7 +17,6 @@ from bench.random_models import save_all
 from bench.word_runs import NUM_SLOTS, running_engine
 from lookahead.child import ChildProcess
 from rpc.health import is_serving
-from verifier.budget import StepCurve
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
 from verifier.request import Request, Speculation
@@ -29,16 +28,6 @@ STREAMS = 2
 PROMPT = tuple(range(10, 40))
 MAX_TOKENS = 200
 _START_TIMEOUT_S = 120.0
-
-
-class FixedCurve(StepCurve):
-    """All nodes are worth verifying, now and later: a step's time must not change the next one."""
-
-    def __init__(self) -> None:
-        super().__init__([1, 64], [1.0, 1.0])
-
-    def track(self, rows: int, seconds: float) -> None:
-        """Follow nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +144,7 @@ async def traffic(url: str) -> AsyncIterator[tuple[Load, Drafters]]:
         # One thread: a model that takes all cores is slowed by whatever else the machine does.
         settings: dict[str, Any] = {"max_context": 512, "threads": 1}
         config = VerifierConfig(model=path, max_sequences=NUM_SLOTS, **settings)
-        engine, _ = await stack.enter_async_context(
-            running_engine(config, drafters.address, FixedCurve())
-        )
+        engine, _ = await stack.enter_async_context(running_engine(config, drafters.address))
         engine.on_step = lambda stats: load.steps.append((time.monotonic(), stats))
         tasks = [asyncio.create_task(load.stream(engine, n)) for n in range(STREAMS)]
         try:

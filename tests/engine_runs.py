@@ -6,9 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bench.word_runs import AlwaysOn
+from bench.word_runs import AlwaysOn, FreeNodes
 from tests.fake_drafts import FakeDrafts
-from verifier.budget import StepCurve
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
 from verifier.events import Completion, TokenRun
@@ -20,7 +19,7 @@ from verifier.sampling import SamplingParams
 from verifier.stopping import StoppingParams
 
 # Rows cost nothing, so AUTO verifies all it is given; nothing is too close to call.
-FREE_NODES = Measurements(StepCurve([1, 64], [1.0, 1.0]), margin=0.0, rows_agree=True)
+FREE_NODES = Measurements(FreeNodes(), margin=0.0, rows_agree=True)
 
 
 class LetterDetokenizer:

@@ -70,6 +70,27 @@ def test_tracking_moves_the_curve_towards_what_is_measured() -> None:
     assert curve.seconds(np.array([8]))[0] == pytest.approx(3.0, rel=0.05)
 
 
+@given(st.lists(st.tuples(st.integers(1, 100), st.floats(1e-4, 10.0)), max_size=300))
+def test_whatever_is_tracked_more_rows_cost_more_and_none_are_free(
+    steps: list[tuple[int, float]],
+) -> None:
+    curve = StepCurve([1, 8, 9, 64], [1.0, 1.0, 1.0, 1.0])
+    for rows, seconds in steps:
+        curve.track(rows, seconds)
+    times = curve.seconds(np.arange(1, 100))
+    assert times[0] > 0
+    assert (np.diff(times) >= -1e-12 * times[-1]).all()
+
+
+def test_a_narrow_point_that_is_out_of_date_makes_wider_ones_no_cheaper_than_nothing() -> None:
+    curve = StepCurve([1, 64], [1.0, 1.0])
+    for _ in range(100):
+        curve.track(64, 0.001)
+    for _ in range(20):
+        curve.track(1, 1e-9)
+        assert curve.at(64) > 0
+
+
 def test_a_disturbed_measurement_hides_no_gain() -> None:
     noisy = StepCurve([1, 2, 4, 16, 64], [1.0, 9.0, 1.2, 1.9, 4.0])
     assert sum(choose_nodes(noisy, offers([0.9] * 8), 1, 1)) == 8

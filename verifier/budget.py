@@ -55,8 +55,7 @@ class StepCurve:
 
     def seconds(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """Interpolated time of each row count; linear in the last slope beyond the curve."""
-        # Fewer rows never cost more: what rises above a later point was disturbed.
-        rising = np.minimum.accumulate(self._seconds[::-1])[::-1]
+        rising = self._rising()
         slope = (rising[-1] - rising[-2]) / (self._rows[-1] - self._rows[-2])
         beyond = np.maximum(rows - self._rows[-1], 0) * slope
         return np.asarray(np.interp(rows, self._rows, rising) + beyond)
@@ -72,8 +71,12 @@ class StepCurve:
         ratio = min(max(seconds / expected, 0.5), 2.0)
         step = 1.0 + TRACKING * (ratio - 1.0)
         self._seconds *= step
-        self._seconds[nearest:] += (step - 1.0) * self._seconds[nearest]
+        self._seconds[nearest:] += (step - 1.0) * self._rising()[nearest]
         self.attention_s *= step
+
+    def _rising(self) -> NDArray[np.float64]:
+        """The points without what was disturbed: fewer rows never cost more than more of them."""
+        return np.minimum.accumulate(self._seconds[::-1])[::-1]
 
     def as_dict(self) -> dict[str, list[float] | float]:
         """For saving."""
