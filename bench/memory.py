@@ -22,7 +22,7 @@ from bench.fault_servers import KINDS
 from bench.memory_drafts import Drafting, drafting
 from bench.memory_faults import fault_costs
 from bench.memory_plot import plot
-from bench.memory_process import MemoryProcess
+from bench.memory_process import MemoryProcess, wait
 from bench.memory_sizes import PREFIX, Size, size
 from drafter.local_redis import LocalRedis
 from drafter.memory import MemoryLimits
@@ -154,7 +154,7 @@ def latency(num_runs: int = 1000, runs_per_s: float = 100.0) -> Latency:
     with server() as redis:
         one, two = start(redis), start(redis)
         one.call("pace", 0, runs_per_s, 300)
-        _wait(lambda: len(two.call("learned_at")) >= num_runs, step_s=0.5)
+        wait(lambda: len(two.call("learned_at")) >= num_runs, step_s=0.5)
         sent, seen = dict(one.call("appended")), two.call("learned_at")
         # The first runs meet code that is not loaded yet.
         times = [1e3 * (seen[run] - sent[run]) for run in range(20, num_runs)]
@@ -186,7 +186,7 @@ def agreement(num_runs: int = 10_000, num_producers: int = 4, restarts: int = 2)
                     process.kill()
                     kills += 1
                 group[index] = start(redis)
-        _wait(lambda: _settled(redis, group))
+        wait(lambda: _settled(redis, group))
         states = [process.state() for process in group]
         held = group[0].call("tokens")
         for process in group:
@@ -250,7 +250,9 @@ def scale(num_tokens: int) -> Scale:
     total = sum(len(run) for run in runs)
     with server() as redis:
         client = Redis(unix_socket_path=redis.url.removeprefix("unix://"))
-        append_s = _append_all(redis, runs, total)
+        writer = start(redis, NO_SNAPSHOTS)
+        append_s = writer.append_all(runs)
+        writer.stop()
         log_bytes = int(client.memory_usage(LOG_KEY, samples=0) or 0)
         reader = MemoryProcess(redis.url, NO_SNAPSHOTS)
         from_log_s = reader.call("start")
@@ -277,19 +279,6 @@ def scale(num_tokens: int) -> Scale:
     )
 
 
-def _append_all(redis: LocalRedis, runs: list[TokenRun], total: int) -> float:
-    """Append everything and apply it again in the same process; return the seconds."""
-    writer = start(redis, NO_SNAPSHOTS)
-    began = time.monotonic()
-    for first in range(0, len(runs), 200):
-        writer.call("append", runs[first : first + 200])
-        _wait(lambda: writer.call("progress")[1] < 2000)
-    _wait(lambda: writer.call("progress")[:2] == (total, 0))
-    seconds = time.monotonic() - began
-    writer.stop()
-    return seconds
-
-
 def _numbered_runs(rng: np.random.Generator, first: int, number: int) -> list[TokenRun]:
     runs = rng.integers(0, 1 << 17, (number, 64), dtype=np.int32)
     runs[:, 0] = np.arange(first, first + number)
@@ -308,14 +297,6 @@ def _settled(redis: LocalRedis, group: list[MemoryProcess]) -> bool:
 def _snapshot_bytes(client: Redis) -> int:
     keys = client.keys(f"{PREFIX}snapshot-*")
     return sum(int(client.memory_usage(key, samples=0) or 0) for key in keys)
-
-
-def _wait(true: Callable[[], bool], timeout_s: float = 300.0, step_s: float = 0.02) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not so after {timeout_s} s")
-        time.sleep(step_s)
 
 
 def _print(name: object, fields: dict[Any, Any], indent: str = "") -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -19,6 +20,7 @@ from drafter.trie import Trie
 
 SPACE = "bench/memory"
 MAX_BYTES = 2 << 30
+RUNS_PER_CALL, MAX_WAITING_RUNS = 200, 2000
 
 
 class TimedTrie(Trie):
@@ -82,6 +84,16 @@ class MemoryProcess:
         found: State = self.call("state")
         return found
 
+    def append_all(self, runs: list[TokenRun]) -> float:
+        """Append without filling the outbox and wait until all is applied; return the seconds."""
+        total = sum(len(run) for run in runs)
+        began = time.monotonic()
+        for first in range(0, len(runs), RUNS_PER_CALL):
+            self.call("append", runs[first : first + RUNS_PER_CALL])
+            wait(lambda: self.call("progress")[1] < MAX_WAITING_RUNS)
+        wait(lambda: self.call("progress")[:2] == (total, 0))
+        return time.monotonic() - began
+
     def kill(self) -> None:
         """End it as a crash would."""
         self._process.kill()
@@ -93,6 +105,15 @@ class MemoryProcess:
         self.call("stop")
         self._process.join()
         self._pipe.close()
+
+
+def wait(true: Callable[[], bool], timeout_s: float = 300.0, step_s: float = 0.02) -> None:
+    """Poll a condition; TimeoutError where it does not come true."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so after {timeout_s} s")
+        time.sleep(step_s)
 
 
 class _Worker:

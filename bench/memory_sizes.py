@@ -4,7 +4,6 @@ Redis's part is `MEMORY USAGE` of the keys, with all that the server adds to the
 part is what its trie takes.
 """
 
-import time
 from dataclasses import dataclass
 
 from redis import Redis
@@ -16,8 +15,6 @@ from drafter.memory import MemoryLimits
 from drafter.token_run import TokenRun
 
 PREFIX = f"lookahead:{{{SPACE}}}:"
-_WAITING_RUNS = 2000
-_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ def size(redis: LocalRedis, num_tokens: int, limits: MemoryLimits) -> Size:
     runs = _cut(documents(max(num_tokens, 1000)), num_tokens)
     process = MemoryProcess(redis.url, limits)
     process.call("start")
-    _learn(process, runs)
+    process.append_all(runs)
     process.call("snapshot")
     trie_bytes = process.call("num_bytes")
     with Redis(unix_socket_path=redis.url.removeprefix("unix://")) as client:
@@ -72,17 +69,3 @@ def _cut(runs: list[TokenRun], num_tokens: int) -> list[TokenRun]:
         left -= len(found[-1])
     assert left == 0, f"{left} tokens are missing"
     return found
-
-
-def _learn(process: MemoryProcess, runs: list[TokenRun]) -> None:
-    """Append without filling the outbox, and wait until all is applied."""
-    total = sum(len(run) for run in runs)
-    deadline = time.monotonic() + _TIMEOUT_S
-    for first in range(0, len(runs), 200):
-        process.call("append", runs[first : first + 200])
-        while process.call("progress")[1] >= _WAITING_RUNS:
-            time.sleep(0.02)
-    while process.call("progress")[:2] != (total, 0):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not applied after {_TIMEOUT_S} s")
-        time.sleep(0.02)
