@@ -126,6 +126,25 @@ def test_words_stay_with_torch_compile_and_nothing_is_compiled_while_serving(
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before, "compiled on the way"
 
 
+def compiled_graphs(num_layers: int) -> int:
+    """How many pieces a Llama of so many layers is compiled in, without code for them."""
+    hf = Family("llama", {**family("llama").shape, "num_hidden_layers": num_layers}).build()
+    expected = answers(hf)
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    model = target_model(hf, max_sequences=3, max_context=128)
+    model.compile(lambda forward, **_: torch.compile(forward, dynamic=False, backend="eager"))
+    assert drafted(model, expected) == expected
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+
+
+def test_layers_share_compiled_code_so_many_layers_compile_like_few() -> None:
+    few = compiled_graphs(2)
+    assert few > 0, "nothing was compiled"
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        assert compiled_graphs(40) == few
+
+
 def test_a_model_without_slots_is_not_compiled() -> None:
     model = target_model(family("mamba").build(), max_sequences=1, max_context=100)
     assert model.form is Form.PLAIN

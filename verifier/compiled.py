@@ -27,6 +27,7 @@ class CompiledLayers:
         """`compiler`: torch.compile, or a stand-in."""
         self._plain = base.forward
         self._replays = device.type == "cuda"
+        _share_code(base)
         # Each bucket is a compilation of its own, and a layer may need more than one.
         torch._dynamo.config.recompile_limit = 4 * len(ROW_BUCKETS)
         mode = "reduce-overhead" if self._replays else "default"
@@ -40,6 +41,17 @@ class CompiledLayers:
         if self._replays:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return self._compiled(*arguments, **inputs)
+
+
+def _share_code(base: nn.Module) -> None:
+    """Let layers that do the same run the same compiled code.
+
+    The compiler takes an integer that a module holds for a constant and a tensor for an input, so
+    with an integer for its number every layer is compiled anew, until there are too many.
+    """
+    for module in base.modules():
+        if isinstance(getattr(module, "layer_idx", None), int):
+            module.layer_idx = torch.tensor(module.layer_idx)
 
 
 def compile_buckets(run: Callable[[int], object]) -> None:

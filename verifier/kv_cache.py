@@ -84,7 +84,6 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing is left to allocate."""
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
@@ -108,6 +107,23 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Masks are always passed in ready-made."""
         raise AssertionError("a mask was not passed to the model")
+
+
+class SlotLayers(Cache):
+    """All layers as the model's forward knows them."""
+
+    # Compiled code must not depend on which layer it is, or every layer is compiled anew.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[Tensor, Tensor]:
+        """Hand the rows to their layer."""
+        return super().update(key_states, value_states, layer_idx)
 
 
 class KVCache:
@@ -134,7 +150,7 @@ class KVCache:
         self._lengths = [0] * num_slots
         self._free = list(range(num_slots))  # least recently used first
         self._storages = _allocate(shapes, num_slots, capacity, dtype, device)
-        self.cache = Cache(layers=[SlotLayer(self, k, v) for k, v in _views(self._storages)])
+        self.cache = SlotLayers(layers=[SlotLayer(self, k, v) for k, v in _views(self._storages)])
 
     @property
     def num_free(self) -> int:
