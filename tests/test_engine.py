@@ -146,20 +146,24 @@ def test_a_prompt_in_chunks_beside_running_streams_gives_the_same_text(model: Ta
     assert [ids_of(runs) for runs, _ in results] == [generate(hf, p, 40, []) for p in prompts]
 
 
-async def test_a_short_prompt_goes_before_the_rest_of_a_long_one(model: TargetModel) -> None:
+@pytest.mark.parametrize("length", [3, 8])
+async def test_a_short_prompt_is_read_in_the_next_pass_and_a_long_one_goes_on_beside_it(
+    model: TargetModel, length: int
+) -> None:
     engine = make_engine(model, None, prefill_rows=8)
     steps: list[StepStats] = []
     engine.on_step = steps.append
     long = engine.submit(make_request([(7 * i) % 61 + 3 for i in range(200)], 4))
     engine.start()
     await wait_until(lambda: steps)
-    await collect(engine, make_request(PROMPT, 1))
+    await collect(engine, make_request([5, 9, 33, 4, 8, 7, 6, 3][:length], 1))
     assert len(steps) <= 3, "the short prompt waited for the long one"
+    assert max(step.num_prompt_rows for step in steps) > length, "the long prompt waited"
     assert not long.num_output
     async for _ in long.stream():
         pass
     await engine.stop()
-    assert all(step.num_prompt_rows <= 8 for step in steps)
+    assert all(step.num_prompt_rows <= 8 + 2 for step in steps)
 
 
 async def test_short_prompts_without_end_do_not_starve_a_long_one(model: TargetModel) -> None:

@@ -18,7 +18,8 @@ from verifier.tree import EMPTY_TREE, DraftTree, best_chain, limit_depth, prefix
 EXACT_PREFILL_ROWS = 256
 # Prompt rows of one pass, where the settings name none: whoever comes during a pass waits for it.
 CPU_PREFILL_ROWS, GPU_PREFILL_ROWS = 64, 512
-# What the oldest prompt gets of them at least, when shorter ones go before it.
+# What the oldest prompt gets at least, as a share of them and beyond them if need be, when shorter
+# ones go before it: a short prompt that fits into one pass must not take two.
 OLDEST_SHARE = 0.25
 
 
@@ -55,12 +56,11 @@ class Planner:
     def _prefill_works(self, prompts: list[Sequence]) -> list[Work]:
         """The shortest rest first; the oldest prompt gets its share in any case."""
         works: list[Work] = []
-        left, reserved = self._prefill_rows, max(int(OLDEST_SHARE * self._prefill_rows), 1)
+        left, share = self._prefill_rows, max(int(OLDEST_SHARE * self._prefill_rows), 1)
         for sequence in sorted(prompts, key=self._num_unread):
-            if sequence is prompts[0]:
-                reserved = 0
-            if left > reserved:
-                works.append(self._prefill_work(sequence, left - reserved))
+            room = max(left, share) if sequence is prompts[0] else left
+            if room > 0:
+                works.append(self._prefill_work(sequence, room))
                 left -= works[-1].segment.num_rows
         return works
 
