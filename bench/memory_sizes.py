@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from redis import Redis
 
 from bench.corpus import documents
-from bench.memory_process import SPACE, MemoryProcess
+from bench.memory_server import NO_SNAPSHOTS, PREFIX, server, start
 from drafter.local_redis import LocalRedis
-from drafter.memory import MemoryLimits
 from drafter.token_run import TokenRun
-
-PREFIX = f"lookahead:{{{SPACE}}}:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +28,27 @@ class Size:
     trie_bytes_per_token: float
 
 
-def size(redis: LocalRedis, num_tokens: int, limits: MemoryLimits) -> Size:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The bytes of a memory by its tokens."""
+
+    points: dict[int, Size]
+
+
+def sizes(num_tokens: int) -> Sizes:
+    """Weigh memories of 1,000 tokens, ten times as many, and so on."""
+    points, number = {}, 1000
+    while number <= num_tokens:
+        with server() as redis:
+            points[number] = size(redis, number)
+        number *= 10
+    return Sizes(points)
+
+
+def size(redis: LocalRedis, num_tokens: int) -> Size:
     """Learn that many tokens of text through an empty Redis, and weigh what that takes."""
     runs = _cut(documents(max(num_tokens, 1000)), num_tokens)
-    process = MemoryProcess(redis.url, limits)
-    process.call("start")
+    process = start(redis, NO_SNAPSHOTS)
     process.append_all(runs)
     process.call("snapshot")
     trie_bytes = process.call("num_bytes")

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.fault_traffic import Stretch
-from bench.memory import NO_SNAPSHOTS, agreement, crash, server
 from bench.memory_faults import cost
+from bench.memory_runs import agreement, crash
+from bench.memory_server import server
 from bench.memory_sizes import size
 from drafter.sessions import DraftSessions
 
@@ -57,7 +58,7 @@ def test_waiting_outside_the_model_shows_whatever_the_machine_does() -> None:
 
 def test_bytes_of_a_memory_are_those_of_its_keys() -> None:
     with server() as redis:
-        found = size(redis, 1000, NO_SNAPSHOTS)
+        found = size(redis, 1000)
     total = found.log_bytes + found.snapshot_bytes + found.other_bytes
     assert found.num_entries >= 1
     assert min(found.log_bytes, found.snapshot_bytes, found.other_bytes) > 0

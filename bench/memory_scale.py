@@ -1,0 +1,65 @@
+"""Rates, sizes and start times of a large memory: `python -m bench.memory --only scale`."""
+
+from dataclasses import dataclass
+
+from redis import Redis
+
+from bench.corpus import documents
+from bench.memory_process import MemoryProcess
+from bench.memory_server import LOG_KEY, NO_SNAPSHOTS, PREFIX, server, start
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Many tokens through Redis."""
+
+    num_tokens: int
+    append_tokens_per_s: float
+    apply_tokens_per_s: float  # by a replica that catches up with the log
+    log_bytes_per_token: float
+    snapshot_s: float
+    snapshot_bytes_per_token: float
+    redis_bytes_per_token: float  # log and snapshot, as the server counts its memory
+    start_from_log_s: float
+    start_from_snapshot_s: float
+    digests_equal: bool
+
+
+def scale(num_tokens: int) -> Scale:
+    """Push real text through the log, then start replicas from it and from a snapshot."""
+    runs = documents(num_tokens)
+    total = sum(len(run) for run in runs)
+    with server() as redis:
+        client = Redis(unix_socket_path=redis.url.removeprefix("unix://"))
+        writer = start(redis, NO_SNAPSHOTS)
+        append_s = writer.append_all(runs)
+        writer.stop()
+        log_bytes = int(client.memory_usage(LOG_KEY, samples=0) or 0)
+        reader = MemoryProcess(redis.url, NO_SNAPSHOTS)
+        from_log_s = reader.call("start")
+        snapshot_s = reader.call("snapshot")
+        used = _snapshot_bytes(client)
+        memory = client.info("memory")["used_memory"] - client.info("memory")["used_memory_startup"]
+        loader = MemoryProcess(redis.url, NO_SNAPSHOTS)
+        from_snapshot_s = loader.call("start")
+        states = [process.state() for process in (reader, loader)]
+        for process in (reader, loader):
+            process.stop()
+        client.close()
+    return Scale(
+        num_tokens=total,
+        append_tokens_per_s=total / append_s,
+        apply_tokens_per_s=total / from_log_s,
+        log_bytes_per_token=log_bytes / total,
+        snapshot_s=snapshot_s,
+        snapshot_bytes_per_token=used / total,
+        redis_bytes_per_token=memory / total,
+        start_from_log_s=from_log_s,
+        start_from_snapshot_s=from_snapshot_s,
+        digests_equal=len({state.digest for state in states}) == 1,
+    )
+
+
+def _snapshot_bytes(client: Redis) -> int:
+    keys = client.keys(f"{PREFIX}snapshot-*")
+    return sum(int(client.memory_usage(key, samples=0) or 0) for key in keys)
