@@ -4,9 +4,9 @@ Requests of all kinds run together: they join, leave, hang up, share prefixes, w
 they say is compared token by token:
 
 - float32: greedy, with transformers' generate;
-- bfloat16 exact: greedy and sampled, ids and log probabilities to the bit, with the same engine
-  without drafts;
-- bfloat16 guarded: greedy, with the same engine without drafts. Here plain decoding is not equal
+- exact, in bfloat16 and float16: greedy and sampled, ids and log probabilities to the bit, with
+  the same engine without drafts;
+- guarded, in both: greedy, with the same engine without drafts. Here plain decoding is not equal
   to itself either, since its rounding depends on who else is in a pass: a difference must be a
   near tie.
 
@@ -68,10 +68,17 @@ class Way:
     samples: bool = False
 
 
+def _short(dtype: str) -> dict[str, Way]:
+    """Ways in a format of 16 bits."""
+    exact = Way(f"{dtype} exact", dtype, Exactness.EXACT, compares_bits=True, samples=True)
+    guarded = Way(f"{dtype} guarded", dtype)
+    return {way.name.replace(" ", "-"): way for way in (exact, guarded)}
+
+
 WAYS = {
     "float32": Way("float32", "float32", is_judged_by_generate=True),
-    "exact": Way("bfloat16 exact", "bfloat16", Exactness.EXACT, compares_bits=True, samples=True),
-    "guarded": Way("bfloat16 guarded", "bfloat16"),
+    **_short("bfloat16"),
+    **_short("float16"),
 }
 
 

@@ -15,7 +15,7 @@ from tests.engine_runs import (
     target_model,
 )
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
-from tests.reference import FAMILIES, VOCABULARY_SIZE, Family, generate
+from tests.reference import FAMILIES, VOCABULARY_SIZE, generate
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
 from verifier.measurements import measure
@@ -28,8 +28,8 @@ PROMPTS = [[5, 9, 33, 4, 17], [3] * 20, [11, 60], [(5 * i) % 61 + 3 for i in ran
 NUM_TOKENS = 60
 
 
-def bfloat16_model(family: Family) -> TargetModel:
-    hf = family.build().to(torch.bfloat16)
+def small_model(name: str, dtype: torch.dtype = torch.bfloat16) -> TargetModel:
+    hf = next(f for f in FAMILIES if f.model_type == name).build().to(dtype)
     model = TargetModel(hf, "small", max_context=128)
     choose_form(model, hf, num_slots=2, draft_rows=65)
     assert model.form is not Form.PLAIN, model.reason
@@ -67,9 +67,10 @@ def knowing(answers: list[list[int]], first_id: int = 1) -> FakeDrafts:
     return FakeDrafts(drafter)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen2", "gpt2"])
-def test_exact_mode_is_bit_equal_with_drafting_on_and_off(name: str) -> None:
-    model = bfloat16_model(next(f for f in FAMILIES if f.model_type == name))
+def test_exact_mode_is_bit_equal_with_drafting_on_and_off(name: str, dtype: torch.dtype) -> None:
+    model = small_model(name, dtype)
     off = run_all(make_engine(model, None, 0.0), requests(Mode.OFF, Exactness.EXACT))
     answers = [ids_of(runs) for runs, _ in off]
     drafted = run_all(
@@ -80,7 +81,7 @@ def test_exact_mode_is_bit_equal_with_drafting_on_and_off(name: str) -> None:
 
 
 def test_exact_mode_verifies_no_drafts_where_rows_of_a_pass_round_differently() -> None:
-    model = bfloat16_model(next(f for f in FAMILIES if f.model_type == "mixtral"))
+    model = small_model("mixtral")
     off = run_all(make_engine(model, None, 0.0), requests(Mode.OFF, Exactness.EXACT))
     answers = [ids_of(runs) for runs, _ in off]
     drafted = run_all(
@@ -100,9 +101,10 @@ def test_exact_mode_serves_a_model_without_drafts_as_it_is() -> None:
     assert ids_of(runs) == generate(family.build(), PROMPTS[0], 20, [])
 
 
-def test_the_guard_decides_near_ties_by_a_plain_pass() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_guard_decides_near_ties_by_a_plain_pass(dtype: torch.dtype) -> None:
     """With a margin so wide that everything is a near tie, every token comes from a plain pass."""
-    model = bfloat16_model(FAMILIES[0])
+    model = small_model("llama", dtype)
     plain = [
         ids_of(run_all(make_engine(model, None, 0.0), [request])[0][0])
         for request in requests(Mode.OFF, Exactness.GUARDED)
