@@ -242,7 +242,7 @@ async def test_a_late_draft_is_rerooted_under_what_was_emitted_meanwhile(
         drafts.open(1, tokens, len(PROMPT), make_request(PROMPT, 9).speculation)
         drafts.request({1: 8})
         tokens += answer[1:3]  # emitted before the draft arrived
-        await until(lambda: len(drafts._tracked[1].tree) > 0)
+        await until(lambda: len(drafts._tracked[1]._tree) > 0)
         assert list(drafts.tree(1).token_ids) == answer[3:7]
         assert len(drafts.tree(1)) == 0, "a tree is given out once"
         await drafts.stop()

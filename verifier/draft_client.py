@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import grpc
@@ -19,8 +18,9 @@ from protos import drafter_pb2 as pb
 from protos.drafter_pb2_grpc import DrafterServiceStub
 from rpc.tls import TlsFiles, open_async_channel
 from verifier.drafters import Drafter, Drafters
-from verifier.request import Learning, Speculation
-from verifier.tree import EMPTY_TREE, DraftTree, InvalidTree, checked_tree, reroot
+from verifier.request import Speculation
+from verifier.tracked import Tracked
+from verifier.tree import EMPTY_TREE, DraftTree, InvalidTree
 
 logger = logging.getLogger(__name__)
 
@@ -29,27 +29,6 @@ CONNECT_S = 2.0
 MAX_BACKOFF_S = 2.0
 DraftCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.DraftRequest, pb.DraftResponse]"
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", 8 << 20)]
-LEARN = {
-    Learning.NONE: pb.LEARN_NONE,
-    Learning.OUTPUT: pb.LEARN_OUTPUT,
-    Learning.ALL: pb.LEARN_ALL,
-}
-
-
-@dataclass(slots=True)
-class _Tracked:
-    """One sequence as the drafter knows it."""
-
-    token_ids: list[int]  # prompt and output, shared with the sequence, read only
-    num_prompt: int
-    speculation: Speculation
-    traceparent: str = ""
-    is_open: bool = False
-    num_sent: int = 0  # leading token_ids that the drafter knows
-    num_verified: int = 0
-    successors: list[Sequence[int]] = field(default_factory=list)
-    tree: DraftTree = EMPTY_TREE
-    tree_len: int = 0  # len(token_ids) when the tree was drafted
 
 
 class DraftClient:
@@ -71,7 +50,7 @@ class DraftClient:
         self._tls = tls
         self._vocabulary = vocabulary
         self._vocabulary_size = vocabulary_size
-        self._tracked: dict[int, _Tracked] = {}
+        self._tracked: dict[int, Tracked] = {}
         self._closing: list[pb.Close] = []
         self._last_words: list[pb.Observe] = []  # of sequences that are closing
         self._step = 0
@@ -108,36 +87,29 @@ class DraftClient:
         traceparent: str = "",
     ) -> None:
         """Follow a sequence; `token_ids` is read again whenever something is sent."""
-        self._tracked[sequence_id] = _Tracked(token_ids, num_prompt, speculation, traceparent)
+        self._tracked[sequence_id] = Tracked(token_ids, num_prompt, speculation, traceparent)
 
     def close(self, sequence_id: int, *, learn: bool) -> None:
         """Stop following a sequence."""
         tracked = self._tracked.pop(sequence_id, None)
         if tracked is None or not tracked.is_open:
             return
-        if tracked.num_sent < len(tracked.token_ids):
-            self._last_words.append(_observe_message(sequence_id, tracked, 0))
+        if tracked.has_news:
+            self._last_words.append(tracked.observation(sequence_id, 0))
         self._closing.append(pb.Close(sequence_id=sequence_id, learn=learn))
 
     def tree(self, sequence_id: int) -> DraftTree:
         """Take the newest tree, re-rooted under what was emitted since it was drafted."""
         tracked = self._tracked.get(sequence_id)
-        if tracked is None or not len(tracked.tree):
-            return EMPTY_TREE
-        tree, tracked.tree = tracked.tree, EMPTY_TREE
-        return reroot(tree, tracked.token_ids[tracked.tree_len :])
+        return EMPTY_TREE if tracked is None else tracked.take_tree()
 
     def observe(
         self, sequence_id: int, *, num_verified: int, successors: Sequence[Sequence[int]]
     ) -> None:
         """Note what a step verified; the emitted tokens stand at the end of `token_ids`."""
         tracked = self._tracked.get(sequence_id)
-        if tracked is None:
-            return
-        # Feedback fits the tree the drafter remembers only if nothing was emitted in between.
-        is_fresh = not tracked.successors and tracked.tree_len == tracked.num_sent
-        tracked.num_verified = num_verified if is_fresh else 0
-        tracked.successors.extend(successors)
+        if tracked is not None:
+            tracked.observe(num_verified, successors)
 
     def request(self, wanted: dict[int, int]) -> None:
         """Ask for trees of at most so many nodes, unless an answer is still outstanding."""
@@ -174,26 +146,10 @@ class DraftClient:
         for sequence_id, tracked in self._tracked.items():
             max_nodes = wanted.get(sequence_id, 0)
             if not tracked.is_open:
-                message.open.append(self._open_message(sequence_id, tracked, max_nodes))
-            elif tracked.num_sent < len(tracked.token_ids) or max_nodes:
-                message.observe.append(_observe_message(sequence_id, tracked, max_nodes))
+                message.open.append(tracked.opening(sequence_id, self._vocabulary, max_nodes))
+            elif tracked.has_news or max_nodes:
+                message.observe.append(tracked.observation(sequence_id, max_nodes))
         return message
-
-    def _open_message(self, sequence_id: int, tracked: _Tracked, max_nodes: int) -> pb.Open:
-        tracked.is_open = True
-        tracked.num_sent = len(tracked.token_ids)
-        tracked.successors = []
-        return pb.Open(
-            sequence_id=sequence_id,
-            vocabulary=self._vocabulary,
-            namespace=tracked.speculation.namespace,
-            token_ids=tracked.token_ids,
-            num_prompt_tokens=tracked.num_prompt,
-            prediction=tracked.speculation.prediction,
-            learn=LEARN[tracked.speculation.learn],
-            max_nodes=max_nodes,
-            traceparent=tracked.traceparent,
-        )
 
     async def _stay_connected(self) -> None:
         backoff_s = 0.05
@@ -259,24 +215,12 @@ class DraftClient:
         if self._closing:
             self.request({})  # the engine may be idle by now
 
-    def _keep(self, tracked: _Tracked, draft: pb.Draft) -> None:
+    def _keep(self, tracked: Tracked, draft: pb.Draft) -> None:
         """The one place where a bad draft becomes no draft."""
         try:
-            if not tracked.num_prompt <= draft.committed_len <= len(tracked.token_ids):
-                raise InvalidTree(f"committed_len = {draft.committed_len} is not a length it had")
-            # A slice is a list, which is read twice as fast as a message's field.
-            tracked.tree = checked_tree(
-                draft.token_ids[:],
-                draft.parents[:],
-                draft.probabilities[:],
-                sources=draft.sources[:],
-                vocabulary_size=self._vocabulary_size,
-                max_nodes=tracked.speculation.max_nodes,
-            )
-            tracked.tree_len = draft.committed_len
+            tracked.keep(draft, self._vocabulary_size)
         except InvalidTree as error:
             self.num_invalid += 1
-            tracked.tree = EMPTY_TREE
             logger.warning("draft_refused sequence=%d reason=%s", draft.sequence_id, error)
 
 
@@ -285,19 +229,3 @@ async def _send(call: DraftCall, requests: asyncio.Queue[pb.DraftRequest]) -> No
     with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
         while True:
             await call.write(await requests.get())
-
-
-def _observe_message(sequence_id: int, tracked: _Tracked, max_nodes: int) -> pb.Observe:
-    token_ids = tracked.token_ids[tracked.num_sent :]
-    rows = tracked.successors if len(tracked.successors) == len(token_ids) else []
-    message = pb.Observe(
-        sequence_id=sequence_id,
-        token_ids=token_ids,
-        num_verified=tracked.num_verified,
-        successors=[token_id for row in rows for token_id in row],
-        successors_per_token=len(rows[0]) if rows else 0,
-        max_nodes=max_nodes,
-    )
-    tracked.num_sent = len(tracked.token_ids)
-    tracked.num_verified, tracked.successors = 0, []
-    return message

@@ -9,19 +9,11 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    DynamicCache,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.distributed.configuration_utils import DistributedConfig
+from transformers import DynamicCache, PreTrainedModel
 
 from verifier import attention
 from verifier.batch import Batch, BoolArray, Segment, make_batch, pad_batch, prompt_segment
@@ -248,55 +240,8 @@ def _row_ranges(segments: tuple[Segment, ...]) -> tuple[tuple[int, int, int, int
     return tuple(ranges)
 
 
-def load_weights(name: str, *, device: str, dtype: str, num_processes: int = 1) -> PreTrainedModel:
-    """Load a local path, a hub id or a .gguf file; safetensors or GGUF only, no remote code.
-
-    Of several processes that have met, each loads its share.
-    """
-    where = torch.device(_device(device))
-    options: dict[str, Any] = {"dtype": _dtype(dtype, where), "trust_remote_code": False}
-    path = Path(name)
-    if path.suffix == ".gguf":
-        name, options["gguf_file"] = str(path.parent), path.name
-    else:
-        options["use_safetensors"] = True
-    if num_processes > 1:
-        options["distributed_config"] = DistributedConfig(tp_size=num_processes)
-    model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
-    loaded: PreTrainedModel = model.eval() if num_processes > 1 else model.eval().to(where)
-    return loaded
-
-
-def model_config(name: str) -> PreTrainedConfig:
-    """The configuration alone, without the weights."""
-    path = Path(name)
-    if path.suffix == ".gguf":
-        found = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
-    else:
-        found = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    config: PreTrainedConfig = found
-    return config
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
-
-
 def _kernel(attention: str, device: torch.device) -> Kernel:
     """`auto`: on a GPU calls cost more than padding, on a CPU it is the other way round."""
     if attention == "auto":
         return Kernel.SDPA if device.type == "cpu" else Kernel.BATCHED
     return Kernel(attention)
-
-
-def _dtype(dtype: str, device: torch.device) -> torch.dtype | str:
-    """`auto`: the checkpoint's own format on an accelerator; float32 on a CPU."""
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
-    return {
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-    }[dtype]

@@ -13,10 +13,11 @@ from verifier.draft_client import DraftClient
 from verifier.engine import Engine
 from verifier.linear import pack_linears
 from verifier.measurements import cache_path, load_or_measure
-from verifier.model import Form, TargetModel, load_weights, model_config
+from verifier.model import Form, TargetModel
 from verifier.parallel import Group, LeadingModel, ParallelError, follow
 from verifier.probe import choose_form
 from verifier.tokenizer import Tokenizer, load_tokenizer
+from verifier.weights import load_weights, model_config
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ def _check_demo() -> Finding:
 
 
 def _check_directory(path: Path) -> list[Finding]:
-    from verifier.model import model_config  # needs the verifier's packages
+    from verifier.weights import model_config  # needs the verifier's packages
 
     try:
         config = model_config(str(path))
