@@ -66,7 +66,7 @@ class Tracked:
         """Tell a drafter all there is, and ask for a tree of at most so many nodes."""
         self.is_open = True
         self._num_sent = len(self.token_ids)
-        self._successors = []
+        self._num_verified, self._successors = 0, []  # of a tree that this drafter never sent
         return pb.Open(
             sequence_id=sequence_id,
             vocabulary=vocabulary,
