@@ -89,6 +89,11 @@ FAMILIES = [
 ]
 
 
+def family(model_type: str) -> Family:
+    """The one of FAMILIES with this model type."""
+    return next(f for f in FAMILIES if f.model_type == model_type)
+
+
 def generate(
     model: PreTrainedModel, prompt: list[int], num_tokens: int, eos_token_ids: list[int]
 ) -> list[int]:

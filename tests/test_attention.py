@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.engine_runs import ids_of, make_engine, make_request, run_all
 from tests.fake_drafts import FakeDrafts, random_tree
-from tests.reference import FAMILIES, VOCABULARY_SIZE, generate
+from tests.reference import VOCABULARY_SIZE, family, generate
 from verifier.attention import MAX_JOINED_ROWS, make_together, packed_attention
 from verifier.kv_cache import Kernel, KVCache, LayerShape, Placement
 from verifier.model import TargetModel
@@ -91,8 +91,7 @@ def _naive(
 @pytest.mark.parametrize("kernel", ["batched", "eager"])
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "gemma2", "gpt_oss", "gpt2"])
 def test_text_with_drafts_equals_generate_by_every_kernel(name: str, kernel: str) -> None:
-    family = next(f for f in FAMILIES if f.model_type == name)
-    hf = family.build()
+    hf = family(name).build()
     prompts = [[(i * 7 + j * 3) % 50 + 3 for j in range(3 + 9 * i)] for i in range(4)]
     answers = [generate(hf, prompt, 24, []) for prompt in prompts]
     model = TargetModel(hf, "small", max_context=80, attention=kernel)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from tests.engine_runs import ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
-from tests.reference import FAMILIES, VOCABULARY_SIZE, Family, generate
+from tests.reference import VOCABULARY_SIZE, Family, family, generate
 from verifier import compiled, row_buckets
 from verifier.batch import draft_segment, make_batch, pad_batch, prompt_segment
 from verifier.model import Form, TargetModel
@@ -22,10 +22,6 @@ from verifier.tree import DraftTree
 
 PROMPTS = [[5, 9, 33, 4], [7] * 9, [3] * 70, [11, 60, 2, 8]]
 NUM_TOKENS = 30
-
-
-def family(name: str) -> Family:
-    return next(f for f in FAMILIES if f.model_type == name)
 
 
 def answers(hf: PreTrainedModel) -> list[list[int]]:
@@ -101,6 +97,12 @@ def test_only_buckets_are_compiled_and_words_stay(name: str) -> None:
     assert len(recorder.shapes) == len(ROW_BUCKETS), "a shape besides the number of rows changes"
 
 
+def num_graphs() -> int:
+    """Pieces that torch has compiled so far."""
+    graphs: int = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return graphs
+
+
 # The first traces and pads as the second does, and differs by generating no code. The second has
 # one bucket, since the C++ compiler takes seconds for each part.
 # torch's compiler uses what torch itself calls deprecated.
@@ -120,10 +122,10 @@ def test_words_stay_with_torch_compile_and_nothing_is_compiled_while_serving(
     torch._dynamo.reset()
     model = target_model(hf, max_sequences=3, max_context=128)
     model.compile(lambda forward, **_: torch.compile(forward, dynamic=False, backend=backend))
-    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    before = num_graphs()
     assert before > 0, "nothing was compiled"
     assert drafted(model, expected) == expected
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before, "compiled on the way"
+    assert num_graphs() == before, "compiled on the way"
 
 
 def compiled_graphs(num_layers: int) -> int:
@@ -131,11 +133,11 @@ def compiled_graphs(num_layers: int) -> int:
     hf = Family("llama", {**family("llama").shape, "num_hidden_layers": num_layers}).build()
     expected = answers(hf)
     torch._dynamo.reset()
-    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    before = num_graphs()
     model = target_model(hf, max_sequences=3, max_context=128)
     model.compile(lambda forward, **_: torch.compile(forward, dynamic=False, backend="eager"))
     assert drafted(model, expected) == expected
-    return torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+    return num_graphs() - before
 
 
 def test_layers_share_compiled_code_so_many_layers_compile_like_few() -> None:

@@ -15,7 +15,7 @@ from tests.engine_runs import (
     target_model,
 )
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
-from tests.reference import FAMILIES, VOCABULARY_SIZE, generate
+from tests.reference import FAMILIES, VOCABULARY_SIZE, family, generate
 from verifier.config import VerifierConfig
 from verifier.engine import Engine
 from verifier.measurements import measure
@@ -29,7 +29,7 @@ NUM_TOKENS = 60
 
 
 def small_model(name: str, dtype: torch.dtype = torch.bfloat16) -> TargetModel:
-    hf = next(f for f in FAMILIES if f.model_type == name).build().to(dtype)
+    hf = family(name).build().to(dtype)
     model = TargetModel(hf, "small", max_context=128)
     choose_form(model, hf, num_slots=2, draft_rows=65)
     assert model.form is not Form.PLAIN, model.reason
@@ -92,13 +92,13 @@ def test_exact_mode_verifies_no_drafts_where_rows_of_a_pass_round_differently() 
 
 
 def test_exact_mode_serves_a_model_without_drafts_as_it_is() -> None:
-    family = next(f for f in FAMILIES if f.model_type == "mamba")
-    model = target_model(family.build(), max_sequences=2, max_context=128)
+    mamba = family("mamba")
+    model = target_model(mamba.build(), max_sequences=2, max_context=128)
     [(runs, _)] = run_all(
         make_engine(model, None, 0.0),
         [with_exactness(make_request(PROMPTS[0], 20), Exactness.EXACT)],
     )
-    assert ids_of(runs) == generate(family.build(), PROMPTS[0], 20, [])
+    assert ids_of(runs) == generate(mamba.build(), PROMPTS[0], 20, [])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine_runs import target_model
-from tests.reference import FAMILIES
+from tests.reference import FAMILIES, family
 from verifier import measurements
 from verifier.budget import ROW_COUNTS, StepCurve
 from verifier.measurements import PLAIN, load_or_measure
@@ -86,7 +86,6 @@ def test_times_of_other_row_counts_are_measured_anew(
 
 
 def test_a_model_without_drafts_needs_no_measuring(tmp_path: Path) -> None:
-    mamba = next(f for f in FAMILIES if f.model_type == "mamba")
-    model = target_model(mamba.build(), max_sequences=1, max_context=100)
+    model = target_model(family("mamba").build(), max_sequences=1, max_context=100)
     assert load_or_measure(tmp_path / "none.json", model) is PLAIN
     assert not (tmp_path / "none.json").exists()

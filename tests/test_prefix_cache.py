@@ -7,7 +7,7 @@ import pytest
 
 from tests.engine_runs import collect, ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
-from tests.reference import FAMILIES, VOCABULARY_SIZE, generate
+from tests.reference import FAMILIES, VOCABULARY_SIZE, family, generate
 from verifier.engine import Engine
 from verifier.events import Completion, TokenRun
 from verifier.model import TargetModel
@@ -100,8 +100,7 @@ def test_many_requests_over_few_slots_stay_right(model: TargetModel) -> None:
 
 
 def test_models_without_slots_reuse_nothing() -> None:
-    mamba = next(f for f in FAMILIES if f.model_type == "mamba")
-    model = target_model(mamba.build(), max_sequences=2, max_context=120)
+    model = target_model(family("mamba").build(), max_sequences=2, max_context=120)
     results = asyncio.run(in_turn(make_engine(model, None), PROMPTS[:2], ["a", "a"]))
     assert [completion.num_reused_tokens for _, completion in results] == [0, 0]
 
