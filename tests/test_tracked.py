@@ -12,11 +12,11 @@ from verifier.tree import InvalidTree
 PROMPT = [5, 9, 33]
 
 
-def drafted(*, token_ids: Sequence[int] = (7, 8)) -> Tracked:
+def drafted() -> Tracked:
     """A sequence that a drafter knows, and has sent a chain for."""
     tracked = Tracked(list(PROMPT), len(PROMPT), Speculation())
     tracked.opening(1, "v", 4)
-    tracked.keep(chain(len(PROMPT), token_ids), 100)
+    tracked.keep(chain(len(PROMPT), [7, 8]), 100)
     return tracked
 
 

@@ -65,8 +65,7 @@ class Tracked:
     def opening(self, sequence_id: int, vocabulary: str, max_nodes: int) -> pb.Open:
         """Tell a drafter all there is, and ask for a tree of at most so many nodes."""
         self.is_open = True
-        self._num_sent = len(self.token_ids)
-        self._num_verified, self._successors = 0, []  # of a tree that this drafter never sent
+        self._note_told()  # feedback too: this drafter never sent the tree that it is about
         return pb.Open(
             sequence_id=sequence_id,
             vocabulary=vocabulary,
@@ -91,6 +90,10 @@ class Tracked:
             successors_per_token=len(rows[0]) if rows else 0,
             max_nodes=max_nodes,
         )
+        self._note_told()
+        return message
+
+    def _note_told(self) -> None:
+        """Nothing waits for the next message."""
         self._num_sent = len(self.token_ids)
         self._num_verified, self._successors = 0, []
-        return message
