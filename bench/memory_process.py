@@ -3,13 +3,13 @@
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+from bench.redis_server import wait_until
 from drafter.memory import MemoryLimits, SharedMemory
 from drafter.session_store import SessionStore
 from drafter.sessions import DraftSessions
@@ -21,6 +21,8 @@ from drafter.trie import Trie
 SPACE = "bench/memory"
 MAX_BYTES = 2 << 30
 RUNS_PER_CALL, MAX_WAITING_RUNS = 200, 2000
+MAX_WAIT_S = 300.0
+POLL_S = 0.02
 
 
 class TimedTrie(Trie):
@@ -90,8 +92,8 @@ class MemoryProcess:
         began = time.monotonic()
         for first in range(0, len(runs), RUNS_PER_CALL):
             self.call("append", runs[first : first + RUNS_PER_CALL])
-            wait(lambda: self.call("progress")[1] < MAX_WAITING_RUNS)
-        wait(lambda: self.call("progress")[:2] == (total, 0))
+            wait_until(lambda: self.call("progress")[1] < MAX_WAITING_RUNS, MAX_WAIT_S, POLL_S)
+        wait_until(lambda: self.call("progress")[:2] == (total, 0), MAX_WAIT_S, POLL_S)
         return time.monotonic() - began
 
     def kill(self) -> None:
@@ -105,15 +107,6 @@ class MemoryProcess:
         self.call("stop")
         self._process.join()
         self._pipe.close()
-
-
-def wait(true: Callable[[], bool], timeout_s: float = 300.0, step_s: float = 0.02) -> None:
-    """Poll a condition; TimeoutError where it does not come true."""
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not so after {timeout_s} s")
-        time.sleep(step_s)
 
 
 class _Worker:

@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from redis import Redis
 
-from bench.memory_process import MemoryProcess, wait
-from bench.memory_server import LIMITS, LOG_KEY, server, start
+from bench.memory_process import MAX_WAIT_S, POLL_S, MemoryProcess
+from bench.memory_server import LIMITS, LOG_KEY, connect, server, start
+from bench.redis_server import wait_until
 from drafter.local_redis import LocalRedis
 from drafter.token_run import TokenRun
 
@@ -54,7 +54,7 @@ def latency(num_runs: int = 1000, runs_per_s: float = 100.0) -> Latency:
     with server() as redis:
         one, two = start(redis), start(redis)
         one.call("pace", 0, runs_per_s, 300)
-        wait(lambda: len(two.call("learned_at")) >= num_runs, step_s=0.5)
+        wait_until(lambda: len(two.call("learned_at")) >= num_runs, MAX_WAIT_S, step_s=0.5)
         sent, seen = dict(one.call("appended")), two.call("learned_at")
         # The first runs meet code that is not loaded yet.
         times = [1e3 * (seen[run] - sent[run]) for run in range(20, num_runs)]
@@ -86,7 +86,7 @@ def agreement(num_runs: int = 10_000, num_producers: int = 4, restarts: int = 2)
                     process.kill()
                     kills += 1
                 group[index] = start(redis)
-        wait(lambda: _settled(redis, group))
+        wait_until(lambda: _settled(redis, group), MAX_WAIT_S, POLL_S)
         states = [process.state() for process in group]
         held = group[0].call("tokens")
         for process in group:
@@ -138,6 +138,6 @@ def _settled(redis: LocalRedis, group: list[MemoryProcess]) -> bool:
     """Tell whether nobody has anything to send and all stand at the log's end."""
     if any(process.call("progress")[1] for process in group):
         return False
-    with Redis(unix_socket_path=redis.url.removeprefix("unix://")) as client:
+    with connect(redis) as client:
         end = client.xinfo_stream(LOG_KEY)["last-generated-id"].decode()
     return {process.state().position.partition(":")[2] for process in group} == {end}

@@ -2,11 +2,17 @@
 
 from dataclasses import dataclass
 
-from redis import Redis
-
 from bench.corpus import documents
 from bench.memory_process import MemoryProcess
-from bench.memory_server import LOG_KEY, NO_SNAPSHOTS, PREFIX, server, start
+from bench.memory_server import (
+    LOG_KEY,
+    NO_SNAPSHOTS,
+    connect,
+    key_bytes,
+    server,
+    snapshot_bytes,
+    start,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +36,15 @@ def scale(num_tokens: int) -> Scale:
     runs = documents(num_tokens)
     total = sum(len(run) for run in runs)
     with server() as redis:
-        client = Redis(unix_socket_path=redis.url.removeprefix("unix://"))
+        client = connect(redis)
         writer = start(redis, NO_SNAPSHOTS)
         append_s = writer.append_all(runs)
         writer.stop()
-        log_bytes = int(client.memory_usage(LOG_KEY, samples=0) or 0)
+        log_bytes = key_bytes(client)[LOG_KEY]
         reader = MemoryProcess(redis.url, NO_SNAPSHOTS)
         from_log_s = reader.call("start")
         snapshot_s = reader.call("snapshot")
-        used = _snapshot_bytes(client)
+        used = snapshot_bytes(key_bytes(client))
         memory = client.info("memory")["used_memory"] - client.info("memory")["used_memory_startup"]
         loader = MemoryProcess(redis.url, NO_SNAPSHOTS)
         from_snapshot_s = loader.call("start")
@@ -58,8 +64,3 @@ def scale(num_tokens: int) -> Scale:
         start_from_snapshot_s=from_snapshot_s,
         digests_equal=len({state.digest for state in states}) == 1,
     )
-
-
-def _snapshot_bytes(client: Redis) -> int:
-    keys = client.keys(f"{PREFIX}snapshot-*")
-    return sum(int(client.memory_usage(key, samples=0) or 0) for key in keys)

@@ -6,10 +6,16 @@ part is what its trie takes.
 
 from dataclasses import dataclass
 
-from redis import Redis
-
 from bench.corpus import documents
-from bench.memory_server import NO_SNAPSHOTS, PREFIX, server, start
+from bench.memory_server import (
+    LOG_KEY,
+    NO_SNAPSHOTS,
+    connect,
+    key_bytes,
+    server,
+    snapshot_bytes,
+    start,
+)
 from drafter.local_redis import LocalRedis
 from drafter.token_run import TokenRun
 
@@ -52,21 +58,18 @@ def size(redis: LocalRedis, num_tokens: int) -> Size:
     process.append_all(runs)
     process.call("snapshot")
     trie_bytes = process.call("num_bytes")
-    with Redis(unix_socket_path=redis.url.removeprefix("unix://")) as client:
-        keys = [key.decode() for key in client.keys(f"{PREFIX}*")]
-        usage = {key: int(client.memory_usage(key, samples=0) or 0) for key in keys}
-        entries = int(client.xlen(f"{PREFIX}log"))
+    with connect(redis) as client:
+        usage = key_bytes(client)
+        entries = int(client.xlen(LOG_KEY))
     process.stop()
-    log = usage.pop(f"{PREFIX}log")
-    snapshot = sum(usage.pop(key) for key in keys if key.startswith(f"{PREFIX}snapshot-"))
-    other = sum(usage.values())
+    total, log, snapshot = sum(usage.values()), usage[LOG_KEY], snapshot_bytes(usage)
     return Size(
         num_tokens=num_tokens,
         num_entries=entries,
         log_bytes=log,
         snapshot_bytes=snapshot,
-        other_bytes=other,
-        redis_bytes_per_token=(log + snapshot + other) / num_tokens,
+        other_bytes=total - log - snapshot,
+        redis_bytes_per_token=total / num_tokens,
         trie_bytes=trie_bytes,
         trie_bytes_per_token=trie_bytes / num_tokens,
     )
