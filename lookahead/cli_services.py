@@ -46,6 +46,7 @@ def serve(
     prefill_rows: verifier_options.PrefillRows = None,
 ) -> None:
     """Run the whole stack on this machine: Redis, drafter, verifier and gateway."""
+    chosen = verifier_options.chosen(locals())
     console = Console()
     require_extras("drafter", "verifier", "gateway")
     cache = cache_directory()
@@ -59,20 +60,7 @@ def serve(
         verifier_metrics=f"{host}:{metrics_port}" if metrics_port else "",
         drafter_metrics=f"{host}:{metrics_port + 1}" if metrics_port else "",
         redis=redis,
-        environ=os.environ
-        | verifier_options.settings(
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            compile=compile,
-            exactness=exactness,
-            threads=threads,
-            max_sequences=max_sequences,
-            max_context=max_context,
-            max_nodes=max_nodes,
-            kv_memory=kv_memory,
-            prefill_rows=prefill_rows,
-        ),
+        environ=os.environ | chosen,
     )
     run_stack(console, config)
 
@@ -107,25 +95,14 @@ def verifier(
     prefill_rows: verifier_options.PrefillRows = None,
 ) -> None:
     """Run one verifier. More settings: environment variables LOOKAHEAD_VERIFIER_*."""
+    chosen = verifier_options.chosen(locals())
     require_extras("verifier")
     _become(
         "verifier",
         LOOKAHEAD_VERIFIER_MODEL=resolve_model(model, Console(stderr=True)),
         LOOKAHEAD_VERIFIER_LISTEN=listen,
         LOOKAHEAD_VERIFIER_DRAFTER=drafter,
-        **verifier_options.settings(
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            compile=compile,
-            exactness=exactness,
-            threads=threads,
-            max_sequences=max_sequences,
-            max_context=max_context,
-            max_nodes=max_nodes,
-            kv_memory=kv_memory,
-            prefill_rows=prefill_rows,
-        ),
+        **chosen,
     )
 
 

@@ -3,7 +3,7 @@
 An option that is not given leaves the setting to its environment variable, or to its default.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,6 +28,25 @@ MaxContext = Annotated[int | None, _option("Longest prompt plus output, in token
 MaxNodes = Annotated[int | None, _option("Most drafted nodes a sequence and step.")]
 KVMemory = Annotated[str | None, _option("The KV cache's: auto, or a size such as 8GiB.")]
 PrefillRows = Annotated[int | None, _option("Prompt rows beside decoding; 0: by device.")]
+
+NAMES = (
+    "device",
+    "dtype",
+    "attention",
+    "compile",
+    "exactness",
+    "threads",
+    "max_sequences",
+    "max_context",
+    "max_nodes",
+    "kv_memory",
+    "prefill_rows",
+)
+
+
+def chosen(arguments: dict[str, Any]) -> dict[str, str]:
+    """`settings` of those of a command's arguments that are options of this file."""
+    return settings(**{name: arguments[name] for name in NAMES})
 
 
 def settings(**given: object) -> dict[str, str]:

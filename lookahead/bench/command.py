@@ -5,12 +5,13 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 
 from lookahead import options
+from lookahead.bench import options as bench_options
 from lookahead.bench.figures import Row, rows
 from lookahead.bench.load import Plan, modes_of, run
 from lookahead.bench.openai_target import OpenAITarget
@@ -24,62 +25,26 @@ from lookahead.client import DEFAULT_ADDRESS, Client
 
 bench = typer.Typer()
 
-WHAT = "What to ask"
-HOW = "How to ask"
-
 
 @bench.command(name="bench")
 def bench_command(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            exists=True,
-            dir_okay=False,
-            help="Prompts: text files, one each, or JSONL. Default: our own.",
-        ),
-    ] = None,
+    files: bench_options.Files = None,
     address: options.Address = DEFAULT_ADDRESS,
-    url: Annotated[
-        str, typer.Option(help="Ask an OpenAI-compatible server instead: http://HOST:PORT/v1.")
-    ] = "",
-    api_key: Annotated[str, typer.Option(envvar="OPENAI_API_KEY", help="For --url.")] = "",
-    model: Annotated[str, typer.Option(help="For --url; default: the first one listed.")] = "",
-    workload: Annotated[
-        Workload, typer.Option(help="Of our own prompts.", rich_help_panel=WHAT)
-    ] = "mixed",
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Send texts as chat messages.", rich_help_panel=WHAT)
-    ] = False,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-n", min=1, rich_help_panel=WHAT)
-    ] = 128,
-    temperature: Annotated[
-        float, typer.Option("--temperature", "-t", min=0, rich_help_panel=WHAT)
-    ] = 0.0,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of the first prompt; then one more.", rich_help_panel=WHAT)
-    ] = 1,
-    concurrency: Annotated[
-        str, typer.Option("--concurrency", "-c", help="Requests at once.", rich_help_panel=HOW)
-    ] = "1,4",
-    requests: Annotated[
-        int | None,
-        typer.Option(min=1, help="In each burst; default: each prompt once.", rich_help_panel=HOW),
-    ] = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="Bursts of each kind.", rich_help_panel=HOW)
-    ] = 3,
-    speculation: Annotated[
-        str, typer.Option(help="auto, chain or tree, beside off.", rich_help_panel=HOW)
-    ] = "auto",
-    warm: Annotated[
-        bool,
-        typer.Option(
-            help="Measure with a memory that knows the answers, too.", rich_help_panel=HOW
-        ),
-    ] = True,
+    url: bench_options.Url = "",
+    api_key: bench_options.ApiKey = "",
+    model: bench_options.Model = "",
+    workload: bench_options.OwnPrompts = "mixed",
+    chat: bench_options.Chat = False,
+    max_tokens: bench_options.MaxTokens = 128,
+    temperature: bench_options.Temperature = 0.0,
+    seed: bench_options.Seed = 1,
+    concurrency: bench_options.Concurrency = "1,4",
+    requests: bench_options.Requests = None,
+    rounds: bench_options.Rounds = 3,
+    speculation: bench_options.Speculation = "auto",
+    warm: bench_options.Warm = True,
     as_json: options.AsJson = False,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture; needs matplotlib.")] = None,
+    plot: bench_options.Plot = None,
 ) -> None:
     """Measure a running server: speeds with and without drafts, side by side, and equal texts."""
     if plot is not None:
