@@ -1,8 +1,10 @@
 """Traces: one request, one trace from the caller's span to the drafter's, at a real collector."""
 
 import asyncio
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +21,7 @@ from lookahead.gateway.keys import Keys
 from lookahead.gateway.metrics import GatewayMetrics
 from lookahead.gateway.verifiers import Verifiers
 from protos import verifier_pb2 as pb
-from rpc.tracing import outgoing_metadata, start_tracing
+from rpc.tracing import Tracer, outgoing_metadata, start_tracing
 from tests.test_verifier_service import TIMEOUT_S, running
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -28,7 +30,8 @@ TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 class Collector(otlp_grpc.TraceServiceServicer):
     """Keeps every span it is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
         self.spans: dict[str, Any] = {}
 
     def Export(self, request: Any, context: Any) -> Any:
@@ -38,15 +41,27 @@ class Collector(otlp_grpc.TraceServiceServicer):
         return otlp.ExportTraceServiceResponse()
 
 
-async def test_a_request_is_one_trace_with_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    collector = Collector()
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """Listen for spans at an endpoint of its own; what a tracer sends must come before the end."""
     server = grpc.server(ThreadPoolExecutor(1))
+    collector = Collector(f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
     otlp_grpc.add_TraceServiceServicer_to_server(collector, server)
-    endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-    tracer = start_tracing("tester", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+    yield collector
+    server.stop(0).wait()
+
+
+@pytest.fixture
+def tracer(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Tracer:
+    """Start a tracer that sends to the collector; the test stops it before it looks there."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+    tracer = start_tracing("tester", os.environ)
     assert tracer is not None
+    return tracer
+
+
+async def test_a_request_is_one_trace_with_its_parts(tracer: Tracer, collector: Collector) -> None:
     async with running() as verifier:
         assert verifier.service.backend is not None
         verifier.service.backend.tracer = tracer
@@ -61,7 +76,6 @@ async def test_a_request_is_one_trace_with_its_parts(monkeypatch: pytest.MonkeyP
         assert outgoing_metadata() == (("traceparent", drafting.traceparent),)
     drafting.end({"lookahead.drafts": 3})
     await asyncio.to_thread(tracer.stop)
-    server.stop(0).wait()
     spans = collector.spans
     assert set(spans) == {"Generate", "queue", "prefill", "decode", "draft"}
     assert {span.trace_id.hex() for span in spans.values()} == {TRACE}
@@ -75,11 +89,9 @@ async def test_a_request_is_one_trace_with_its_parts(monkeypatch: pytest.MonkeyP
     assert counted["gen_ai.usage.output_tokens"].int_value == emitted
 
 
-async def test_the_gateway_goes_on_with_its_clients_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = "http://127.0.0.1:9"  # nobody collects: what is asked here is what is handed on
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    tracer = start_tracing("tester", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+async def test_the_gateway_goes_on_with_its_clients_trace(
+    tracer: Tracer, collector: Collector
+) -> None:
     handed_on: list[tuple[tuple[str, str], ...]] = []
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,12 +108,14 @@ async def test_the_gateway_goes_on_with_its_clients_trace(monkeypatch: pytest.Mo
     ((name, value),) = handed_on[0]
     assert name == "traceparent" and TRACE in value and CALLER not in value
     assert handed_on[1] == ()
+    await asyncio.to_thread(tracer.stop)
+    assert [span.parent_span_id.hex() for span in collector.spans.values()] == [CALLER]
 
 
 def test_off_nothing_of_opentelemetry_is_imported() -> None:
     script = (
         "import sys\n"
-        "from rpc.tracing import outgoing_metadata, start_tracing\n"
+        "from rpc.tracing import Tracer, outgoing_metadata, start_tracing\n"
         "assert start_tracing('tester', {}) is None and outgoing_metadata() == ()\n"
         "import rpc.server, rpc.metrics, lookahead.client\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"
