@@ -23,6 +23,7 @@ from lookahead import Client
 from lookahead.model_cache import DEMO, resolve_model
 from verifier.budget import StepCurve
 from verifier.config import VerifierConfig
+from verifier.measurements import cache_path, load_or_measure
 from verifier.model import TargetModel
 from verifier.startup import load_model
 from verifier.tokenizer import Tokenizer, load_tokenizer
@@ -47,7 +48,9 @@ class Lab:
     def model(self) -> TargetModel:
         """The model as the verifier runs it, in this process."""
         settings: dict[str, Any] = {"model": self.name}
-        return load_model(VerifierConfig(**settings))
+        model = load_model(VerifierConfig(**settings))
+        load_or_measure(cache_path(), model)  # which decides how it pads
+        return model
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -37,15 +37,33 @@ NUM_HOPS = 400
 
 def measure_curve(model: TargetModel, rounds: int) -> StepCurve:
     """The shortest time of each row count over a context of ordinary length."""
+    times: dict[int, list[float]] = {rows: [] for rows in ROW_COUNTS}
+    with _filled_slot(model) as slot:
+        for _ in range(rounds):
+            for rows in ROW_COUNTS:
+                times[rows].append(_pass_s(model, slot, rows))
+    return StepCurve(ROW_COUNTS, [min(times[rows]) for rows in ROW_COUNTS])
+
+
+def padding_ratio(model: TargetModel, rows: int, rounds: int) -> float:
+    """Time of a pass as it is padded over its time without padding, in turn."""
+    padded, bare, least_rows = [], [], model.packing.least_rows
+    with _filled_slot(model) as slot:
+        for _ in range(rounds):
+            padded.append(_pass_s(model, slot, rows))
+            model.packing.least_rows = 1
+            bare.append(_pass_s(model, slot, rows))
+            model.packing.least_rows = least_rows
+    return median_ratio(padded, bare)
+
+
+@contextmanager
+def _filled_slot(model: TargetModel) -> Iterator[int]:
     slot = model.slots.allocate()
     model.forward([prompt_segment(slot, 0, tuple(range(2, 2 + CONTEXT)), is_last=True)])
     model.commit(slot, list(range(CONTEXT)))
-    times: dict[int, list[float]] = {rows: [] for rows in ROW_COUNTS}
-    for _ in range(rounds):
-        for rows in ROW_COUNTS:
-            times[rows].append(_pass_s(model, slot, rows))
+    yield slot
     model.slots.free(slot)
-    return StepCurve(ROW_COUNTS, [min(times[rows]) for rows in ROW_COUNTS])
 
 
 def _pass_s(model: TargetModel, slot: int, rows: int) -> float:
@@ -71,6 +89,10 @@ def step_curve(model: TargetModel, generate: Generate, *, rounds: int) -> list[F
             for n, ratio in ratios.items()
         ),
         Figure("curve", "plain step / step of generate", median_ratio(plain, stock), at_most=0.8),
+        *(
+            Figure("curve", f"T({n}) padded / as it comes", padding_ratio(model, n, 8 * rounds))
+            for n in (1, 2)
+        ),
     ]
 
 

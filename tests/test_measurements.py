@@ -9,6 +9,7 @@ from tests.engine_runs import target_model
 from tests.reference import FAMILIES, family
 from verifier import measurements
 from verifier.budget import ROW_COUNTS, StepCurve
+from verifier.linear import Packing
 from verifier.measurements import PLAIN, load_or_measure
 from verifier.model import TargetModel
 from verifier.probe import choose_form
@@ -55,6 +56,39 @@ def test_a_curve_that_came_out_otherwise_the_second_time_is_used_but_not_kept(
     measured = load_or_measure(path, model)
     assert measured.curve.as_dict()["seconds"] == [1.0] * count + [1.8], "the lower of both times"
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("few", "least_rows"),
+    [
+        ([1.0, 1.0, 1.0], 1),
+        ([1.0, 1.2, 1.4], 1),
+        ([1.0, 0.97, 0.96], 1),  # no clear gain
+        ([1.3, 1.0, 1.02], 2),
+        ([1.3, 1.02, 1.0], 2),
+        ([1.3, 1.2, 1.0], 3),
+    ],
+)
+def test_rows_are_padded_as_little_as_a_clear_gain_asks_for(
+    few: list[float], least_rows: int
+) -> None:
+    rest = [2.0] * (len(ROW_COUNTS) - len(few))
+    assert measurements.least_rows(few + rest) == ROW_COUNTS[least_rows - 1]
+
+
+@pytest.mark.parametrize(("num_packed", "least_rows"), [(7, 4), (0, 1)])
+def test_the_padding_of_packed_products_is_measured_once_and_read_back(
+    num_packed: int, least_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = [1.0 if rows >= 4 else 1.3 for rows in ROW_COUNTS]
+    monkeypatch.setattr(measurements, "_step_seconds", lambda run: seconds)
+    for _ in ("measured", "read"):
+        fresh = target_model(FAMILIES[0].build(), max_sequences=1, max_context=130)
+        fresh.packing = Packing(num_packed)
+        measured = load_or_measure(tmp_path / "measurements.json", fresh)
+        assert fresh.packing.least_rows == least_rows
+        assert measured.curve.plain_s == 1.0
+        monkeypatch.setattr(measurements, "measure", lambda model: pytest.fail("measured again"))
 
 
 @pytest.mark.parametrize(

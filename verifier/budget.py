@@ -42,7 +42,7 @@ class StepCurve:
     @property
     def plain_s(self) -> float:
         """Seconds of a step of one row."""
-        return float(self._seconds[0])
+        return float(self._rising()[0])
 
     def plain_units(self) -> Callable[[float], float]:
         """Time of a plain step by its number of sequences, as the curve says now."""

@@ -1,13 +1,15 @@
-"""On a CPU, multiply by weights that oneDNN has laid out once.
+"""On a CPU, multiply by weights that oneDNN has laid out once, with the rows that take least time.
 
 The stock product is slow for the few rows of a decoding step: it is several times slower for 2
 to 16 rows than for one. With a prepacked weight the cost of a step grows gently with its rows,
-for plain and drafted decoding alike. Which way is faster is measured per weight shape.
+for plain and drafted decoding alike. Which way is faster is measured per weight shape. On some
+processors four rows take less time than one: there, fewer are padded (`measurements.py`).
 """
 
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeGuard
 
 import torch
@@ -23,28 +25,38 @@ NUM_TRIALS = 5
 # A busy machine disturbs single products; only a clear loss speaks against packing.
 CLEAR_LOSS = 1.3
 
+Product = Callable[[Tensor], Tensor]
 
-def pack_linears(model: nn.Module) -> int:
-    """Let the linear layers multiply by packed copies where that is faster; return how many do.
+
+@dataclass(slots=True)
+class Packing:
+    """How a model's linear layers multiply."""
+
+    num_packed: int = 0
+    least_rows: int = 1  # of a packed product; fewer are padded
+
+
+def pack_linears(model: nn.Module) -> Packing:
+    """Let the linear layers multiply by packed copies where that is faster.
 
     The copies double the weights' memory; without room for them nothing is packed.
     """
+    packing = Packing()
     linears = [module for module in model.modules() if _is_dense(module)]
     if not linears or not _can_pack(linears):
-        return 0
+        return packing
     is_faster: dict[tuple[int, int], bool] = {}
-    num_packed = 0
     with torch.inference_mode():
         for linear in linears:
             shape = (linear.out_features, linear.in_features)
-            packed = _packed(linear)
+            packed = packed_product(linear, packing)
             if shape not in is_faster:
                 is_faster[shape] = _is_faster(packed, linear)
             if is_faster[shape]:
                 linear.forward = packed  # type: ignore[method-assign, assignment]
-                num_packed += 1
-    logger.info("linears_packed packed=%d of=%d", num_packed, len(linears))
-    return num_packed
+                packing.num_packed += 1
+    logger.info("linears_packed packed=%d of=%d", packing.num_packed, len(linears))
+    return packing
 
 
 def _is_dense(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -61,7 +73,8 @@ def _can_pack(linears: list[nn.Linear]) -> bool:
     return has_onednn and size < 0.8 * free_bytes(weights[0].device)
 
 
-def _packed(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
+def packed_product(linear: nn.Linear, packing: Packing) -> Product:
+    """The product with a packed copy of the layer's weight, of as many rows as `packing` says."""
     weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight, TRIAL_ROWS[-1])
     bias = linear.bias
 
@@ -69,10 +82,17 @@ def _packed(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
 
-    return multiply
+    def multiply_padded(x: Tensor) -> Tensor:
+        rows = x.shape[:-1].numel()
+        if rows == 0 or rows >= packing.least_rows:
+            return multiply(x)
+        padded = F.pad(x.reshape(rows, -1), (0, 0, 0, packing.least_rows - rows))
+        return multiply(padded)[:rows].view(*x.shape[:-1], -1)
+
+    return multiply_padded
 
 
-def _is_faster(packed: Callable[[Tensor], Tensor], linear: nn.Linear) -> bool:
+def _is_faster(packed: Product, linear: nn.Linear) -> bool:
     """Whether the packed product takes less time over the trial row counts together."""
     packed_s = stock_s = 0.0
     for rows in TRIAL_ROWS:
@@ -86,7 +106,7 @@ def _is_faster(packed: Callable[[Tensor], Tensor], linear: nn.Linear) -> bool:
     return packed_s < CLEAR_LOSS * stock_s
 
 
-def _seconds(run: Callable[[], Tensor]) -> float:
+def _seconds(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started

@@ -26,6 +26,8 @@ EXACT_ROWS = 8  # rows of every decoding pass of an exact sequence
 NUM_TIMINGS = 2  # of each of the two times that a curve is measured
 # Two curves agree when no point of one is further than this above the other's.
 STEADY = 1.25
+# Few rows are multiplied as if they were more where that shortens the step by this factor.
+CLEAR_GAIN = 1.05
 NUM_NOISE_STEPS = 8
 NUM_AGREEMENT_ROUNDS = 2
 PROMPT_LEN = 64  # of the sequence that is measured on
@@ -55,12 +57,17 @@ def load_or_measure(path: Path, model: TargetModel) -> Measurements:
         if entry["rows"] != list(ROW_COUNTS):
             raise ValueError("measured at other row counts")
         curve = StepCurve(entry["rows"], entry["seconds"], float(entry["attention_s"]))
+        model.packing.least_rows = int(entry["least_rows"])
         return Measurements(curve, float(entry["margin"]), bool(entry["rows_agree"]))
     except (KeyError, TypeError, ValueError, AssertionError):
         measured = measure(model)
     if not measured.is_steady:
         return measured  # this machine was busy: the next start measures again
-    entry = {"margin": measured.margin, "rows_agree": measured.rows_agree}
+    entry = {
+        "margin": measured.margin,
+        "rows_agree": measured.rows_agree,
+        "least_rows": model.packing.least_rows,
+    }
     _write(path, saved | {key: entry | measured.curve.as_dict()})
     return measured
 
@@ -73,9 +80,14 @@ def measure(model: TargetModel) -> Measurements:
         model.forward([prompt_segment(slot, 0, prompt, is_last=True)])
         model.commit(slot, list(range(PROMPT_LEN)))
         run = Runner(model, slot)
+        model.packing.least_rows = 1
         first, second = _step_seconds(run), _step_seconds(run)
-        # A busy machine only ever adds time.
-        curve = StepCurve(ROW_COUNTS, list(map(min, first, second)), _attention_seconds(run))
+        seconds = list(map(min, first, second))  # a busy machine only ever adds time
+        if model.packing.num_packed:
+            model.packing.least_rows = least_rows(seconds)
+        by_rows = " ".join(f"{n}:{1e3 * s:.1f}" for n, s in zip(ROW_COUNTS, seconds, strict=True))
+        logger.info("steps_measured ms=%r least_rows=%d", by_rows, model.packing.least_rows)
+        curve = StepCurve(ROW_COUNTS, seconds, _attention_seconds(run))
         is_steady = agree(first, second)
         return Measurements(curve, 4 * _noise(run), _rows_agree(run), is_steady)
     finally:
@@ -99,6 +111,12 @@ class Runner:
     def commit(self) -> None:
         """Keep the first row."""
         self.model.commit(self.slot, [0])
+
+
+def least_rows(seconds: Sequence[float]) -> int:
+    """The first of ROW_COUNTS that takes about as little time as any; `seconds` of each."""
+    fast = CLEAR_GAIN * min(seconds)
+    return next(rows for rows, own_s in zip(ROW_COUNTS, seconds, strict=True) if own_s <= fast)
 
 
 def agree(first: Sequence[float], second: Sequence[float]) -> bool:
@@ -178,6 +196,7 @@ def _key(model: TargetModel) -> str:
         torch.__version__,
         version("transformers"),
         f"{model.attention} over {model.max_context}",
+        f"{model.packing.num_packed} packed",
     )
     return "/".join(parts)
 

@@ -19,6 +19,7 @@ from verifier import attention
 from verifier.batch import Batch, BoolArray, Segment, make_batch, pad_batch, prompt_segment
 from verifier.compiled import Compile, CompiledLayers, compile_buckets
 from verifier.kv_cache import Kernel, KVCache, LayerShape, Placement, ticket
+from verifier.linear import Packing
 from verifier.plain_slots import PlainSlots
 from verifier.row_buckets import padded_rows
 
@@ -60,6 +61,7 @@ class TargetModel:
         self.vocabulary_size = int(model.get_input_embeddings().weight.size(0))  # type: ignore[operator]
         self.form, self.reason = Form.PLAIN, "not probed yet"
         self.slots: KVCache | PlainSlots = PlainSlots(1)
+        self.packing = Packing()
         self._model = model
         self._kernel = _kernel(attention, self.device)
         self._masks = Masks(False, None)

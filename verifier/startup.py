@@ -59,7 +59,8 @@ def follow_leader(config: VerifierConfig, group: Group) -> None:
 def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> TargetModel:
     model = _wrap(hf, config, TargetModel if group.size == 1 else LeadingModel)
     if not config.compile:  # whose compiler lays weights out itself, and knows no packed ones
-        pack_linears(hf)  # first, so that the form is probed with the products that will be used
+        # First, so that the form is probed with the products that will be used.
+        model.packing = pack_linears(hf)
     choose_form(
         model,
         hf,
