@@ -1,7 +1,8 @@
 """The Python client for plain code; `lookahead.async_client` has the same calls for asyncio."""
 
+import json
 from collections.abc import Callable, Iterable
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import grpc
 from google.protobuf.message import Message
@@ -28,16 +29,28 @@ OPTIONS = [
     # A new client must not inherit the back-off of one that tried before the server was up.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-# A call that no server began is tried again, on another one where there is one: servers that stop
-# turn new calls away. Gives up after about two seconds.
-RETRIES = (
-    "grpc.service_config",
-    """{"methodConfig": [{"name": [{"service": "lookahead.v1.VerifierService"}], "retryPolicy": {
-    "maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 3,
-    "retryableStatusCodes": ["UNAVAILABLE"]}}]}""",
-)
-
 Response = TypeVar("Response", bound=Message)
+
+
+def retries(max_attempts: int) -> dict[str, Any]:
+    """How gRPC tries a call again that no server began, on another one where there is one.
+
+    Servers that stop turn new calls away, and gRPC cancels what reaches them before the news does.
+    """
+    return {
+        "name": [{"service": "lookahead.v1.VerifierService"}],
+        "retryPolicy": {
+            "maxAttempts": max_attempts,
+            "initialBackoff": "0.1s",
+            "maxBackoff": "2s",
+            "backoffMultiplier": 3,
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+        },
+    }
+
+
+# Gives up after about two seconds.
+RETRIES = ("grpc.service_config", json.dumps({"methodConfig": [retries(5)]}))
 
 
 class Client(Closing):

@@ -84,6 +84,20 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
         return pb.DetokenizeResponse(text="".join(map(chr, request.token_ids)))
 
 
+class StoppingVerifier(FakeVerifier):
+    """Turns the first calls away, as a server does that is about to be replaced."""
+
+    def __init__(self, status: grpc.StatusCode, *, turns_away: int) -> None:
+        super().__init__()
+        self.status, self.turns_away = status, turns_away
+
+    def Generate(self, request: pb.GenerateRequest, context: Any) -> Iterator[pb.GenerateResponse]:
+        if len(self.requests) < self.turns_away:
+            self.requests.append(request)
+            context.abort(self.status, "stopping")
+        yield from super().Generate(request, context)
+
+
 @contextmanager
 def serving(servicer: FakeVerifier, *, port: int = 0) -> Iterator[str]:
     """Serve for the length of a `with` block, on a free port if none is given; give the address."""

@@ -11,7 +11,7 @@ import pytest
 from lookahead import AsyncClient, Client
 from lookahead.errors import InvalidRequest, ResourceExhausted, ServerError, Unavailable
 from protos import verifier_pb2 as pb
-from tests.fake_verifier import ANSWER, FakeVerifier, serving
+from tests.fake_verifier import ANSWER, FakeVerifier, StoppingVerifier, serving
 
 
 @pytest.fixture
@@ -177,17 +177,9 @@ def test_a_full_server_says_when_to_try_again(client: Client) -> None:
     assert caught.value.retry_after_s == 0.25
 
 
-def test_a_call_that_a_stopping_server_turned_away_is_tried_again() -> None:
-    class Stopping(FakeVerifier):
-        def Generate(
-            self, request: pb.GenerateRequest, context: Any
-        ) -> Iterator[pb.GenerateResponse]:
-            if len(self.requests) < 2:
-                self.requests.append(request)
-                context.abort(grpc.StatusCode.UNAVAILABLE, "stopping")
-            yield from super().Generate(request, context)
-
-    verifier = Stopping()
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_a_call_that_a_stopping_server_turned_away_is_tried_again(status: grpc.StatusCode) -> None:
+    verifier = StoppingVerifier(status, turns_away=2)
     with serving(verifier) as address, Client(address) as client:
         assert client.generate("once").wait().text == ANSWER + "."
     assert len(verifier.requests) == 3

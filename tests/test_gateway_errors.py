@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import grpc
 import httpx
 import openai
 import pytest
 from openai import OpenAI
 
 from protos import verifier_pb2 as pb
-from tests.fake_verifier import ANSWER, FakeVerifier, serving
+from tests.fake_verifier import ANSWER, FakeVerifier, StoppingVerifier, serving
 from tests.running_gateway import Host, gateway, host
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -414,6 +415,20 @@ def test_requests_take_turns_and_go_round_a_verifier_that_is_dead_or_full(loop: 
         before = len(one.requests), len(two.requests)
         refused(ask(client, prompt="overload"), 429)
         assert (len(one.requests), len(two.requests)) == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_a_request_that_a_stopping_verifier_turned_away_is_asked_again(
+    loop: Host, status: grpc.StatusCode
+) -> None:
+    verifier = StoppingVerifier(status, turns_away=2)
+    with (
+        serving(verifier) as address,
+        loop.holding(gateway(address)) as front,
+        httpx.Client(base_url=f"http://{front}", timeout=10) as client,
+    ):
+        assert ask(client).json()["choices"][0]["finish_reason"] == "length"
+    assert len(verifier.requests) == 3
 
 
 def test_too_many_requests_at_once_are_refused_but_the_process_is_alive(loop: Host) -> None:

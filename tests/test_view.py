@@ -163,8 +163,8 @@ def test_each_steps_tree_can_be_looked_at_again(browser: Browser, url: str) -> N
                 nodes = page.locator("#tree .node.accepted, #tree .node.refused").count()
                 assert (len(accepted), nodes) == (int(said[1]), int(said[2]))
             path = "".join(accepted).replace("·", " ").replace("↵", "\n").replace("⇥", "\t")
-            # Parts of characters have no text of their own.
-            whole = re.split("[\N{REPLACEMENT CHARACTER}…]", path)[0]
+            # Neither parts of characters nor the end have a text of their own.
+            whole = re.split("[\N{REPLACEMENT CHARACTER}…]|</s>", path)[0]
             assert whole in shown
             paths.append(whole)
         assert any(paths)

@@ -4,6 +4,7 @@ Only what has not begun is tried again: once a generation started, its failure i
 """
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -32,7 +33,13 @@ OPTIONS = [
     # A name may stand for many verifiers, new ones among them; those that stop are left out.
     (
         "grpc.service_config",
-        '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}',
+        json.dumps(
+            {
+                "loadBalancingConfig": [{"round_robin": {}}],
+                "healthCheckConfig": {"serviceName": ""},
+                "methodConfig": [client.retries(3)],  # within half a second
+            }
+        ),
     ),
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 ]
