@@ -18,11 +18,11 @@ from bench.word_runs import NUM_SLOTS, running_engine
 from lookahead.child import ChildProcess
 from rpc.health import is_serving
 from verifier.config import VerifierConfig
-from verifier.engine import Engine
+from verifier.engine.engine import Engine
+from verifier.engine.step_stats import StepStats
 from verifier.request import Request, Speculation
-from verifier.sampling import SamplingParams
-from verifier.step_stats import StepStats
-from verifier.stopping import StoppingParams
+from verifier.sampling.params import SamplingParams
+from verifier.text.stopping import StoppingParams
 
 STREAMS = 2
 PROMPT = tuple(range(10, 40))

@@ -21,12 +21,12 @@ from bench.serve_engine import drafting_hop, measure_curve, overhead, step_curve
 from bench.serve_streams import eight_streams, first_token, never_slower, one_stream
 from lookahead import Client
 from lookahead.model_cache import DEMO, resolve_model
-from verifier.budget import StepCurve
 from verifier.config import VerifierConfig
-from verifier.measurements import cache_path, load_or_measure
-from verifier.model import TargetModel
-from verifier.startup import load_model
-from verifier.tokenizer import Tokenizer, load_tokenizer
+from verifier.loading import load_model
+from verifier.model.measurements import cache_path, load_or_measure
+from verifier.model.model import TargetModel
+from verifier.speculation.budget import StepCurve
+from verifier.text.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass

@@ -15,19 +15,19 @@ from bench.generate import Generate
 from bench.workloads import mixed
 from lookahead.child import ChildProcess
 from rpc.health import is_serving
-from verifier.batch import draft_segment, prompt_segment
-from verifier.budget import StepCurve
 from verifier.config import VerifierConfig
-from verifier.draft_client import DraftClient
-from verifier.engine import Engine
-from verifier.measurements import Measurements
-from verifier.model import TargetModel
+from verifier.engine.engine import Engine
+from verifier.engine.step_stats import StepStats
+from verifier.model.batch import draft_segment, prompt_segment
+from verifier.model.measurements import Measurements
+from verifier.model.model import TargetModel
 from verifier.request import Learning, Request, Speculation
-from verifier.sampling import SamplingParams
-from verifier.step_stats import StepStats
-from verifier.stopping import StoppingParams
-from verifier.tokenizer import Tokenizer
-from verifier.tree import DraftTree
+from verifier.sampling.params import SamplingParams
+from verifier.speculation.budget import StepCurve
+from verifier.speculation.draft_client import DraftClient
+from verifier.speculation.tree import DraftTree
+from verifier.text.stopping import StoppingParams
+from verifier.text.tokenizer import Tokenizer
 
 ROW_COUNTS = (1, 2, 4, 8, 16, 32)
 STEP_BARS = {4: 1.2, 8: 1.5, 16: 2.0}

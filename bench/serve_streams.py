@@ -13,7 +13,7 @@ from bench.workloads import OPENINGS, copying, mixed
 from lookahead import Client
 from lookahead.requests import SpeculationMode
 from lookahead.results import GenerationResult
-from verifier.budget import StepCurve
+from verifier.speculation.budget import StepCurve
 
 LOOKUP_TOKENS = (3, 10)  # settings of transformers' prompt lookup; the better one counts
 UNPREDICTABLE: dict[str, Any] = {"temperature": 2.0}

@@ -7,19 +7,19 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from verifier.budget import StepCurve
 from verifier.config import VerifierConfig
-from verifier.controller import Controller
-from verifier.draft_client import DraftClient
-from verifier.engine import Engine
-from verifier.events import Completion
-from verifier.measurements import Measurements, measure
-from verifier.model import Form
-from verifier.ranking import TokenLogprobs
+from verifier.engine.engine import Engine
+from verifier.engine.events import Completion
+from verifier.loading import load_model
+from verifier.model.measurements import Measurements, measure
+from verifier.model.model import Form
 from verifier.request import Exactness, Learning, Mode, Request, Speculation
-from verifier.sampling import SamplingParams
-from verifier.startup import load_model
-from verifier.stopping import StoppingParams
+from verifier.sampling.params import SamplingParams
+from verifier.sampling.ranking import TokenLogprobs
+from verifier.speculation.budget import StepCurve
+from verifier.speculation.controller import Controller
+from verifier.speculation.draft_client import DraftClient
+from verifier.text.stopping import StoppingParams
 
 RUNNING = 12  # requests at once, on eight slots
 NUM_SLOTS = 8

@@ -46,9 +46,9 @@ from bench.word_runs import (
 )
 from lookahead.model_cache import DEMO, resolve_model
 from verifier.config import VerifierConfig
-from verifier.engine import Engine
+from verifier.engine.engine import Engine
 from verifier.request import Exactness, Request
-from verifier.sampling import SamplingParams
+from verifier.sampling.params import SamplingParams
 
 # Requests that are compared at a time, and their lengths. A real model is hundreds of times larger,
 # and slow in bfloat16 on CPUs without instructions for it.

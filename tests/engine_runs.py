@@ -9,14 +9,14 @@ from transformers import PreTrainedModel
 from bench.word_runs import AlwaysOn, FreeNodes
 from tests.fake_drafts import FakeDrafts
 from verifier.config import VerifierConfig
-from verifier.engine import Engine
-from verifier.events import Completion, TokenRun
-from verifier.measurements import Measurements
-from verifier.model import TargetModel
-from verifier.probe import choose_form
+from verifier.engine.engine import Engine
+from verifier.engine.events import Completion, TokenRun
+from verifier.model.measurements import Measurements
+from verifier.model.model import TargetModel
+from verifier.model.probe import choose_form
 from verifier.request import Mode, Request, Speculation
-from verifier.sampling import SamplingParams
-from verifier.stopping import StoppingParams
+from verifier.sampling.params import SamplingParams
+from verifier.text.stopping import StoppingParams
 
 # Rows cost nothing, so AUTO verifies all it is given; nothing is too close to call.
 FREE_NODES = Measurements(FreeNodes(), margin=0.0, rows_agree=True)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from verifier.request import Speculation
-from verifier.tree import DraftTree
+from verifier.speculation.tree import DraftTree
 
 Drafter = Callable[[int, list[int], int], DraftTree]  # sequence id, tokens so far, max nodes
 

@@ -10,7 +10,7 @@ from tests.fake_drafts import FakeDrafts
 from tests.small_tokenizers import small_tokenizer
 from tests.test_verifier_service import no_draft, serving, small_model
 from verifier.config import VerifierConfig
-from verifier.engine import Engine
+from verifier.engine.engine import Engine
 
 CONFIG = VerifierConfig(model="small", max_sequences=4, max_waiting=8, max_context=250)
 

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from verifier.tokenizer import Tokenizer
+from verifier.text.tokenizer import Tokenizer
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|turn|>"]
 CORPUS = [

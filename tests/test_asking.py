@@ -2,7 +2,7 @@
 
 import pytest
 
-from verifier.asking import EVERY_STEP_BELOW, RARELY, RARELY_BELOW, SELDOM, Asking
+from verifier.speculation.asking import EVERY_STEP_BELOW, RARELY, RARELY_BELOW, SELDOM, Asking
 
 USEFUL, USELESS = 1, 2
 

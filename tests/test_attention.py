@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from tests.engine_runs import ids_of, make_engine, make_request, run_all
 from tests.fake_drafts import FakeDrafts, random_tree
 from tests.reference import VOCABULARY_SIZE, family, generate
-from verifier.attention import MAX_JOINED_ROWS, make_together, packed_attention
-from verifier.kv_cache import Kernel, KVCache, LayerShape, Placement
-from verifier.model import TargetModel
-from verifier.probe import choose_form
+from verifier.cache.kv_cache import KVCache, LayerShape
+from verifier.cache.placement import Kernel, Placement
+from verifier.model.attention import MAX_JOINED_ROWS, make_together, packed_attention
+from verifier.model.model import TargetModel
+from verifier.model.probe import choose_form
 
 KV_HEADS, GROUPS, DIM, SLOTS, CAPACITY = 2, 3, 8, 5, 100
 CPU = torch.device("cpu")

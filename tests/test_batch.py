@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_tree import trees
-from verifier.batch import draft_segment, make_batch, prompt_segment
-from verifier.tree import DraftTree
+from verifier.model.batch import draft_segment, make_batch, prompt_segment
+from verifier.speculation.tree import DraftTree
 
 
 @given(trees(), st.integers(0, 9), st.integers(1, 6), st.sampled_from([None, 1, 2, 4, 100]))

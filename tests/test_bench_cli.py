@@ -22,7 +22,7 @@ from lookahead.client import Client
 from tests.fake_verifier import FakeVerifier, serving
 from tests.running_gateway import Host, gateway, host
 from tests.running_verifier import verifier
-from verifier.tree import EMPTY_TREE, DraftTree
+from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
 Lookahead = Callable[..., int]
 PROMPTS = ["the quick brown fox", "jumps over the lazy dog"]

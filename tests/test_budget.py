@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.budget import MIN_GAIN, Offer, StepCurve, choose_nodes
+from verifier.speculation.budget import MIN_GAIN, Offer, StepCurve, choose_nodes
 
 falling = st.lists(st.floats(0, 1), max_size=8).map(lambda p: sorted(p, reverse=True))
 

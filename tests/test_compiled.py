@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 from tests.engine_runs import ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.reference import VOCABULARY_SIZE, Family, family, generate
-from verifier import compiled, row_buckets
-from verifier.batch import draft_segment, make_batch, pad_batch, prompt_segment
-from verifier.model import Form, TargetModel
+from verifier.model import compilation
+from verifier.model.batch import draft_segment, make_batch, pad_batch, prompt_segment
+from verifier.model.compilation import ROW_BUCKETS, padded_rows
+from verifier.model.model import Form, TargetModel
 from verifier.request import Mode
-from verifier.row_buckets import ROW_BUCKETS, padded_rows
-from verifier.tree import DraftTree
+from verifier.speculation.tree import DraftTree
 
 PROMPTS = [[5, 9, 33, 4], [7] * 9, [3] * 70, [11, 60, 2, 8]]
 NUM_TOKENS = 30
@@ -117,8 +117,7 @@ def test_words_stay_with_torch_compile_and_nothing_is_compiled_while_serving(
 ) -> None:
     hf = family(name).build()
     expected = answers(hf)
-    for module in (compiled, row_buckets):
-        monkeypatch.setattr(module, "ROW_BUCKETS", buckets)
+    monkeypatch.setattr(compilation, "ROW_BUCKETS", buckets)
     torch._dynamo.reset()
     model = target_model(hf, max_sequences=3, max_context=128)
     model.compile(lambda forward, **_: torch.compile(forward, dynamic=False, backend=backend))

@@ -16,14 +16,14 @@ from tests.engine_runs import FREE_NODES, ids_of, make_request, run_all, target_
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.small_tokenizers import small_tokenizer
 from verifier.config import VerifierConfig
-from verifier.constraint import Constraint, ConstraintError, Kind
-from verifier.engine import Engine
-from verifier.events import Completion, TokenRun
-from verifier.model import TargetModel
+from verifier.constraints.constraint import Constraint, ConstraintError, Kind
+from verifier.engine.engine import Engine
+from verifier.engine.events import Completion, TokenRun
+from verifier.model.model import TargetModel
 from verifier.request import Mode, Request
-from verifier.sampling import SamplingParams
-from verifier.stopping import FinishReason
-from verifier.tree import DraftTree
+from verifier.sampling.params import SamplingParams
+from verifier.speculation.tree import DraftTree
+from verifier.text.stopping import FinishReason
 
 KINDS = ("byte_level", "llama", "gemma")
 TEXT = "the fox"

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verifier.budget import Offer, StepCurve, choose_nodes
-from verifier.controller import (
+from verifier.speculation.budget import Offer, StepCurve, choose_nodes
+from verifier.speculation.controller import (
     FIRST_REFERENCES,
     LIMIT,
     MAX_NAMESPACES,
@@ -193,7 +193,7 @@ def test_losing_switches_off_with_one_line_and_winning_later_stays_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     controller = Controller(lambda n: 1.0)
-    with caplog.at_level(logging.INFO, "verifier.controller"):
+    with caplog.at_level(logging.INFO, "verifier.speculation.controller"):
         spend(controller, 100, seconds=2.0, emitted=1)
         assert not controller.is_on
         assert controller.gain_ratio == pytest.approx(0.5)

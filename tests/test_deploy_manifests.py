@@ -20,7 +20,7 @@ from tests.manifests import (
     probes,
 )
 from verifier.config import VerifierConfig
-from verifier.process import GRACE_S
+from verifier.server import GRACE_S
 
 DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text()
 SETTINGS: dict[str, type[BaseSettings]] = {

@@ -21,7 +21,7 @@ from drafter.config import DrafterConfig
 from lookahead.gateway.config import GatewayConfig
 from tests.manifests import BIN, OVERLAYS, ROOT, Manifests, rendered
 from verifier.config import VerifierConfig
-from verifier.process import GRACE_S
+from verifier.server import GRACE_S
 
 KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
 # Kinds that operators bring; no schema of them is published with Kubernetes.

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.small_tokenizers import EXACT_KINDS, KINDS, small_tokenizer
-from verifier.detokenizer import (
+from verifier.text.detokenizer import (
     BYTE_TOKEN,
     REPLACEMENT,
     ByteLevelDetokenizer,

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from scipy.stats import power_divergence
 
 from tests.fake_drafts import random_tree
-from verifier import sampling
-from verifier.acceptance import Accepted, accept
-from verifier.sampling import Sampler, SamplingParams, uniform
-from verifier.tree import DraftTree, child_index
+from verifier.sampling import sampler as sampling
+from verifier.sampling.params import SamplingParams
+from verifier.sampling.sampler import Sampler, uniform
+from verifier.speculation.acceptance import Accepted, accept
+from verifier.speculation.tree import DraftTree, child_index
 
 VOCABULARY, LENGTH, NUM_SAMPLES = 5, 3, 200_000
 PROMPT = (1, 3)

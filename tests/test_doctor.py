@@ -196,9 +196,9 @@ def test_a_model_that_does_not_fit_is_refused(
 ) -> None:
     save_small_model(tmp_path)
     size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
-    monkeypatch.setattr("verifier.free_memory.free_bytes", lambda device: size // 2)
+    monkeypatch.setattr("verifier.cache.memory.free_bytes", lambda device: size // 2)
     the(check_model(str(tmp_path)), PROBLEM, "less than the weights take")
-    monkeypatch.setattr("verifier.free_memory.free_bytes", lambda device: size * 3 // 2)
+    monkeypatch.setattr("verifier.cache.memory.free_bytes", lambda device: size * 3 // 2)
     the(check_model(str(tmp_path)), WARNING, "not enough for faster copies")
 
 

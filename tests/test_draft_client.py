@@ -9,11 +9,11 @@ from protos import drafter_pb2 as pb
 from tests.engine_runs import collect, ids_of, make_engine, make_request, target_model
 from tests.fake_drafter import Answer, RunningDrafter, asked, never
 from tests.reference import FAMILIES, VOCABULARY_SIZE, generate
-from verifier import draft_client
-from verifier.draft_client import DraftClient
-from verifier.engine import Engine
-from verifier.events import Completion
-from verifier.model import TargetModel
+from verifier.engine.engine import Engine
+from verifier.engine.events import Completion
+from verifier.model.model import TargetModel
+from verifier.speculation import draft_client
+from verifier.speculation.draft_client import DraftClient
 
 PROMPT = [5, 9, 33, 4, 17]
 NUM_TOKENS = 60

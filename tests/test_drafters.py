@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from verifier.drafters import Drafter, Drafters
+from verifier.speculation.drafter_endpoints import Drafter, Drafters
 
 Book = dict[str, list[str]]
 

@@ -5,13 +5,13 @@ import pytest
 from tests.engine_runs import FREE_NODES, ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree
 from tests.reference import FAMILIES, generate
-from verifier.asking import EVERY_STEP_BELOW, RARELY, SELDOM
-from verifier.budget import StepCurve
-from verifier.controller import LIMIT, Controller
-from verifier.drafting import Drafting, saved_beside_prompts
-from verifier.step import StepResult
-from verifier.step_stats import StepStats
-from verifier.tree import EMPTY_TREE, DraftTree
+from verifier.engine.draft_coordinator import Drafting, saved_beside_prompts
+from verifier.engine.step import StepResult
+from verifier.engine.step_stats import StepStats
+from verifier.speculation.asking import EVERY_STEP_BELOW, RARELY, SELDOM
+from verifier.speculation.budget import StepCurve
+from verifier.speculation.controller import LIMIT, Controller
+from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
 PROMPT = [5, 9, 33, 4, 17]
 NUM_TOKENS = 120

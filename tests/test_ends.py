@@ -5,12 +5,12 @@ import pytest
 from tests.engine_runs import ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree
 from tests.reference import FAMILIES, generate
-from verifier.engine import Engine
-from verifier.events import Completion, TokenRun
-from verifier.model import TargetModel
+from verifier.engine.engine import Engine
+from verifier.engine.events import Completion, TokenRun
+from verifier.model.model import TargetModel
 from verifier.request import Mode, Request
-from verifier.stopping import FinishReason
-from verifier.tree import DraftTree
+from verifier.speculation.tree import DraftTree
+from verifier.text.stopping import FinishReason
 
 PROMPT = [5, 9, 33, 4, 17]
 NUM_TOKENS = 16

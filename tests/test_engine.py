@@ -8,15 +8,15 @@ import pytest
 from tests.engine_runs import collect, ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts
 from tests.reference import FAMILIES, generate
-from verifier.engine import Engine, EngineError
-from verifier.events import Completion
-from verifier.model import TargetModel
+from verifier.engine.engine import Engine, EngineError
+from verifier.engine.events import Completion
+from verifier.engine.scheduler import QueueFull
+from verifier.engine.step_stats import StepStats
+from verifier.model.model import TargetModel
 from verifier.request import Mode
-from verifier.sampling import SamplingParams
-from verifier.scheduler import QueueFull
-from verifier.step_stats import StepStats
-from verifier.stopping import FinishReason
-from verifier.tree import EMPTY_TREE, DraftTree
+from verifier.sampling.params import SamplingParams
+from verifier.speculation.tree import EMPTY_TREE, DraftTree
+from verifier.text.stopping import FinishReason
 
 PROMPT = [5, 9, 33, 4, 17]
 

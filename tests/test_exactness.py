@@ -17,12 +17,12 @@ from tests.engine_runs import (
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.reference import FAMILIES, VOCABULARY_SIZE, family, generate
 from verifier.config import VerifierConfig
-from verifier.engine import Engine
-from verifier.measurements import measure
-from verifier.model import Form, TargetModel
-from verifier.probe import choose_form
+from verifier.engine.engine import Engine
+from verifier.model.measurements import measure
+from verifier.model.model import Form, TargetModel
+from verifier.model.probe import choose_form
 from verifier.request import Exactness, Mode, Request
-from verifier.tree import DraftTree
+from verifier.speculation.tree import DraftTree
 
 PROMPTS = [[5, 9, 33, 4, 17], [3] * 20, [11, 60], [(5 * i) % 61 + 3 for i in range(30)]]
 NUM_TOKENS = 60

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, OpenAI
 from lookahead import Client
 from tests.running_gateway import gateway, host
 from tests.running_verifier import verifier
-from verifier.tree import EMPTY_TREE, DraftTree
+from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
 PROMPT = "the quick brown fox jumps over"
 MESSAGES = [{"role": "user", "content": "say héllo"}]

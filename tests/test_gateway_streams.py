@@ -16,7 +16,7 @@ from lookahead import Client
 from tests.fake_verifier import FakeVerifier, serving
 from tests.running_gateway import Host, gateway, host
 from tests.running_verifier import verifier
-from verifier.step_stats import StepStats
+from verifier.engine.step_stats import StepStats
 
 COMPLETIONS = "/v1/completions"
 DEADLINE_S = 20.0

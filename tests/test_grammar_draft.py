@@ -11,10 +11,10 @@ from tests.engine_runs import ids_of
 from tests.fake_drafts import FakeDrafts
 from tests.small_tokenizers import small_tokenizer
 from tests.test_constraint import SAMPLINGS, constraints, knowing, request, run
-from verifier.constraint import Constraint, Kind
-from verifier.grammar_draft import CONSTRAINT, MAX_CHOICES, grammar_draft, merged
+from verifier.constraints.constraint import Constraint, Kind
 from verifier.request import Mode
-from verifier.tree import EMPTY_TREE, DraftTree, checked_tree, depths
+from verifier.speculation.grammar_draft import CONSTRAINT, MAX_CHOICES, grammar_draft, merged
+from verifier.speculation.tree import EMPTY_TREE, DraftTree, checked_tree, depths
 
 RECORD = {
     "type": "object",

@@ -7,9 +7,10 @@ import torch
 
 from tests.engine_runs import ids_of, make_engine, make_request, run_all, target_model
 from tests.reference import FAMILIES
-from verifier.filters import MAX_NOISE
 from verifier.request import Mode
-from verifier.sampling import Sampler, SamplingParams
+from verifier.sampling.filters import MAX_NOISE
+from verifier.sampling.params import SamplingParams
+from verifier.sampling.sampler import Sampler
 
 VOCABULARY = 700
 PROMPT = (1, 5, 5, 9)
@@ -67,7 +68,7 @@ def test_what_the_guard_lets_pass_no_noise_within_the_margin_changes(
 def test_the_last_token_that_survives_is_not_in_doubt_when_the_next_is_far(
     options: dict[str, float], shortlist: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verifier.sampling.SHORTLIST", shortlist)
+    monkeypatch.setattr("verifier.sampling.sampler.SHORTLIST", shortlist)
     logits = torch.log(torch.tensor([0.02, 0.70, 0.26, 0.01, 0.01]))
     chosen = [
         Sampler(SamplingParams(temperature=1.0, seed=s, **options), ()).choose(logits, margin=1e-3)  # type: ignore[arg-type]

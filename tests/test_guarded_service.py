@@ -17,11 +17,12 @@ from tests.running_verifier import AlwaysOn
 from tests.small_tokenizers import small_tokenizer
 from tests.test_verifier_service import ids_of, serving
 from verifier.config import VerifierConfig
-from verifier.engine import Engine
-from verifier.measurements import measure
-from verifier.model import TargetModel
-from verifier.sampling import Sampler, SamplingParams
-from verifier.tree import DraftTree
+from verifier.engine.engine import Engine
+from verifier.model.measurements import measure
+from verifier.model.model import TargetModel
+from verifier.sampling.params import SamplingParams
+from verifier.sampling.sampler import Sampler
+from verifier.speculation.tree import DraftTree
 
 TOKENIZER = small_tokenizer("byte_level")
 CONFIG = VerifierConfig(model="small", max_sequences=2, max_waiting=32, max_context=250)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.kv_cache import KVCache, LayerShape
+from verifier.cache.kv_cache import KVCache, LayerShape
 
 SHAPES = [LayerShape(2, 4, 4), LayerShape(2, 4, 4), LayerShape(1, 6, 3)]
 

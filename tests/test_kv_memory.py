@@ -10,14 +10,12 @@ from pydantic import ValidationError
 
 from tests.engine_runs import ids_of, make_engine, make_request, run_all
 from tests.reference import FAMILIES, generate
-from verifier import free_memory
-from verifier.config import VerifierConfig
-from verifier.free_memory import free_bytes
-from verifier.kv_cache import KVCache, LayerShape
-from verifier.kv_memory import KVMemoryError, allowed_bytes, fitting_slots
-from verifier.model import TargetModel
-from verifier.probe import choose_form
-from verifier.sizes import parse_size
+from verifier.cache import memory as free_memory
+from verifier.cache.kv_cache import KVCache, LayerShape
+from verifier.cache.memory import KVMemoryError, allowed_bytes, fitting_slots, free_bytes
+from verifier.config import VerifierConfig, parse_size
+from verifier.model.model import TargetModel
+from verifier.model.probe import choose_form
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.reference import FAMILIES
-from verifier.linear import Packing, pack_linears, packed_product
+from verifier.model.linear import Packing, pack_linears, packed_product
 
 PADDINGS = (1, 2, 4)
 
@@ -35,7 +35,7 @@ def test_a_packed_product_has_the_values_and_the_shape_of_the_stock_one(
 def test_a_packed_models_logits_are_the_stock_models(
     padded_to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verifier.linear.CLEAR_LOSS", math.inf)  # pack whatever it costs
+    monkeypatch.setattr("verifier.model.linear.CLEAR_LOSS", math.inf)  # pack whatever it costs
     stock = FAMILIES[0].build()
     packed = copy.deepcopy(stock)
     packing = pack_linears(packed)

@@ -9,9 +9,9 @@ import pytest
 from tests.engine_runs import ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.reference import FAMILIES, VOCABULARY_SIZE, Family, generate
-from verifier.model import Form
+from verifier.model.model import Form
 from verifier.request import Mode
-from verifier.tree import EMPTY_TREE, DraftTree, prefix
+from verifier.speculation.tree import EMPTY_TREE, DraftTree, prefix
 
 MODELS_PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 NUM_TOKENS = 24

@@ -7,12 +7,12 @@ import pytest
 
 from tests.engine_runs import target_model
 from tests.reference import FAMILIES, family
-from verifier import measurements
-from verifier.budget import ROW_COUNTS, StepCurve
-from verifier.linear import Packing
-from verifier.measurements import PLAIN, load_or_measure
-from verifier.model import TargetModel
-from verifier.probe import choose_form
+from verifier.model import measurements
+from verifier.model.linear import Packing
+from verifier.model.measurements import PLAIN, load_or_measure
+from verifier.model.model import TargetModel
+from verifier.model.probe import choose_form
+from verifier.speculation.budget import ROW_COUNTS, StepCurve
 
 
 @pytest.fixture(scope="module")

@@ -32,9 +32,9 @@ from rpc.health import is_serving
 from tests.engine_runs import FREE_NODES
 from tests.running_verifier import CONFIG
 from tests.test_verifier_service import TOKENIZER, serving, small_model
-from verifier.draft_client import DraftClient
-from verifier.engine import Engine
-from verifier.step_stats import StepStats
+from verifier.engine.engine import Engine
+from verifier.engine.step_stats import StepStats
+from verifier.speculation.draft_client import DraftClient
 
 _logger = logging.getLogger(__name__)
 NAMESPACE = "faults"

@@ -138,7 +138,7 @@ def test_every_alert_has_a_line_that_says_what_to_do() -> None:
 def test_requests_leave_a_line_in_the_log_and_no_word_of_theirs(
     observed: Observed,
 ) -> None:
-    assert observed.log.count("logger=verifier.ends request_end") >= len(MODES)
+    assert observed.log.count("logger=verifier.telemetry.request_log request_end") >= len(MODES)
     assert MARKER not in observed.log
 
 

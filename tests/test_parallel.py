@@ -19,7 +19,7 @@ from protos import verifier_pb2_grpc as pb_grpc
 from tests.reference import generate
 from tests.saved_model import save_small_model
 from tests.small_tokenizers import small_tokenizer
-from verifier.parallel import Group, ParallelError
+from verifier.model.parallel import Group, ParallelError
 
 TIMEOUT_S = 100.0
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -4,12 +4,12 @@ import pytest
 
 from tests.engine_runs import make_engine, make_request, run_all, target_model
 from tests.reference import FAMILIES
-from verifier.batch import draft_segment, prompt_segment
-from verifier.budget import StepCurve
-from verifier.plain_time import PlainTime
+from verifier.engine.step import Work
+from verifier.engine.step_stats import PlainTime
+from verifier.model.batch import draft_segment, prompt_segment
 from verifier.request import Mode
-from verifier.step import Work
-from verifier.tree import EMPTY_TREE, DraftTree
+from verifier.speculation.budget import StepCurve
+from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
 CURVE = StepCurve([1, 2, 4, 8], [1.0, 1.5, 2.0, 3.0])
 CHAIN = DraftTree((1, 2, 3), (-1, 0, 1), (0.9, 0.8, 0.7))

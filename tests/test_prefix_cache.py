@@ -8,11 +8,11 @@ import pytest
 from tests.engine_runs import collect, ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.reference import FAMILIES, VOCABULARY_SIZE, family, generate
-from verifier.engine import Engine
-from verifier.events import Completion, TokenRun
-from verifier.model import TargetModel
+from verifier.engine.engine import Engine
+from verifier.engine.events import Completion, TokenRun
+from verifier.engine.step_stats import StepStats
+from verifier.model.model import TargetModel
 from verifier.request import Mode
-from verifier.step_stats import StepStats
 
 DOCUMENT = [(7 * i) % 61 + 3 for i in range(40)]
 PROMPTS = [[*DOCUMENT, 5, 6], [*DOCUMENT, 9], [*DOCUMENT[:25], 11, 12, 13]]

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from tests.engine_runs import ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree
 from tests.reference import FAMILIES, generate
-from verifier.linear import pack_linears
-from verifier.model import Form
+from verifier.model.linear import pack_linears
+from verifier.model.model import Form
 
 
 class Int8Weight(Tensor):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from protos import verifier_pb2 as pb
 from rpc.errors import InvalidRequest
 from tests.small_tokenizers import small_tokenizer
-from verifier.inputs import Limits
-from verifier.parsing import parse_detokenize, parse_generate, parse_tokenize
-from verifier.replies import started_reply
+from verifier.api.parsing import parse_detokenize, parse_generate, parse_tokenize
+from verifier.api.replies import started_reply
+from verifier.api.validation import Limits
 from verifier.request import Learning, Mode, Request
 
 TOKENIZER = small_tokenizer("byte_level")

@@ -7,10 +7,10 @@ import pytest
 from tests.engine_runs import ids_of, make_engine, make_request, run_all, target_model
 from tests.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.reference import FAMILIES, VOCABULARY_SIZE
-from verifier.model import TargetModel
+from verifier.model.model import TargetModel
 from verifier.request import Mode
-from verifier.sampling import SamplingParams
-from verifier.tree import DraftTree
+from verifier.sampling.params import SamplingParams
+from verifier.speculation.tree import DraftTree
 
 PROMPTS = [[5, 9, 33, 4], [7] * 9, [3]]
 PARAMS = {

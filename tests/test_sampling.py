@@ -15,9 +15,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from verifier.ranking import logprobs, rank, top_ids
-from verifier.sampling import Sampler, SamplingError, SamplingParams, uniform
-from verifier.token_counts import TokenCounts
+from verifier.sampling.params import SamplingError, SamplingParams
+from verifier.sampling.ranking import logprobs, rank, top_ids
+from verifier.sampling.sampler import Sampler, uniform
+from verifier.sampling.token_counts import TokenCounts
 
 FILTERS = [
     {},
@@ -81,7 +82,7 @@ def test_shortlist_and_full_sort_choose_the_same(
 
     usual = choices()
     for size in (1, 8, 5000):
-        monkeypatch.setattr("verifier.sampling.SHORTLIST", size)
+        monkeypatch.setattr("verifier.sampling.sampler.SHORTLIST", size)
         assert choices() == usual
 
 
@@ -90,7 +91,7 @@ def test_shortlist_and_full_sort_choose_the_same(
 def test_longer_lists_choose_bit_for_bit_what_the_whole_vocabulary_does(
     options: dict[str, float], margin: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verifier.sampling.SHORTLIST", 2)
+    monkeypatch.setattr("verifier.sampling.sampler.SHORTLIST", 2)
     # Rounded, so that tokens are tied at the lists' ends too.
     logits = [(random_logits(s, vocabulary=3000) * 8).round() / 8 for s in range(40)]
 
@@ -99,10 +100,10 @@ def test_longer_lists_choose_bit_for_bit_what_the_whole_vocabulary_does(
         found = zip(params, logits, strict=True)
         return [Sampler(p, (3,)).choose(x, margin=margin) for p, x in found]
 
-    monkeypatch.setattr("verifier.sampling.LONGER_LISTS", ())
+    monkeypatch.setattr("verifier.sampling.sampler.LONGER_LISTS", ())
     whole = choices()
     for lists in ((3, 20), (50,), (50, 400, 2999), (3000,)):
-        monkeypatch.setattr("verifier.sampling.LONGER_LISTS", lists)
+        monkeypatch.setattr("verifier.sampling.sampler.LONGER_LISTS", lists)
         listed = choices()
         if margin:  # a list that ends near the border may leave open what all would settle
             pairs = zip(listed, whole, strict=True)
@@ -116,7 +117,7 @@ def test_longer_lists_choose_bit_for_bit_what_the_whole_vocabulary_does(
 def test_tokens_tied_at_the_border_all_survive(
     options: dict[str, float], shortlist: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verifier.sampling.SHORTLIST", shortlist)
+    monkeypatch.setattr("verifier.sampling.sampler.SHORTLIST", shortlist)
     logits = torch.tensor([0.0, 2.0] * 8)
     params = [SamplingParams(temperature=1.0, seed=s, **options) for s in range(400)]  # type: ignore[arg-type]
     assert {Sampler(p, ()).choose(logits) for p in params} == set(range(1, 16, 2))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from verifier.scheduler import QueueFull, Scheduler
+from verifier.engine.scheduler import QueueFull, Scheduler
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.small_tokenizers import small_tokenizer
-from verifier.stopping import Finish, FinishReason, Output, StoppingParams
+from verifier.text.stopping import Finish, FinishReason, Output, StoppingParams
 
 PLAIN = StoppingParams(max_tokens=1000)
 

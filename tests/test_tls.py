@@ -21,7 +21,7 @@ from rpc.tls import TlsFiles
 from tests.certificates import Authority
 from tests.redis_server import eventually
 from verifier.config import VerifierConfig
-from verifier.draft_client import DraftClient
+from verifier.speculation.draft_client import DraftClient
 
 MAIN = "from lookahead.cli import main; main()"
 
@@ -140,7 +140,7 @@ async def test_a_verifier_drafts_over_mutual_tls(address: str, files: TlsFiles) 
 async def test_a_verifier_outlives_certificates_that_it_cannot_read(
     address: str, files: TlsFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="verifier.draft_client")
+    caplog.set_level("INFO", logger="verifier.speculation.draft_client")
     hidden = tmp_path / "later.crt"
     drafts = DraftClient(
         [address],

@@ -4,9 +4,9 @@ import pytest
 from llguidance import LLTokenizer
 
 from tests.small_tokenizers import SPECIAL, small_tokenizer
-from verifier.constraint import ConstraintError
-from verifier.token_bytes import spelled
-from verifier.tokenizer import Tokenizer
+from verifier.constraints.constraint import ConstraintError
+from verifier.text.token_bytes import spelled
+from verifier.text.tokenizer import Tokenizer
 
 
 def names_of(tokenizer: Tokenizer) -> list[bytes]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.small_tokenizers import KINDS, small_tokenizer
-from verifier.tokenizer import ChatError, load_tokenizer
+from verifier.text.tokenizer import ChatError, load_tokenizer
 
 
 @pytest.mark.parametrize("kind", KINDS)

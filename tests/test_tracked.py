@@ -6,8 +6,8 @@ import pytest
 
 from protos import drafter_pb2 as pb
 from verifier.request import Speculation
-from verifier.tracked import Tracked
-from verifier.tree import InvalidTree
+from verifier.speculation.remote_sequence import Tracked
+from verifier.speculation.tree import InvalidTree
 
 PROMPT = [5, 9, 33]
 

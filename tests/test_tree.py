@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.acceptance import accept
-from verifier.tree import (
+from verifier.speculation.acceptance import accept
+from verifier.speculation.tree import (
     DraftTree,
     InvalidTree,
     best_chain,

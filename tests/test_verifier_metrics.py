@@ -8,8 +8,8 @@ import pytest
 
 from protos import verifier_pb2 as pb
 from tests.test_verifier_service import Running, ids_of, running
-from verifier.metrics import VerifierMetrics
-from verifier.tree import DraftTree
+from verifier.speculation.tree import DraftTree
+from verifier.telemetry.metrics import VerifierMetrics
 
 PREFIX = "lookahead_"
 TIMEOUT_S = 20.0

@@ -19,7 +19,7 @@ from tests.small_tokenizers import small_tokenizer
 from tests.test_verifier_service import small_model
 from verifier.__main__ import read_config
 from verifier.config import VerifierConfig
-from verifier.process import serve
+from verifier.server import serve
 
 TIMEOUT_S = 60.0
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -21,13 +21,13 @@ from rpc.server import RpcServer
 from tests.engine_runs import FREE_NODES
 from tests.fake_drafts import FakeDrafts
 from tests.small_tokenizers import small_tokenizer
+from verifier.api.service import NAME, Backend, VerifierService
 from verifier.config import VerifierConfig
-from verifier.engine import Engine
-from verifier.model import TargetModel
-from verifier.probe import choose_form
-from verifier.process import drain, warm_up
-from verifier.service import NAME, Backend, VerifierService
-from verifier.tree import EMPTY_TREE, DraftTree
+from verifier.engine.engine import Engine
+from verifier.model.model import TargetModel
+from verifier.model.probe import choose_form
+from verifier.server import drain, warm_up
+from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
 TOKENIZER = small_tokenizer("byte_level")
 TIMEOUT_S = 20.0

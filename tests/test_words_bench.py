@@ -10,8 +10,8 @@ import pytest
 from bench.random_models import save_all
 from bench.serve_engine import running_drafter
 from bench.words import WAYS, Finding, compare
-from verifier import step
-from verifier.acceptance import Accepted, accept
+from verifier.engine import step
+from verifier.speculation.acceptance import Accepted, accept
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from rpc.telemetry import configure_logging
 from rpc.tracing import start_tracing
+from verifier.cache.memory import KVMemoryError
 from verifier.config import VerifierConfig
-from verifier.kv_memory import KVMemoryError
-from verifier.parallel import Group, ParallelError
-from verifier.process import serve
-from verifier.startup import follow_leader
+from verifier.loading import follow_leader
+from verifier.model.parallel import Group, ParallelError
+from verifier.server import serve
 
 logger = logging.getLogger(__name__)
 

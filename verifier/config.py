@@ -1,12 +1,12 @@
 """Settings of a verifier: read once, from the environment and the command line, then frozen."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rpc.tls import TlsFiles, server_files
-from verifier.sizes import parse_size
 
 
 class VerifierConfig(BaseSettings):
@@ -61,3 +61,16 @@ class VerifierConfig(BaseSettings):
         if not self.drafter_ca:
             return None
         return TlsFiles(ca=self.drafter_ca, cert=self.tls_cert, key=self.tls_key)
+
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "800000000", "750M", "1.5GiB" and the like; units are powers of 1024."""
+    match = SIZE.fullmatch(text.strip())
+    size = int(float(match[1]) * UNITS[match[2]]) if match else 0
+    if size <= 0:
+        raise ValueError(f"expected a size such as 8GiB, not {text!r}")
+    return size

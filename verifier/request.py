@@ -3,9 +3,9 @@
 import enum
 from dataclasses import dataclass
 
-from verifier.constraint_grammar import Grammar
-from verifier.sampling import SamplingParams
-from verifier.stopping import StoppingParams
+from verifier.constraints.grammar import Grammar
+from verifier.sampling.params import SamplingParams
+from verifier.text.stopping import StoppingParams
 
 
 class Mode(enum.Enum):

@@ -38,7 +38,7 @@ def _check_demo() -> Finding:
 
 
 def _check_directory(path: Path) -> list[Finding]:
-    from verifier.weights import model_config  # needs the verifier's packages
+    from verifier.model.weights import model_config  # needs the verifier's packages
 
     try:
         config = model_config(str(path))
@@ -55,7 +55,7 @@ def _check_directory(path: Path) -> list[Finding]:
 def _check_memory(weights: int) -> Finding:
     import torch
 
-    from verifier.free_memory import free_bytes
+    from verifier.cache.memory import free_bytes
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     free = free_bytes(device)

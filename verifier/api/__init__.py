@@ -1,0 +1,1 @@
+"""The gRPC edge: requests read and validated, replies written."""

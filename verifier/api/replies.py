@@ -1,0 +1,151 @@
+"""From the domain to the wire: the messages of a stream."""
+
+from collections.abc import Callable
+from typing import cast
+
+from protos import verifier_pb2 as pb
+from verifier.api.params import EXACTNESS, LEARNINGS, MODES
+from verifier.constraints.constraint import Constraint, Kind
+from verifier.engine.events import Completion, TokenRun, VerifiedDraft
+from verifier.request import Request, Speculation
+from verifier.sampling.params import SamplingParams
+from verifier.sampling.ranking import TokenLogprobs
+from verifier.text.stopping import FinishReason, StoppingParams
+
+WIRE_MODES = {mode: wire for wire, mode in MODES.items()}  # the last wins: never UNSPECIFIED
+WIRE_LEARNINGS = {learn: wire for wire, learn in LEARNINGS.items()}
+WIRE_EXACTNESS = {exactness: wire for wire, exactness in EXACTNESS.items()}
+WIRE_REASONS = {
+    FinishReason.STOP: pb.Finished.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.Finished.FINISH_REASON_LENGTH,
+    FinishReason.SHUTDOWN: pb.Finished.FINISH_REASON_SHUTDOWN,
+}
+
+
+def started_reply(request: Request, model: pb.GetModelResponse) -> pb.GenerateResponse:
+    """What will be done, with all defaults filled in."""
+    started = pb.Started(
+        request_id=request.request_id,
+        model=model.model,
+        model_fingerprint=model.model_fingerprint,
+        vocabulary_fingerprint=model.vocabulary_fingerprint,
+        num_prompt_tokens=len(request.prompt_token_ids),
+        sampling=_sampling(request.sampling),
+        stopping=_stopping(request.stopping),
+        speculation=_speculation(request.speculation),
+        constraint=None if request.grammar is None else _constraint(request.grammar.constraint),
+    )
+    return pb.GenerateResponse(started=started)
+
+
+def event_reply(
+    event: TokenRun | Completion, token_text: Callable[[int], str]
+) -> pb.GenerateResponse:
+    """A run of tokens, or the end; `token_text` is what a drafted token reads like."""
+    if isinstance(event, TokenRun):
+        return pb.GenerateResponse(tokens=_tokens(event, token_text))
+    return pb.GenerateResponse(finished=_finished(event))
+
+
+def _tokens(run: TokenRun, token_text: Callable[[int], str]) -> pb.Tokens:
+    return pb.Tokens(
+        first_index=run.first_index,
+        token_ids=run.token_ids,
+        text=run.text,
+        num_drafted=run.num_drafted,
+        drafted_text_len=run.drafted_text_len,
+        logprobs=[_logprobs(logprobs) for logprobs in run.logprobs],
+        # Both contracts number the sources alike; this one has one more.
+        draft_sources=cast("tuple[pb.DraftSource.ValueType, ...]", run.sources),
+        draft_tree=None if run.draft is None else _draft_tree(run.draft, token_text),
+    )
+
+
+def _draft_tree(draft: VerifiedDraft, token_text: Callable[[int], str]) -> pb.DraftTree:
+    tree = draft.tree
+    return pb.DraftTree(
+        token_ids=tree.token_ids,
+        parents=tree.parents,
+        probabilities=tree.probabilities,
+        sources=cast("tuple[pb.DraftSource.ValueType, ...]", tree.sources),
+        texts=[token_text(token_id) for token_id in tree.token_ids],
+        accepted=draft.accepted,
+    )
+
+
+def _logprobs(logprobs: TokenLogprobs) -> pb.TokenLogprobs:
+    top = [pb.TokenLogprob(token_id=i, logprob=logprob) for i, logprob in logprobs.top]
+    return pb.TokenLogprobs(logprob=logprobs.logprob, top=top)
+
+
+def _finished(completion: Completion) -> pb.Finished:
+    return pb.Finished(
+        reason=WIRE_REASONS[completion.finish.reason],
+        stop_string=completion.finish.stop_string,
+        stop_token_id=completion.finish.stop_token_id,
+        text=completion.text,
+        usage=pb.Usage(
+            num_prompt_tokens=completion.num_prompt_tokens,
+            num_output_tokens=completion.num_output_tokens,
+            num_reused_tokens=completion.num_reused_tokens,
+        ),
+        timings=pb.Timings(
+            queue_ms=completion.queue_ms,
+            prefill_ms=completion.prefill_ms,
+            decode_ms=completion.decode_ms,
+            plain_decode_ms=completion.plain_decode_ms,
+        ),
+        speculation=pb.SpeculationSummary(
+            num_steps=completion.num_steps,
+            num_drafts=completion.num_drafts,
+            num_draft_tokens=completion.num_draft_tokens,
+            num_accepted_tokens=completion.num_accepted_tokens,
+            num_rechecks=completion.num_rechecks,
+            accept_len_histogram=completion.accept_len_histogram,
+        ),
+    )
+
+
+def _sampling(params: SamplingParams) -> pb.Sampling:
+    return pb.Sampling(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
+        logit_bias=dict(params.logit_bias),
+        seed=params.seed,
+    )
+
+
+def _stopping(params: StoppingParams) -> pb.Stopping:
+    return pb.Stopping(
+        max_tokens=params.max_tokens,
+        min_tokens=params.min_tokens,
+        stop_strings=params.stop_strings,
+        stop_token_ids=sorted(params.stop_token_ids),
+        ignore_eos=not params.eos_token_ids,
+        include_stop_string=params.include_stop_string,
+    )
+
+
+def _constraint(constraint: Constraint) -> pb.Constraint:
+    if constraint.kind is Kind.JSON_SCHEMA:
+        return pb.Constraint(json_schema=constraint.texts[0])
+    if constraint.kind is Kind.REGEX:
+        return pb.Constraint(regex=constraint.texts[0])
+    return pb.Constraint(choices=pb.Choices(texts=constraint.texts))
+
+
+def _speculation(speculation: Speculation) -> pb.Speculation:
+    """All but the prediction, which its sender has."""
+    return pb.Speculation(
+        mode=WIRE_MODES[speculation.mode],
+        max_nodes=speculation.max_nodes,
+        max_depth=speculation.max_depth,
+        namespace=speculation.namespace,
+        learn=WIRE_LEARNINGS[speculation.learn],
+        exactness=WIRE_EXACTNESS[speculation.exactness],
+    )

@@ -1,0 +1,223 @@
+"""The verifier's rpcs: parse, hand to the engine, stream what it says."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
+
+from protos import verifier_pb2 as pb
+from protos import verifier_pb2_grpc as pb_grpc
+from rpc.errors import ResourceExhausted, ServiceError, Unavailable
+from rpc.tracing import Span, Tracer
+from verifier.api.parsing import parse_detokenize, parse_generate, parse_tokenize
+from verifier.api.replies import event_reply, started_reply
+from verifier.api.validation import Limits
+from verifier.config import VerifierConfig
+from verifier.engine.engine import Engine, EngineError
+from verifier.engine.events import Completion
+from verifier.engine.scheduler import QueueFull
+from verifier.engine.sequence import Sequence
+from verifier.model.model import Form
+from verifier.request import Exactness, Request
+from verifier.sampling.params import SamplingError
+from verifier.telemetry.counters import Tally
+from verifier.telemetry.request_log import Ends, log_refusal
+from verifier.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+NAME = "lookahead.v1.VerifierService"
+RETRY_WHEN_FULL_S = 1.0
+RETRY_WHEN_LOADING_S = 2.0
+VERIFICATIONS = {
+    Form.PACKED: pb.GetModelResponse.VERIFICATION_TREE,
+    Form.SINGLE: pb.GetModelResponse.VERIFICATION_TREE_SINGLE,
+    Form.PLAIN: pb.GetModelResponse.VERIFICATION_NONE,
+}
+
+T = TypeVar("T")
+
+
+class Backend:
+    """What the rpcs work on, once it is loaded."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        config: VerifierConfig,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.tracer = tracer
+        self.write_timeout_s = config.write_timeout_s
+        # From here on: what was generated to warm up counts nowhere.
+        self.tally = Tally()
+        self.ends = Ends(self.tally)
+        engine.on_step = self.tally.count_step
+        engine.on_emit = self.tally.count_emission
+        model = engine.model
+        self.limits = Limits(
+            vocabulary_size=model.vocabulary_size,
+            max_context=model.max_context,
+            max_nodes=config.max_nodes,
+            max_depth=config.max_depth,
+            allows_drafts=model.form is not Form.PLAIN,
+            exactness=Exactness[config.exactness.upper()],
+        )
+        self._description = pb.GetModelResponse(
+            model=model.name,
+            model_fingerprint=model.fingerprint,
+            vocabulary_fingerprint=tokenizer.fingerprint,
+            architecture=model.architecture,
+            vocabulary_size=model.vocabulary_size,
+            max_context_len=model.max_context,
+            max_sequences=model.slots.num_slots,
+            max_waiting=config.max_waiting,
+            verification=VERIFICATIONS[model.form],
+            verification_reason=model.reason,
+            max_nodes=config.max_nodes if self.limits.allows_drafts else 0,
+            has_chat_template=tokenizer.has_chat_template,
+            eos_token_ids=sorted(tokenizer.eos_token_ids),
+            device=f"{model.device} {str(model.dtype).removeprefix('torch.')}",
+        )
+
+    def describe(self) -> pb.GetModelResponse:
+        """The model, and whether a drafter is there now."""
+        self._description.drafter_connected = self.engine.drafting.is_connected
+        return self._description
+
+
+class VerifierService(pb_grpc.VerifierServiceServicer):
+    """Answers UNAVAILABLE until it is given a backend."""
+
+    def __init__(self) -> None:
+        self.backend: Backend | None = None
+        # Tokenizing a long prompt must not hold up the engine's loop.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: Any
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        backend = self._ready()
+        span = _start_span(backend.tracer, context)
+        sequence = await self._take(request, backend, span)
+        # A client that goes away is seen here or in `finally`, depending on where we wait.
+        context.add_done_callback(lambda _: backend.engine.cancel(sequence))
+        writing = WriteTimeout(backend.write_timeout_s)
+        reason = "CANCELLED"
+        try:
+            with writing:
+                yield started_reply(sequence.request, backend.describe())
+            async with aclosing(sequence.stream()) as events:
+                async for event in events:
+                    if isinstance(event, Completion):
+                        reason = ""
+                        backend.ends.complete(sequence, event, span)
+                    with writing:
+                        yield event_reply(event, backend.tokenizer.token_text)
+        except (SamplingError, EngineError) as error:
+            reason = "ERROR"
+            _fail(sequence.request, error)
+        finally:
+            backend.engine.cancel(sequence)
+            if reason:
+                backend.ends.break_off(
+                    sequence, "CLIENT_TOO_SLOW" if writing.has_expired else reason, span
+                )
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+        return self._ready().describe()
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
+        backend = self._ready()
+        ids = await self._in_worker(parse_tokenize, request, backend.tokenizer, backend.limits)
+        fingerprint = backend.tokenizer.fingerprint
+        return pb.TokenizeResponse(token_ids=ids, vocabulary_fingerprint=fingerprint)
+
+    async def Detokenize(
+        self, request: pb.DetokenizeRequest, context: Any
+    ) -> pb.DetokenizeResponse:
+        backend = self._ready()
+        text = await self._in_worker(parse_detokenize, request, backend.tokenizer, backend.limits)
+        return pb.DetokenizeResponse(text=text)
+
+    async def _take(
+        self, request: pb.GenerateRequest, backend: Backend, span: Span | None
+    ) -> Sequence:
+        """Check and queue a request; ServiceError where it is not taken."""
+        try:
+            parsed = await self._in_worker(
+                parse_generate, request, backend.tokenizer, backend.limits
+            )
+            if span is not None:
+                parsed = replace(parsed, traceparent=span.traceparent)
+            return _submit(backend.engine, parsed)
+        except ServiceError as error:
+            log_refusal(request.request_id, error)
+            if span is not None:
+                span.end({}, error=type(error).__name__)
+            raise
+
+    def _ready(self) -> Backend:
+        if self.backend is None:
+            raise Unavailable("the model is loading", retry_after_s=RETRY_WHEN_LOADING_S)
+        return self.backend
+
+    async def _in_worker(self, function: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, function, *arguments)
+
+
+def _submit(engine: Engine, request: Request) -> Sequence:
+    try:
+        return engine.submit(request)
+    except QueueFull as error:
+        raise ResourceExhausted(str(error), retry_after_s=RETRY_WHEN_FULL_S) from error
+
+
+def _fail(request: Request, error: Exception) -> NoReturn:
+    logger.error("request_failed request_id=%s error=%s", request.request_id, error)
+    raise ServiceError(str(error)) from error
+
+
+def _start_span(tracer: Tracer | None, context: Any) -> Span | None:
+    if tracer is None:
+        return None
+    return tracer.serve("Generate", dict(context.invocation_metadata()))
+
+
+class WriteTimeout:
+    """`with` this around handing over a message; made and used in the task of the call.
+
+    When a message is not taken within the limit, the task is cancelled, which resets the stream.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.has_expired = False
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._timer = self._loop.call_later(self._limit_s, self._expire)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        self.has_expired = True
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,1 @@
+"""Keys and values of running sequences, and the prompt rows that they share."""

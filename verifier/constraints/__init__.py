@@ -1,0 +1,1 @@
+"""Output forms: JSON schemas, regular expressions, choices."""

@@ -1,0 +1,1 @@
+"""The engine: queue, sequences, and the decode step."""

@@ -1,0 +1,231 @@
+"""The engine loop: admit, draft, forward, accept, commit, emit.
+
+The loop's state lives on the event loop; each step's tensor work runs in one worker thread while
+the loop waits for it. A sequence that is cancelled leaves at the next step.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from verifier.cache.prefix_cache import PrefixCache
+from verifier.config import VerifierConfig
+from verifier.engine.draft_coordinator import Drafting
+from verifier.engine.planner import Planner
+from verifier.engine.scheduler import Scheduler
+from verifier.engine.sequence import NO_SLOT, PlainStep, Sequence
+from verifier.engine.step import Result, StepResult, Work, run_step
+from verifier.engine.step_stats import PlainTime, StepStats, is_decoding
+from verifier.model.measurements import Measurements
+from verifier.model.model import Form, TargetModel
+from verifier.request import Request
+from verifier.speculation.acceptance import Accepted
+from verifier.speculation.draft_client import DraftClient
+from verifier.speculation.tree import DraftTree
+from verifier.text.stopping import Finish, FinishReason
+from verifier.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class EngineError(RuntimeError):
+    """A step failed on the device; its sequences end with this error."""
+
+
+class Engine:
+    """Runs sequences to their end. `submit` and `cancel` are called on the event loop."""
+
+    def __init__(
+        self,
+        model: TargetModel,
+        tokenizer: Tokenizer,
+        drafts: DraftClient | None,
+        measured: Measurements,
+        config: VerifierConfig,
+    ) -> None:
+        self.model = model
+        self._tokenizer = tokenizer
+        drafts = drafts if model.form is not Form.PLAIN else None
+        self.drafting = Drafting(drafts, measured.curve)
+        self.on_step: Callable[[StepStats], None] = lambda stats: None
+        # Told what a step emitted for a sequence, and how many tokens of it.
+        self.on_emit: Callable[[Sequence, DraftTree, Accepted, int], None] = lambda *emission: None
+        self._curve = measured.curve
+        self._plain_time = PlainTime(measured.curve)
+        self._planner = Planner(model, drafts, measured, config.prefill_rows)
+        self._must_be_plain = False  # a choice was too close to call in the last pass
+        self._step_ended = 0.0
+        self._scheduler: Scheduler[Sequence] = Scheduler(
+            max_running=model.slots.num_slots, max_waiting=config.max_waiting
+        )
+        self._prefixes = PrefixCache(model.slots)
+        self._ids = itertools.count(1)
+        self._wake = asyncio.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="forward")
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold a slot."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for one."""
+        return self._scheduler.num_waiting
+
+    @property
+    def kv_tokens_used(self) -> int:
+        """Cached rows of the sequences that run."""
+        return sum(self.model.slots.length(s.slot) for s in self._scheduler.running)
+
+    @property
+    def kv_tokens_capacity(self) -> int:
+        """Rows that all slots together can hold."""
+        return self.model.slots.num_slots * self.model.max_context
+
+    def start(self) -> None:
+        """Run the loop in the background."""
+        self.drafting.start()
+        self._task = asyncio.create_task(self._run(), name="engine")
+        self._task.add_done_callback(self._end_all)
+
+    async def stop(self) -> None:
+        """End running sequences cleanly with what they have, then the loop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.drafting.stop()
+        self._worker.shutdown()
+
+    def _end_all(self, task: asyncio.Task[None]) -> None:
+        """The loop has ended: cleanly if it was cancelled, else with an error for everyone."""
+        for sequence in [*self._scheduler.running, *self._scheduler.drain()]:
+            if task.cancelled():
+                sequence.complete(Finish(FinishReason.SHUTDOWN))
+            else:
+                sequence.fail(EngineError(f"the engine died: {task.exception()!r}"))
+        if not task.cancelled():
+            logger.critical("engine_died", exc_info=task.exception())
+
+    def submit(self, request: Request) -> Sequence:
+        """Queue a request, or raise scheduler.QueueFull."""
+        detokenizer = self._tokenizer.detokenizer(special_tokens=request.special_tokens)
+        sequence = Sequence(next(self._ids), request, detokenizer)
+        self._scheduler.enqueue(sequence)
+        self._wake.set()
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Give the sequence's slot back before the next step; harmless after its end."""
+        sequence.is_cancelled = True
+        if sequence.slot == NO_SLOT:
+            self._scheduler.remove(sequence)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        self._step_ended = time.perf_counter()
+        while True:
+            self._drop_cancelled()
+            self._admit()
+            if not self._scheduler.running:
+                self._wake.clear()
+                self.drafting.ask([])  # tells the drafter about those that just ended
+                await self._wake.wait()
+                self._step_ended = time.perf_counter()
+                continue
+            await self._step()
+
+    async def _step(self) -> None:
+        """One iteration: the drafts asked for after the last step, one pass, its consequences."""
+        drafting = self.drafting
+        is_drafting = drafting.is_on(self._scheduler.running)
+        waits = is_drafting and not self._must_be_plain
+        draft_wait_s = await drafting.wait() if waits else 0.0
+        trust = drafting.controller.trust if is_drafting else None
+        is_plain = self._must_be_plain or drafting.wants_plain(self._scheduler.running)
+        works = self._planner.plan(self._ready(), trust, is_plain=is_plain)
+        num_before = sum(work.sequence.num_output for work in works if is_decoding(work))
+        step = await self._forward(works)
+        if step is None:
+            return
+        self._must_be_plain = False
+        plain = self._plain_time.of(works, step.forward_s)
+        for result in step.results:
+            self._settle(result, plain)
+        num_after = sum(work.sequence.num_output for work in works if is_decoding(work))
+        now = time.perf_counter()
+        stats = StepStats.of(
+            works,
+            step,
+            num_emitted=num_after - num_before,
+            is_drafting=is_drafting,
+            step_s=now - self._step_ended,
+            draft_wait_s=draft_wait_s,
+        )
+        self._step_ended = now
+        self._plain_time.track(stats)
+        if not stats.num_prompt_rows and not any(work.is_alone for work in works):
+            self._curve.track(step.num_rows, step.forward_s)
+        drafting.learn(step, stats)
+        drafting.ask(self._scheduler.running)
+        self.on_step(stats)
+        # Let clients read and new requests in, even when no draft is waited for.
+        await asyncio.sleep(0)
+
+    def _ready(self) -> list[Sequence]:
+        """The running sequences but those that wait for rows that another one computes."""
+        held = self._prefixes.catch_up()
+        for sequence in self._scheduler.running:
+            sequence.num_reused = held.get(sequence.slot, sequence.num_reused)
+        return [s for s in self._scheduler.running if not self._prefixes.is_waiting(s.slot)]
+
+    def _admit(self) -> None:
+        for sequence in self._scheduler.admit():
+            sequence.slot, sequence.num_reused = self._prefixes.take(
+                sequence.namespace, sequence.token_ids, may_reuse=not sequence.is_exact
+            )
+            sequence.clock.admitted = time.perf_counter()
+            self.drafting.open(sequence)
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [s for s in self._scheduler.running if s.is_cancelled]:
+            self._release(sequence, learn=False)
+
+    def _release(self, sequence: Sequence, *, learn: bool) -> None:
+        self._scheduler.remove(sequence)
+        self._prefixes.give(sequence.slot)
+        self.drafting.close(sequence, learn=learn)
+
+    async def _forward(self, works: list[Work]) -> StepResult | None:
+        """Run the step in the worker; a failure ends its sequences and nothing else."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._worker, run_step, self.model, works)
+        except Exception as error:
+            logger.exception("step_failed sequences=%d", len(works))
+            self._step_ended = time.perf_counter()
+            for work in works:
+                work.sequence.fail(EngineError(f"the model's step failed: {error}"))
+                self._release(work.sequence, learn=False)
+            return None
+
+    def _settle(self, result: Result, plain: PlainStep) -> None:
+        """Emit a sequence's tokens, tell the drafter, and end it if it is at its end."""
+        sequence = result.sequence
+        if result.error is not None:
+            sequence.fail(result.error)
+            self._release(sequence, learn=False)
+        if result.accepted is None:
+            return
+        self._must_be_plain |= result.accepted.is_broken_off
+        num_before = sequence.num_output
+        finish = sequence.emit(result.accepted, result.tree, result.logprobs, plain)
+        self.on_emit(sequence, result.tree, result.accepted, sequence.num_output - num_before)
+        self.drafting.observe(result)
+        if finish is not None:
+            sequence.complete(finish)
+            self._release(sequence, learn=True)

@@ -1,0 +1,201 @@
+"""The state of one request from submission to its last event."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from verifier.engine.events import Completion, TokenRun, VerifiedDraft
+from verifier.request import Exactness, Mode, Request
+from verifier.sampling.ranking import TokenLogprobs
+from verifier.sampling.sampler import Sampler
+from verifier.speculation.acceptance import Accepted
+from verifier.speculation.tree import DraftTree
+from verifier.text.detokenizer import Detokenizer
+from verifier.text.stopping import Finish, Output
+
+NO_SLOT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class PlainStep:
+    """What a step would have cost without drafts, in seconds."""
+
+    token_s: float  # for each token that a sequence emitted in it: a pass of its own
+    prompts_s: float = 0.0  # for the prompts that were read in it, once
+
+
+@dataclass(slots=True)
+class Clock:
+    """When a sequence passed its stations, in seconds."""
+
+    submitted: float = field(default_factory=time.perf_counter)
+    admitted: float = 0.0
+    first_token: float = 0.0
+    plain_decode_s: float = 0.0  # what the decoding steps so far would have taken without drafts
+
+
+@dataclass(slots=True)
+class Stats:
+    """What drafting did for a sequence."""
+
+    num_steps: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_rechecks: int = 0
+    accept_lens: Counter[int] = field(default_factory=Counter)
+
+    def count(self, num_nodes: int, num_accepted: int) -> None:
+        """Count one decode step."""
+        self.num_steps += 1
+        self.num_drafts += num_nodes > 0
+        self.num_draft_tokens += num_nodes
+        self.accept_lens[num_accepted] += 1
+
+    @property
+    def num_accepted(self) -> int:
+        """Drafted tokens emitted."""
+        return sum(length * count for length, count in self.accept_lens.items())
+
+    @property
+    def histogram(self) -> tuple[int, ...]:
+        """Steps by accept length, from 0 up."""
+        return tuple(self.accept_lens[n] for n in range(max(self.accept_lens, default=-1) + 1))
+
+
+class Sequence:
+    """One running request. The engine owns it; its client reads the events."""
+
+    def __init__(self, sequence_id: int, request: Request, detokenizer: Detokenizer) -> None:
+        self.id = sequence_id
+        self.request = request
+        self.token_ids = list(request.prompt_token_ids)
+        self.num_prompt = len(self.token_ids)
+        self.slot = NO_SLOT
+        self.num_reused = 0  # leading prompt tokens whose rows were there already
+        self.is_cancelled = False
+        self.clock = Clock()
+        self.stats = Stats()
+        self.sampler = Sampler(
+            request.sampling,
+            request.prompt_token_ids,
+            ending_ids=request.stopping.ending_ids,
+            min_tokens=request.stopping.min_tokens,
+            matcher=None if request.grammar is None else request.grammar.start(),
+        )
+        self.output = Output(detokenizer, request.stopping)
+        self.events: asyncio.Queue[TokenRun | Completion | Exception] = asyncio.Queue()
+
+    @property
+    def namespace(self) -> str:
+        """Whose turn it takes in the queue, and whose memory it uses."""
+        return self.request.speculation.namespace
+
+    @property
+    def uses_drafts(self) -> bool:
+        """Whether drafts may be verified for it."""
+        return self.request.speculation.mode is not Mode.OFF
+
+    @property
+    def has_free_drafts(self) -> bool:
+        """Whether the budget decides how much of its drafts is verified."""
+        return self.request.speculation.mode is Mode.AUTO and not self.is_exact
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its passes must all have one shape."""
+        return self.request.speculation.exactness is Exactness.EXACT
+
+    @property
+    def num_output(self) -> int:
+        """Tokens emitted."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_left(self) -> int:
+        """Tokens it may still emit."""
+        return self.request.stopping.max_tokens - self.num_output
+
+    def emit(
+        self,
+        accepted: Accepted,
+        tree: DraftTree,
+        logprobs: tuple[TokenLogprobs, ...],
+        plain: PlainStep,
+    ) -> Finish | None:
+        """Emit a step's tokens one by one, as plain decoding would; what follows an end is cut.
+
+        `plain`: what the step would have taken without drafts.
+        """
+        first_index = self.num_output
+        finish = None
+        for i, token_id in enumerate(accepted.token_ids):
+            finish = self.output.push(token_id, is_drafted=i < len(accepted.path))
+            self.token_ids.append(token_id)
+            if finish is not None:
+                break
+        num_emitted = self.num_output - first_index
+        self.stats.num_rechecks += accepted.is_broken_off
+        num_drafted = min(len(accepted.path), num_emitted)
+        if first_index:
+            self.stats.count(len(tree), num_drafted)
+            self.clock.plain_decode_s += num_emitted * plain.token_s + plain.prompts_s
+        else:
+            self.clock.first_token = time.perf_counter()
+        if not num_emitted:
+            return None
+        text, drafted_len = self.output.take_text()
+        path = accepted.path[:num_drafted]
+        self.events.put_nowait(
+            TokenRun(
+                first_index=first_index,
+                token_ids=accepted.token_ids[:num_emitted],
+                text=text,
+                num_drafted=num_drafted,
+                drafted_text_len=drafted_len,
+                logprobs=logprobs[:num_emitted],
+                sources=tuple(tree.sources[i] for i in path if tree.sources),
+                draft=VerifiedDraft(tree, path) if self.request.draft_trees and tree else None,
+            )
+        )
+        return finish
+
+    def complete(self, finish: Finish) -> None:
+        """Send the last event."""
+        now = time.perf_counter()
+        admitted = self.clock.admitted or now
+        first = self.clock.first_token or now
+        self.events.put_nowait(
+            Completion(
+                finish=finish,
+                text=self.output.flush(),
+                num_prompt_tokens=self.num_prompt,
+                num_output_tokens=self.num_output,
+                num_reused_tokens=self.num_reused,
+                queue_ms=(admitted - self.clock.submitted) * 1e3,
+                prefill_ms=(first - admitted) * 1e3,
+                decode_ms=(now - first) * 1e3,
+                plain_decode_ms=self.clock.plain_decode_s * 1e3,
+                num_steps=self.stats.num_steps,
+                num_drafts=self.stats.num_drafts,
+                num_draft_tokens=self.stats.num_draft_tokens,
+                num_accepted_tokens=self.stats.num_accepted,
+                num_rechecks=self.stats.num_rechecks,
+                accept_len_histogram=self.stats.histogram,
+            )
+        )
+
+    def fail(self, error: Exception) -> None:
+        """End with an error instead of a completion."""
+        self.events.put_nowait(error)
+
+    async def stream(self) -> AsyncGenerator[TokenRun | Completion, None]:
+        """Yield events up to the completion; raise the error of a failed sequence."""
+        while True:
+            event = await self.events.get()
+            if isinstance(event, Exception):
+                raise event
+            yield event
+            if isinstance(event, Completion):
+                return

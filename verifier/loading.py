@@ -1,0 +1,121 @@
+"""From a model's name to a running engine: weights, form, packed products, step-time curve."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from verifier.config import VerifierConfig
+from verifier.engine.engine import Engine
+from verifier.model import attention
+from verifier.model.linear import pack_linears
+from verifier.model.measurements import cache_path, load_or_measure
+from verifier.model.model import Form, TargetModel
+from verifier.model.parallel import Group, LeadingModel, ParallelError, follow
+from verifier.model.probe import choose_form
+from verifier.model.weights import load_weights, model_config
+from verifier.speculation.draft_client import DraftClient
+from verifier.text.tokenizer import Tokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def load_model(config: VerifierConfig) -> TargetModel:
+    """Load the weights, find the form the model is right in, and make its products fast."""
+    group = Group()
+    return _prepare(_load_weights(config, group), config, group)
+
+
+def _load_weights(config: VerifierConfig, group: Group) -> PreTrainedModel:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if group.size > 1:
+        group.check(config.model, model_config(config.model))
+        group.join(config.device)
+    return load_weights(
+        config.model, device=config.device, dtype=config.dtype, num_processes=group.size
+    )
+
+
+def _wrap(hf: PreTrainedModel, config: VerifierConfig, kind: type[TargetModel]) -> TargetModel:
+    limit = getattr(hf.config.get_text_config(), "max_position_embeddings", None)
+    return kind(
+        hf,
+        model_name(config.model),
+        max_context=min(config.max_context, limit or config.max_context),
+        attention=config.attention,
+    )
+
+
+def follow_leader(config: VerifierConfig, group: Group) -> None:
+    """Hold a share of the model until rank 0 stops."""
+    hf = _load_weights(config, group)
+    attention.register()
+    follow(_wrap(hf, config, TargetModel))
+
+
+def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> TargetModel:
+    model = _wrap(hf, config, TargetModel if group.size == 1 else LeadingModel)
+    if not config.compile:  # whose compiler lays weights out itself, and knows no packed ones
+        # First, so that the form is probed with the products that will be used.
+        model.packing = pack_linears(hf)
+    choose_form(
+        model,
+        hf,
+        num_slots=config.max_sequences,
+        draft_rows=1 + config.max_nodes,
+        kv_memory=config.kv_memory,
+    )
+    if config.compile:
+        _compile(model)
+    return model
+
+
+def _compile(model: TargetModel) -> None:
+    if model.num_processes > 1:
+        raise ParallelError("compile is for one process: unset it, or start one process")
+    if model.form is Form.PACKED:
+        model.compile()
+    else:
+        logger.warning("not_compiled form=%s: only packed passes are", model.form.name)
+
+
+def model_name(path: str) -> str:
+    """What to call the model: a hub id as it is, a local path by its last part."""
+    return Path(path).name if Path(path).exists() else path
+
+
+def make_engine(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig) -> Engine:
+    """Connect the engine's parts."""
+    addresses = [address.strip() for address in config.drafter.split(",") if address.strip()]
+    drafts = (
+        DraftClient(
+            addresses,
+            vocabulary=tokenizer.fingerprint,
+            vocabulary_size=model.vocabulary_size,
+            tls=config.drafter_tls(),
+        )
+        if addresses
+        else None
+    )
+    return Engine(model, tokenizer, drafts, load_or_measure(cache_path(), model), config)
+
+
+def load_engine(config: VerifierConfig, group: Group) -> tuple[Engine, Tokenizer]:
+    """Load everything; takes seconds to minutes, so call it off the event loop."""
+    hf = _load_weights(config, group)
+    # Beside the work on the weights, but neither beside their loading, since both import parts of
+    # transformers, nor beside the timing of steps.
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
+        loading = pool.submit(_load_tokenizer, config.model)
+        model = _prepare(hf, config, group)
+        tokenizer = loading.result()
+    return make_engine(model, tokenizer, config), tokenizer
+
+
+def _load_tokenizer(name: str) -> Tokenizer:
+    tokenizer = load_tokenizer(name)
+    tokenizer.prepare_grammars()
+    return tokenizer

@@ -1,0 +1,1 @@
+"""The target model: loading, forward pass, attention, measured step times."""

@@ -1,0 +1,219 @@
+"""What is measured of a model on this machine, once, and kept in the user's cache: how long steps
+take, how far wide passes round differently, and whether rows of one pass round alike."""
+
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verifier.model.batch import draft_segment, prompt_segment
+from verifier.model.model import Form, TargetModel
+from verifier.speculation.budget import ROW_COUNTS, StepCurve
+from verifier.speculation.tree import EMPTY_TREE, DraftTree
+
+logger = logging.getLogger(__name__)
+
+EXACT_ROWS = 8  # rows of every decoding pass of an exact sequence
+NUM_TIMINGS = 2  # of each of the two times that a curve is measured
+# Two curves agree when no point of one is further than this above the other's.
+STEADY = 1.25
+# Few rows are multiplied as if they were more where that shortens the step by this factor.
+CLEAR_GAIN = 1.05
+NUM_NOISE_STEPS = 8
+NUM_AGREEMENT_ROUNDS = 2
+PROMPT_LEN = 64  # of the sequence that is measured on
+LONG_LEN, LONG_ROWS = 2048, 16  # of the pass that shows what attention costs
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """A model on a machine."""
+
+    curve: StepCurve
+    margin: float  # greedy choices closer than this may turn out otherwise in a wide pass
+    rows_agree: bool  # a row's bits do not depend on its place in a pass of EXACT_ROWS rows
+    is_steady: bool = True  # the curve came out the same twice
+
+
+PLAIN = Measurements(StepCurve([1, 2], [1.0, 2.0]), 0.0, False)  # no drafts, no choices
+
+
+def load_or_measure(path: Path, model: TargetModel) -> Measurements:
+    """The measurements saved at `path`, or fresh ones, saved for the next start."""
+    if model.form is Form.PLAIN:
+        return PLAIN
+    saved, key = _read(path), _key(model)
+    try:
+        entry = saved[key]
+        if entry["rows"] != list(ROW_COUNTS):
+            raise ValueError("measured at other row counts")
+        curve = StepCurve(entry["rows"], entry["seconds"], float(entry["attention_s"]))
+        model.packing.least_rows = int(entry["least_rows"])
+        return Measurements(curve, float(entry["margin"]), bool(entry["rows_agree"]))
+    except (KeyError, TypeError, ValueError, AssertionError):
+        measured = measure(model)
+    if not measured.is_steady:
+        return measured  # this machine was busy: the next start measures again
+    entry = {
+        "margin": measured.margin,
+        "rows_agree": measured.rows_agree,
+        "least_rows": model.packing.least_rows,
+    }
+    _write(path, saved | {key: entry | measured.curve.as_dict()})
+    return measured
+
+
+def measure(model: TargetModel) -> Measurements:
+    """Measure on a slot of the idle model; a few dozen passes."""
+    slot = model.slots.allocate()
+    prompt = tuple(2 + i % (model.vocabulary_size - 2) for i in range(PROMPT_LEN))
+    try:
+        model.forward([prompt_segment(slot, 0, prompt, is_last=True)])
+        model.commit(slot, list(range(PROMPT_LEN)))
+        run = Runner(model, slot)
+        model.packing.least_rows = 1
+        first, second = _step_seconds(run), _step_seconds(run)
+        seconds = list(map(min, first, second))  # a busy machine only ever adds time
+        if model.packing.num_packed:
+            model.packing.least_rows = least_rows(seconds)
+        by_rows = " ".join(f"{n}:{1e3 * s:.1f}" for n, s in zip(ROW_COUNTS, seconds, strict=True))
+        logger.info("steps_measured ms=%r least_rows=%d", by_rows, model.packing.least_rows)
+        curve = StepCurve(ROW_COUNTS, seconds, _attention_seconds(run))
+        is_steady = agree(first, second)
+        return Measurements(curve, 4 * _noise(run), _rows_agree(run), is_steady)
+    finally:
+        model.slots.free(slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Chains of rows on one slot."""
+
+    model: TargetModel
+    slot: int
+
+    def logits(self, rows: int, span: int = 0) -> Tensor:
+        """Logits [rows, vocabulary] of a chain after the committed rows; `span`: rows to read."""
+        kv_len = self.model.slots.length(self.slot)
+        tokens = [2 + (kv_len + i) * 7 % (self.model.vocabulary_size - 2) for i in range(rows)]
+        tree = _chain(tokens[1:])
+        return self.model.forward([draft_segment(self.slot, kv_len, tokens[0], tree, span=span)])
+
+    def commit(self) -> None:
+        """Keep the first row."""
+        self.model.commit(self.slot, [0])
+
+
+def least_rows(seconds: Sequence[float]) -> int:
+    """The first of ROW_COUNTS that takes about as little time as any; `seconds` of each."""
+    fast = CLEAR_GAIN * min(seconds)
+    return next(rows for rows, own_s in zip(ROW_COUNTS, seconds, strict=True) if own_s <= fast)
+
+
+def agree(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether two curves say the same; a line in the log where they do not."""
+    worst = max(max(a, b) / min(a, b) for a, b in zip(first, second, strict=True))
+    if worst > STEADY:
+        logger.warning("steps_unsteady ratio=%.2f limit=%.2f: measured, not kept", worst, STEADY)
+    return worst <= STEADY
+
+
+def _chain(token_ids: list[int]) -> DraftTree:
+    if not token_ids:
+        return EMPTY_TREE
+    count = len(token_ids)
+    return DraftTree(tuple(token_ids), tuple(range(-1, count - 1)), (1.0,) * count)
+
+
+def _seconds(run: Runner, rows: int, span: int = 0) -> float:
+    started = time.perf_counter()
+    run.logits(rows, span)[:, 0].tolist()  # wait for the device
+    return time.perf_counter() - started
+
+
+def _step_seconds(run: Runner) -> list[float]:
+    """The shortest time of each row count, over rounds: a busy machine only ever adds time."""
+    rounds = [[_seconds(run, rows) for rows in ROW_COUNTS] for _ in range(NUM_TIMINGS)]
+    return [min(times) for times in zip(*rounds, strict=True)]
+
+
+def _attention_seconds(run: Runner) -> float:
+    """What each row adds per cached row it attends to: a difference of differences."""
+    span = min(LONG_LEN, run.model.max_context)
+    shapes = [(1, 0), (LONG_ROWS, 0), (1, span), (LONG_ROWS, span)]
+    rounds = [[_seconds(run, *shape) for shape in shapes] for _ in range(NUM_TIMINGS)]
+    one, many, long_one, long_many = (min(times) for times in zip(*rounds, strict=True))
+    added_s: float = max((long_many - many) - (long_one - one), 0.0)
+    return added_s / ((LONG_ROWS - 1) * max(span - PROMPT_LEN, 1))
+
+
+def _noise(run: Runner) -> float:
+    """Largest difference of a logit between a plain pass and a wide one, at least of rounding."""
+    noise = 0.0
+    for _ in range(NUM_NOISE_STEPS):
+        plain, wide = run.logits(1)[0], run.logits(16)[0]
+        rounding = plain.abs().max() * torch.finfo(run.model.dtype).eps / 2
+        noise = max(noise, float((wide - plain).abs().max()), float(rounding))
+        run.commit()
+    return noise
+
+
+def _rows_agree(run: Runner) -> bool:
+    """Whether a token's logits have the same bits at every place of the exact shape."""
+    span = run.model.max_context
+    for _ in range(NUM_AGREEMENT_ROUNDS):
+        for row in run.logits(EXACT_ROWS, span)[1:]:
+            run.commit()
+            if not torch.equal(run.logits(EXACT_ROWS, span)[0], row):
+                return False
+    return not run.model.has_experts  # routing makes an expert's shape depend on other rows
+
+
+def cache_path() -> Path:
+    """Where measurements are kept."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "lookahead" / "measurements.json"
+
+
+def _key(model: TargetModel) -> str:
+    """All that times and roundings depend on."""
+    parts = (
+        model.fingerprint,
+        model.form.name + (" compiled" if model.is_compiled else ""),
+        f"{model.device} x{model.num_processes}",
+        platform.node(),
+        str(torch.get_num_threads()),
+        str(os.cpu_count()),
+        torch.__version__,
+        version("transformers"),
+        f"{model.attention} over {model.max_context}",
+        f"{model.packing.num_packed} packed",
+    )
+    return "/".join(parts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return saved if isinstance(saved, dict) else {}
+
+
+def _write(path: Path, entries: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(entries))
+        temporary.replace(path)
+    except OSError:
+        return  # a read-only cache only means that the next start measures again

@@ -1,0 +1,249 @@
+"""The target model: segments of token ids in, logits out. The only file that runs transformers.
+
+A loaded model is served in the strongest form that a probe finds right (`probe.py`): PACKED runs
+trees of many sequences in one pass, SINGLE one sequence per pass, PLAIN without drafts.
+"""
+
+import enum
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from verifier.cache.kv_cache import KVCache, LayerShape
+from verifier.cache.placement import Kernel, Placement, ticket
+from verifier.cache.stateful_slots import PlainSlots
+from verifier.model import attention
+from verifier.model.batch import Batch, BoolArray, Segment, make_batch, pad_batch, prompt_segment
+from verifier.model.compilation import Compile, CompiledLayers, compile_buckets, padded_rows
+from verifier.model.linear import Packing
+
+logger = logging.getLogger(__name__)
+
+
+class Form(enum.Enum):
+    """How a model verifies drafts."""
+
+    PACKED = "trees, many sequences in one forward pass"
+    SINGLE = "trees, one sequence per forward pass"
+    PLAIN = "no drafts"
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Which masks the model's forward takes."""
+
+    by_layer_type: bool  # a dict of masks by layer type, or one mask for all layers
+    window: int | None  # width of the sliding-window layers
+
+
+class TargetModel:
+    """A causal language model with slots for its running sequences.
+
+    Call it from one thread at a time.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, name: str, *, max_context: int, attention: str = "auto"
+    ) -> None:
+        """`attention`: the value of a `Kernel`, or `auto`."""
+        self.name = name
+        self.num_processes = 1
+        self.max_context = max_context
+        self.device = next(model.parameters()).device
+        self.dtype = next(model.parameters()).dtype
+        self.architecture = type(model).__name__
+        self.vocabulary_size = int(model.get_input_embeddings().weight.size(0))  # type: ignore[operator]
+        self.form, self.reason = Form.PLAIN, "not probed yet"
+        self.slots: KVCache | PlainSlots = PlainSlots(1)
+        self.packing = Packing()
+        self._model = model
+        self._kernel = _kernel(attention, self.device)
+        self._masks = Masks(False, None)
+        self._compiled: CompiledLayers | None = None
+        self._stock_attention = model.config._attn_implementation
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether a row's rounding depends on which experts the other rows of its pass take."""
+        config = self._model.config.get_text_config()
+        names = ("num_experts", "num_local_experts", "n_routed_experts")
+        return any(getattr(config, name, None) for name in names)
+
+    @property
+    def attention(self) -> str:
+        """The value of the `Kernel` that packed passes attend by."""
+        return self._kernel.value
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the configuration and of every weight's name, shape and type."""
+        weights = [(n, list(p.shape), str(p.dtype)) for n, p in self._model.named_parameters()]
+        config = self._model.config.to_dict()
+        described = json.dumps([config, weights], sort_keys=True, default=str)
+        return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+    def use_plain(self, num_slots: int, reason: str) -> None:
+        """Serve without drafts, each sequence with the model's own cache."""
+        self.form, self.reason = Form.PLAIN, reason
+        self._set_attention(self._stock_attention)
+        self.slots = PlainSlots(num_slots)
+
+    def use_slots(
+        self, form: Form, shapes: list[LayerShape], masks: Masks, *, num_slots: int, capacity: int
+    ) -> None:
+        """Serve trees from preallocated slots."""
+        self.form, self.reason, self._masks = form, "", masks
+        is_packed = form is Form.PACKED
+        self.slots = KVCache(
+            shapes,
+            num_slots=num_slots,
+            capacity=capacity + 1,  # the last place is for rows that only pad a pass
+            dtype=self.dtype,
+            device=self.device,
+            is_packed=is_packed,
+            kernel=self._kernel,
+        )
+        self._set_attention(attention.NAME if is_packed else self._stock_attention)
+        attention.bind(self._model, self.slots)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether passes of few rows run compiled."""
+        return self._compiled is not None
+
+    def compile(self, compile: Compile = torch.compile) -> None:
+        """Compile the layers for passes of few rows, now; only for a model served PACKED."""
+        assert isinstance(self.slots, KVCache), "a model without slots is not compiled"
+        self._compiled = CompiledLayers(self._model.base_model, self.device, compile)
+        slot = self.slots.allocate()
+        compile_buckets(
+            lambda rows: self.forward([prompt_segment(slot, 0, (1,) * rows, is_last=True)])
+        )
+        self.slots.free(slot)
+
+    @torch.inference_mode()
+    def forward(self, segments: list[Segment]) -> Tensor:
+        """Run the rows; return float32 logits [rows that want them, vocabulary] in order."""
+        if isinstance(self.slots, PlainSlots):
+            return self._forward_plain(segments, self.slots)
+        if self.form is Form.PACKED:
+            return self._forward_slots(make_batch(segments, self._masks.window), self.slots)
+        batches = [make_batch([segment], self._masks.window) for segment in segments]
+        return torch.cat([self._forward_slots(batch, self.slots) for batch in batches])
+
+    def commit(self, slot: int, rows: list[int]) -> None:
+        """Keep these rows of the slot's last segment."""
+        with torch.inference_mode():
+            self.slots.commit(slot, rows)
+
+    def _forward_slots(self, batch: Batch, slots: KVCache) -> Tensor:
+        ranges = _row_ranges(batch.segments)
+        num_rows = None if self._compiled is None else padded_rows(len(batch.token_ids))
+        masks: tuple[Tensor, ...] = ()
+        if num_rows is not None:
+            masks = tuple(map(self._mask_tensor, _kinds(batch)))
+            batch = pad_batch(batch, num_rows, slots.capacity - 1)
+        joins = self.form is Form.PACKED and slots.kernel is Kernel.BATCHED
+        together = attention.make_together(ranges, self.device) if joins else None
+        slots.placement = Placement(
+            self._tensor(batch.slots), self._tensor(batch.indices), ranges, together, masks
+        )
+        inputs = {
+            "input_ids": self._tensor(batch.token_ids)[None],
+            "position_ids": self._tensor(batch.positions)[None],
+            "attention_mask": self._handed_masks(batch, compiled=num_rows is not None),
+            "past_key_values": slots.cache,
+            "use_cache": True,
+        }
+        if len(batch.logit_rows) == 0:
+            self._model.base_model(**inputs)
+            return torch.empty(0, self.vocabulary_size)
+        rows = self._tensor(batch.logit_rows)
+        logits: Tensor = self._model(**inputs, logits_to_keep=rows).logits[0]
+        # A model without logits_to_keep returns every row.
+        return (logits if logits.shape[0] == len(rows) else logits[rows]).float()
+
+    def _handed_masks(self, batch: Batch, *, compiled: bool) -> Tensor | dict[str, Tensor]:
+        """The masks as the model's forward takes them; tickets for them where it is compiled."""
+        kinds = _kinds(batch)
+        if compiled:
+            handed = [ticket(kind, self.device) for kind in range(len(kinds))]
+        else:
+            handed = list(map(self._mask_tensor, kinds))
+        if not self._masks.by_layer_type:
+            return handed[-1]  # a model whose layers all have windows takes theirs
+        return dict(zip(("full_attention", "sliding_attention"), handed, strict=False))
+
+    def _mask_tensor(self, mask: Any) -> Tensor:
+        """[1, 1, rows, kv_len]: bool for our attention, additive where the model has its own,
+        since an eager model adds whatever it gets."""
+        allowed = self._tensor(mask)[None, None]
+        if self.form is Form.PACKED:
+            return allowed
+        lowest = torch.finfo(self.dtype).min
+        return torch.zeros_like(allowed, dtype=self.dtype).masked_fill(~allowed, lowest)
+
+    def _forward_plain(self, segments: list[Segment], slots: PlainSlots) -> Tensor:
+        """One pass per sequence, exactly as transformers' own generate would."""
+        logits = []
+        for segment in segments:
+            output = self._model(
+                input_ids=torch.tensor([segment.token_ids], device=self.device),
+                past_key_values=slots.cache(segment.slot, self._model.config),
+                use_cache=True,
+            )
+            slots.keep(segment.slot, output, segment.num_rows)
+            logits.append(output.logits[0, -1:].float())
+        return torch.cat(logits)
+
+    def short_cache(self) -> DynamicCache:
+        """What a short pass with the model's own attention leaves in a cache."""
+        cache = DynamicCache()
+        with torch.inference_mode():
+            ids = torch.tensor([[1, 2]], device=self.device)
+            self._model(input_ids=ids, past_key_values=cache, use_cache=True)
+        return cache
+
+    def stock_logits(self, token_ids: list[int]) -> Tensor:
+        """Logits [rows, vocabulary] of one uncached pass with the model's own attention."""
+        current = self._model.config._attn_implementation
+        self._set_attention(self._stock_attention)
+        with torch.inference_mode():
+            ids = torch.tensor([token_ids], device=self.device)
+            logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0].float()
+        self._set_attention(current)
+        return logits
+
+    def _set_attention(self, name: str) -> None:
+        if self._model.config._attn_implementation != name:
+            self._model.set_attn_implementation(name)
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def _kinds(batch: Batch) -> list[BoolArray]:
+    """The mask of all layers, and that of sliding-window layers if there are any."""
+    return [batch.mask] if batch.window_mask is None else [batch.mask, batch.window_mask]
+
+
+def _row_ranges(segments: tuple[Segment, ...]) -> tuple[tuple[int, int, int, int], ...]:
+    ranges, start = [], 0
+    for segment in segments:
+        end = start + segment.num_rows
+        ranges.append((segment.slot, start, end, segment.kv_span))
+        start = end
+    return tuple(ranges)
+
+
+def _kernel(attention: str, device: torch.device) -> Kernel:
+    """`auto`: on a GPU calls cost more than padding, on a CPU it is the other way round."""
+    if attention == "auto":
+        return Kernel.SDPA if device.type == "cpu" else Kernel.BATCHED
+    return Kernel(attention)

@@ -1,0 +1,155 @@
+"""The probe: find the strongest form in which a model is right, by trying, not by its name.
+
+Two small sequences are run as a packed tree step and compared with uncached passes of the model
+as transformers ships it. What does not agree is not used.
+"""
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from verifier.cache.kv_cache import LayerShape
+from verifier.cache.memory import allowed_bytes, fitting_slots
+from verifier.model import attention
+from verifier.model.batch import draft_segment, prompt_segment
+from verifier.model.model import Form, Masks, TargetModel
+from verifier.speculation.tree import DraftTree
+
+logger = logging.getLogger(__name__)
+
+# Frequencies chosen from the longest position in a pass would let sequences disturb each other.
+LENGTH_DEPENDENT_ROPE = ("longrope", "dynamic")
+PROBE_TREE = DraftTree((3, 4, 5, 6), (-1, -1, 1, 1), (1.0, 0.9, 0.8, 0.7))
+PROBE_PATH = [0, 2, 4]  # the root's row and the rows of nodes 1 and 3: not contiguous
+
+
+def choose_form(
+    model: TargetModel,
+    hf: PreTrainedModel,
+    *,
+    num_slots: int,
+    draft_rows: int,
+    kv_memory: str = "auto",
+) -> None:
+    """Set the model up in the strongest form that works.
+
+    It gets `num_slots` slots, or as many of them as fit into `kv_memory`, a size or `auto`;
+    KVMemoryError when none does.
+    """
+    attention.register()
+    reason = _why_plain(hf, model.max_context)
+    shapes = [] if reason else _layer_shapes(model)
+    if not reason and not shapes:
+        reason = "its cache is not made of plain key-value layers"
+    capacity = model.max_context + draft_rows
+    for form, masks in [] if reason else list(_candidates(hf)):
+        error = _try_form(model, form, shapes, masks)
+        if error <= _tolerance(model.dtype):
+            slots = fitting_slots(
+                shapes,
+                capacity=capacity,
+                item_size=model.dtype.itemsize,
+                wanted=num_slots,
+                allowed=allowed_bytes(kv_memory, model.device),
+            )
+            model.use_slots(form, shapes, masks, num_slots=slots, capacity=capacity)
+            logger.info(
+                "model_form form=%s masks=%s error=%.2g slots=%d", form.name, masks, error, slots
+            )
+            return
+        logger.info("model_form_rejected form=%s masks=%s error=%.2g", form.name, masks, error)
+    model.use_plain(num_slots, reason or "a tree step does not reproduce its logits")
+    logger.info("model_form form=PLAIN reason=%s", model.reason)
+
+
+def _why_plain(hf: PreTrainedModel, max_context: int) -> str:
+    config = hf.config.get_text_config()
+    if getattr(hf, "_is_stateful", False):
+        return "it has recurrent layers, whose state cannot be rolled back"
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        return "it has chunked attention layers"
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(r for r in rope.values() if isinstance(r, dict))]
+    for kind in kinds:
+        original = kind.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", 0
+        )
+        if kind.get("rope_type") in LENGTH_DEPENDENT_ROPE and max_context > (original or 0):
+            return f"its {kind['rope_type']} rotary frequencies depend on the longest position"
+    return ""
+
+
+def _layer_shapes(model: TargetModel) -> list[LayerShape]:
+    """Shapes of the keys and values that a short pass leaves in a cache; empty if not such."""
+    try:
+        cache = model.short_cache()
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        logger.info("cache_probe_failed error=%s", error)
+        return []
+    layers = [layer for layer in cache.layers if type(layer) is DynamicLayer]
+    if len(layers) != len(cache.layers) or any(layer.keys is None for layer in layers):
+        return []
+    return [
+        LayerShape(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3])
+        for layer in layers
+        if layer.keys is not None and layer.values is not None
+    ]
+
+
+def _candidates(hf: PreTrainedModel) -> Iterator[tuple[Form, Masks]]:
+    config = hf.config.get_text_config()
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if layer_types and "sliding_attention" not in layer_types:
+        window = None
+    by_type = Masks(True, window)
+    single = Masks(False, window)
+    masks = [by_type, single] if layer_types else [single]
+    if len(layer_types) > 1:
+        masks = [by_type]  # one mask cannot serve two kinds of layers
+    packable = [Form.PACKED] if hf._can_set_attn_implementation() else []
+    for form in (*packable, Form.SINGLE):
+        yield from ((form, mask) for mask in masks)
+
+
+def _try_form(model: TargetModel, form: Form, shapes: list[LayerShape], masks: Masks) -> float:
+    """Largest difference from the stock logits, relative to their size; inf on an exception."""
+    try:
+        model.use_slots(form, shapes, masks, num_slots=2, capacity=24)
+        return _tree_error(model)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+        logger.info("model_form_failed form=%s error=%s", form.name, error)
+        return float("inf")
+
+
+def _tree_error(model: TargetModel) -> float:
+    first, second = [1, 2, 3, 2, 5], [2, 4, 1]
+    slots = [model.slots.allocate(), model.slots.allocate()]
+    for slot, tokens in zip(slots, (first, second), strict=True):
+        model.forward([prompt_segment(slot, 0, tuple(tokens[:-1]), is_last=True)])
+        model.commit(slot, list(range(len(tokens) - 1)))
+    errors = []
+    for root_a, root_b in ((first[-1], second[-1]), (7, 1)):
+        logits = model.forward(
+            [
+                draft_segment(slots[0], model.slots.length(slots[0]), root_a, PROBE_TREE),
+                prompt_segment(slots[1], model.slots.length(slots[1]), (root_b,), is_last=True),
+            ]
+        )
+        paths = [[], [3], [4], [4, 5], [4, 6]]
+        stock = [model.stock_logits(first + path)[-1] for path in paths]
+        stock.append(model.stock_logits(second)[-1])
+        expected = torch.stack(stock)
+        errors.append(float((logits - expected).abs().max() / expected.abs().max()))
+        model.commit(slots[0], PROBE_PATH)
+        model.commit(slots[1], [0])
+        first, second = [*first, 4, 6, 7], [*second, 1]
+    return max(errors) if all(e == e for e in errors) else float("inf")
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Room for rounding, far below what a wrong mask or position does."""
+    return 1e-4 if dtype == torch.float32 else 6e-2

@@ -1,0 +1,89 @@
+"""One verifier process from start to end: bind, load, warm up, serve, drain, stop."""
+
+import asyncio
+import logging
+
+from protos.verifier_pb2_grpc import add_VerifierServiceServicer_to_server
+from rpc.metrics import LoopCollector, exporting, new_registry
+from rpc.server import RpcServer
+from rpc.tracing import Tracer
+from verifier.api.service import NAME, Backend, VerifierService
+from verifier.config import VerifierConfig
+from verifier.engine.engine import Engine
+from verifier.loading import load_engine
+from verifier.model.parallel import Group, LeadingModel
+from verifier.request import Mode, Request, Speculation
+from verifier.sampling.params import SamplingParams
+from verifier.telemetry.metrics import VerifierMetrics
+from verifier.text.stopping import StoppingParams
+
+logger = logging.getLogger(__name__)
+
+# Beyond those that run and wait: calls that are refused with a reason, and short ones.
+SPARE_RPCS = 64
+POLL_S = 0.02
+GRACE_S = 2.0  # for the last messages of streams that ended
+
+
+async def serve(
+    config: VerifierConfig, tracer: Tracer | None = None, group: Group | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT; a call that comes before the model is told to retry."""
+    server = RpcServer(
+        [NAME],
+        max_concurrent_rpcs=config.max_sequences + config.max_waiting + SPARE_RPCS,
+    )
+    service = VerifierService()
+    add_VerifierServiceServicer_to_server(service, server.grpc)
+    await server.start(config.listen, config.tls())
+    registry = new_registry("verifier")
+    async with exporting(config.metrics_listen, registry):
+        try:
+            engine, tokenizer = await asyncio.to_thread(load_engine, config, group or Group())
+        except BaseException:
+            await server.stop()
+            raise
+        engine.start()
+        await warm_up(engine)
+        service.backend = Backend(engine, tokenizer, config, tracer)
+        metrics = VerifierMetrics(engine, service.backend.tally, server.calls)
+        registry.register(LoopCollector(metrics.collect))
+        logger.info("model_ready %s", _summary(service.backend))
+        await server.mark_serving()
+        await server.run_until_signalled(
+            drain=lambda: drain(engine, config.drain_s), grace_s=GRACE_S
+        )
+        if isinstance(engine.model, LeadingModel):
+            engine.model.stop()
+
+
+async def warm_up(engine: Engine) -> None:
+    """Generate a few tokens, so that the first request finds everything in place."""
+    request = Request(
+        request_id="warm-up",
+        prompt_token_ids=(1, 2, 3, 4),
+        sampling=SamplingParams(),
+        stopping=StoppingParams(max_tokens=4),
+        speculation=Speculation(mode=Mode.OFF),
+    )
+    async for _ in engine.submit(request).stream():
+        pass
+
+
+async def drain(engine: Engine, limit_s: float) -> None:
+    """Let what runs and waits come to its end; at the limit end it with what it has."""
+    try:
+        async with asyncio.timeout(limit_s):
+            while engine.num_running or engine.num_waiting:
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        logger.warning("drain_limit running=%d", engine.num_running)
+    await engine.stop()
+
+
+def _summary(backend: Backend) -> str:
+    model = backend.describe()
+    return (
+        f"model={model.model} architecture={model.architecture} device={model.device!r} "
+        f"vocabulary_size={model.vocabulary_size} max_context={model.max_context_len}"
+    )

@@ -1,0 +1,1 @@
+"""Draft trees: where they come from, how many nodes to verify, what is accepted."""

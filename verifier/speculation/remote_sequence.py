@@ -1,0 +1,99 @@
+"""One sequence as the drafter knows it: what it has been told, and the newest tree it sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from protos import drafter_pb2 as pb
+from verifier.request import Learning, Speculation
+from verifier.speculation.tree import EMPTY_TREE, DraftTree, InvalidTree, checked_tree, reroot
+
+LEARN = {
+    Learning.NONE: pb.LEARN_NONE,
+    Learning.OUTPUT: pb.LEARN_OUTPUT,
+    Learning.ALL: pb.LEARN_ALL,
+}
+
+
+@dataclass(slots=True)
+class Tracked:
+    """What was emitted since the last message waits here for the next one."""
+
+    token_ids: list[int]  # prompt and output, shared with the sequence, read only
+    num_prompt: int
+    speculation: Speculation
+    traceparent: str = ""
+    is_open: bool = False
+    _num_sent: int = 0  # leading token_ids that the drafter knows
+    _num_verified: int = 0
+    _successors: list[Sequence[int]] = field(default_factory=list)
+    _tree: DraftTree = EMPTY_TREE
+    _tree_len: int = 0  # len(token_ids) when the tree was drafted
+
+    @property
+    def has_news(self) -> bool:
+        """Whether tokens were emitted that the drafter does not know."""
+        return self._num_sent < len(self.token_ids)
+
+    def observe(self, num_verified: int, successors: Sequence[Sequence[int]]) -> None:
+        """Note what a step verified; the emitted tokens stand at the end of `token_ids`."""
+        # Feedback fits the tree the drafter remembers only if nothing was emitted in between.
+        is_fresh = not self._successors and self._tree_len == self._num_sent
+        self._num_verified = num_verified if is_fresh else 0
+        self._successors.extend(successors)
+
+    def take_tree(self) -> DraftTree:
+        """The newest tree, re-rooted under what was emitted since it was drafted."""
+        tree, self._tree = self._tree, EMPTY_TREE
+        return reroot(tree, self.token_ids[self._tree_len :]) if len(tree) else EMPTY_TREE
+
+    def keep(self, draft: pb.Draft, vocabulary_size: int) -> None:
+        """Keep a tree for the next step, or none and raise InvalidTree."""
+        self._tree = EMPTY_TREE
+        if not self.num_prompt <= draft.committed_len <= len(self.token_ids):
+            raise InvalidTree(f"committed_len = {draft.committed_len} is not a length it had")
+        # A slice is a list, which is read twice as fast as a message's field.
+        self._tree = checked_tree(
+            draft.token_ids[:],
+            draft.parents[:],
+            draft.probabilities[:],
+            sources=draft.sources[:],
+            vocabulary_size=vocabulary_size,
+            max_nodes=self.speculation.max_nodes,
+        )
+        self._tree_len = draft.committed_len
+
+    def opening(self, sequence_id: int, vocabulary: str, max_nodes: int) -> pb.Open:
+        """Tell a drafter all there is, and ask for a tree of at most so many nodes."""
+        self.is_open = True
+        self._note_told()  # feedback too: this drafter never sent the tree that it is about
+        return pb.Open(
+            sequence_id=sequence_id,
+            vocabulary=vocabulary,
+            namespace=self.speculation.namespace,
+            token_ids=self.token_ids,
+            num_prompt_tokens=self.num_prompt,
+            prediction=self.speculation.prediction,
+            learn=LEARN[self.speculation.learn],
+            max_nodes=max_nodes,
+            traceparent=self.traceparent,
+        )
+
+    def observation(self, sequence_id: int, max_nodes: int) -> pb.Observe:
+        """Tell the drafter the news, and ask for a tree of at most so many nodes."""
+        token_ids = self.token_ids[self._num_sent :]
+        rows = self._successors if len(self._successors) == len(token_ids) else []
+        message = pb.Observe(
+            sequence_id=sequence_id,
+            token_ids=token_ids,
+            num_verified=self._num_verified,
+            successors=[token_id for row in rows for token_id in row],
+            successors_per_token=len(rows[0]) if rows else 0,
+            max_nodes=max_nodes,
+        )
+        self._note_told()
+        return message
+
+    def _note_told(self) -> None:
+        """Nothing waits for the next message."""
+        self._num_sent = len(self.token_ids)
+        self._num_verified, self._successors = 0, []

@@ -1,0 +1,182 @@
+"""A verifier's metrics: names and meanings for what the engine and its tally count.
+
+Names are vLLM's where vLLM has the same thing, with our prefix.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from rpc.metrics import PREFIX, counter, gauge, histogram, labelled_counter, labelled_gauge
+from verifier.engine.engine import Engine
+from verifier.telemetry.counters import SOURCES, Tally
+
+GENERATE = "Generate"
+
+
+class VerifierMetrics:
+    """Reads the numbers when somebody scrapes; to be called on the engine's event loop."""
+
+    def __init__(self, engine: Engine, tally: Tally, calls: Mapping[tuple[str, str], int]) -> None:
+        """`calls` counts calls that ended, by method and status."""
+        self._engine = engine
+        self._tally = tally
+        self._calls = calls
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family."""
+        yield from self._engine_now()
+        yield from self._requests()
+        yield from self._steps()
+        yield from self._speculation()
+        yield from self._drafter()
+
+    def _engine_now(self) -> Iterator[Metric]:
+        engine = self._engine
+        yield gauge("requests_waiting", "Requests that wait for a slot.", engine.num_waiting)
+        yield gauge("requests_running", "Requests that hold a slot.", engine.num_running)
+        usage = engine.kv_tokens_used / engine.kv_tokens_capacity
+        yield gauge("kv_cache_usage_ratio", "Share of the cache's rows in use, 0 to 1.", usage)
+        slots = engine.model.slots
+        info = GaugeMetricFamily(
+            PREFIX + "cache_config_info",
+            "Shape of the cache: slots are blocks that hold one sequence each; always 1.",
+            labels=["block_size", "num_gpu_blocks"],
+        )
+        info.add_metric([str(engine.model.max_context), str(slots.num_slots)], 1)
+        yield info
+
+    def _requests(self) -> Iterator[Metric]:
+        tally = self._tally
+        yield counter(
+            "prompt_tokens",
+            "Prompt tokens of requests that began to be answered.",
+            tally.num_prompt_tokens,
+        )
+        yield counter(
+            "generation_tokens", "Tokens emitted, after stop handling.", tally.num_generation_tokens
+        )
+        yield labelled_counter(
+            "request_success",
+            "Requests that came to their end, by why.",
+            "finish_reason",
+            tally.finished,
+        )
+        yield labelled_counter(
+            "request_errors",
+            "Requests that ended with another status than OK.",
+            "code",
+            self._errors(),
+        )
+        for name, what, counted in (
+            (
+                "time_to_first_token",
+                "From submission to the first token.",
+                tally.time_to_first_token_s,
+            ),
+            ("e2e_request_latency", "From submission to the last token.", tally.request_s),
+            ("request_queue_time", "From submission to a slot.", tally.queue_s),
+            ("request_prefill_time", "From a slot to the first token.", tally.prefill_s),
+            ("request_decode_time", "From the first token to the last.", tally.decode_s),
+            (
+                "time_per_output_token",
+                "Decode time over tokens after the first, once a request.",
+                tally.time_per_output_token_s,
+            ),
+        ):
+            yield histogram(name + "_seconds", what, counted)
+
+    def _steps(self) -> Iterator[Metric]:
+        tally = self._tally
+        yield histogram(
+            "step_latency_seconds",
+            "One iteration of the engine, waiting for drafts included.",
+            tally.step_s,
+        )
+        yield histogram("step_forward_seconds", "The model's part of a step.", tally.forward_s)
+        yield histogram(
+            "draft_wait_seconds", "What drafting steps waited for their drafts.", tally.draft_wait_s
+        )
+        yield histogram(
+            "emitted_tokens_per_step",
+            "Tokens that a decode step emitted for one sequence, after stop handling.",
+            tally.emitted_per_step,
+        )
+        yield counter(
+            "guard_recomputations",
+            "Choices too close to call in a wide pass, which a plain pass made.",
+            tally.num_rechecks,
+        )
+
+    def _speculation(self) -> Iterator[Metric]:
+        tally, controller = self._tally, self._engine.drafting.controller
+        yield counter("drafts", "Draft trees verified.", tally.num_drafts)
+        yield counter("draft_tokens", "Drafted tokens verified.", tally.num_draft_tokens)
+        yield counter(
+            "draft_expected_tokens",
+            "Sum of their probabilities: accepted tokens over this is 1 when they are true.",
+            tally.num_expected,
+        )
+        yield labelled_counter(
+            "accepted_tokens",
+            "Drafted tokens emitted, by where they came from.",
+            "source",
+            {name: tally.accepted_by_source[i] for i, name in enumerate(SOURCES)},
+        )
+        yield labelled_counter(
+            "accepted_tokens_per_position",
+            "Drafted tokens emitted, by their place in the draft from 0.",
+            "position",
+            {str(i): n for i, n in sorted(tally.accepted_by_position.items())},
+        )
+        yield gauge(
+            "speculation_gain_ratio",
+            "Speed of drafting steps over that of plain ones, as measured lately.",
+            controller.gain_ratio,
+        )
+        yield labelled_gauge(
+            "speculation_state", "1 for the state that drafting is in.", "state", self._states()
+        )
+        yield counter(
+            "speculation_backoffs",
+            "How often drafting went off because it lost time.",
+            controller.num_backoffs,
+        )
+        yield counter("speculation_probes", "How often it was tried again.", controller.num_probes)
+
+    def _drafter(self) -> Iterator[Metric]:
+        drafts = self._engine.drafting.client
+        if drafts is None:
+            return
+        yield gauge(
+            "drafter_connected", "Whether a stream to a drafter is up.", drafts.is_connected
+        )
+        yield counter("draft_replies", "Answers of the drafter.", drafts.num_replies)
+        yield counter(
+            "draft_deadline_missed",
+            "Steps that went on without their drafts.",
+            drafts.num_deadline_misses,
+        )
+        yield counter(
+            "draft_rejected_invalid",
+            "Drafts refused because they were malformed.",
+            drafts.num_invalid,
+        )
+
+    def _states(self) -> dict[str, int]:
+        engine = self._engine
+        is_on = engine.drafting.controller.is_on
+        connected = engine.drafting.is_connected
+        return {
+            "on": int(connected and is_on),
+            "backed_off": int(connected and not is_on),
+            "no_drafter": int(not connected),
+        }
+
+    def _errors(self) -> Counter[str]:
+        errors: Counter[str] = Counter()
+        for (method, code), number in self._calls.items():
+            if method == GENERATE and code != "OK":
+                errors[code] += number
+        return errors

@@ -1,0 +1,221 @@
+"""The model's own tokenizer: text and chat messages to ids, ids to text, and its fingerprint.
+
+Special tokens spelled out in plain text become those tokens, since plain text is how prompts are
+written by hand. Spelled out in a chat message they stay text: a message cannot end its own turn.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from verifier.constraints.constraint import ConstraintError
+from verifier.constraints.grammar import Grammars
+from verifier.text.detokenizer import Detokenizer, Pieces, detokenizer_for
+from verifier.text.token_bytes import spelled
+
+ANCHOR = "\x02"  # a control character, which merges with nothing
+# Whatever a template that meets unexpected messages may raise.
+TEMPLATE_ERRORS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+)
+
+
+class ChatError(ValueError):
+    """The messages cannot be rendered; says why."""
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer, as the services need it. Safe to call from several threads."""
+
+    def __init__(self, backend: Any, eos_token_ids: frozenset[int]) -> None:
+        self.eos_token_ids = eos_token_ids
+        self._backend = backend
+        vocabulary: dict[str, int] = backend.get_vocab()
+        self.size = 1 + max(vocabulary.values())
+        self.fingerprint = _fingerprint(vocabulary)
+        tokens = [""] * self.size
+        for token, token_id in vocabulary.items():
+            tokens[token_id] = token
+        self.special_ids = _special_ids(backend)
+        self._tokens = tokens
+        # Encoding through the Rust object changes no settings, unlike the Python call.
+        self._rust = getattr(backend, "backend_tokenizer", None)
+        if self._rust is not None:
+            self._rust.no_truncation()
+            self._rust.no_padding()
+        self._makers = {
+            shown: detokenizer_for(HuggingFaceCodec(self, tokens, special_tokens=shown))
+            for shown in (False, True)
+        }
+        self._pieces = Pieces(HuggingFaceCodec(self, tokens, special_tokens=True))
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether chat messages can be rendered."""
+        return bool(self._backend.chat_template)
+
+    @property
+    def decoder_description(self) -> str:
+        """What the Rust decoder is made of, as JSON; empty for a tokenizer in Python."""
+        decoder = getattr(self._rust, "decoder", None)
+        return "" if decoder is None else decoder.__getstate__().decode()
+
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """Ids of the text; `special_tokens` adds those that begin and end a text."""
+        if self._rust is not None:
+            ids: list[int] = self._rust.encode(text, add_special_tokens=special_tokens).ids
+        else:
+            ids = self._backend(text, add_special_tokens=special_tokens)["input_ids"]
+        return ids
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Ids of the messages rendered with the model's chat template, ready for an answer."""
+        if not self.has_chat_template:
+            raise ChatError("the model has no chat template; send text or token ids")
+        # Stands in for special tokens spelled out by users, and cannot be guessed by them.
+        guard = f"\ue000{secrets.token_hex(8)}:"
+        texts = self._guarded([text for message in messages for text in message.values()], guard)
+        guarded = [{name: texts.pop(0) for name in message} for message in messages]
+        try:
+            text: str = self._backend.apply_chat_template(
+                guarded, tokenize=False, add_generation_prompt=True
+            )
+        except TEMPLATE_ERRORS as error:
+            raise ChatError(f"the model's chat template refuses the messages: {error}") from error
+        return self._encode_guarded(text, guard)
+
+    def _guarded(self, texts: list[str], guard: str) -> list[str]:
+        """The texts with the special tokens in them spelled in a way that makes no token."""
+        # The tokenizer finds them faster than any search over thousands of special tokens.
+        found = self.special_ids.intersection(self.encode("\n".join(texts), special_tokens=False))
+        spelled = sorted((self._tokens[i] for i in found), key=len, reverse=True)
+        if not spelled:
+            return texts
+        pattern = re.compile("|".join(map(re.escape, spelled)))
+        replaced = [
+            pattern.sub(lambda match: f"{guard}{match[0].encode().hex()}\ue001", text)
+            for text in texts
+        ]
+        # What hid behind a replaced one may show now.
+        return texts if replaced == texts else self._guarded(replaced, guard)
+
+    def _encode_guarded(self, text: str, guard: str) -> list[int]:
+        ids: list[int] = []
+        for i, part in enumerate(re.split(f"{guard}([0-9a-f]+)\ue001", text)):
+            # Odd parts are spelled-out special tokens: their halves are ordinary text.
+            spelled = bytes.fromhex(part).decode() if i % 2 else ""
+            for piece in (spelled[:1], spelled[1:]) if i % 2 else (part,):
+                ids += self.encode(piece, special_tokens=False)
+        return ids
+
+    def decode(self, token_ids: list[int], *, special_tokens: bool = False) -> str:
+        """The text of the ids."""
+        text: str = self._backend.decode(
+            token_ids,
+            skip_special_tokens=not special_tokens,
+            clean_up_tokenization_spaces=False,
+        )
+        return text
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles constraints on outputs; making it takes seconds and holds up other threads.
+
+        Raises ConstraintError where outputs of this tokenizer cannot be constrained.
+        """
+        added_ids = frozenset(getattr(self._backend, "added_tokens_decoder", {}))
+        return Grammars(
+            spelled(self._tokens, added_ids, self.decoder_description),
+            self.eos_token_ids,
+            special_ids=self.special_ids,
+            added_ids=added_ids,
+            encode=self._encode_inside,
+            decode=self.decode,
+        )
+
+    def prepare_grammars(self) -> None:
+        """Make what compiles constraints now, so that no request waits for it."""
+        with contextlib.suppress(ConstraintError):  # said to those who ask for one
+            _ = self.grammars
+
+    def _encode_inside(self, text: str) -> list[int]:
+        """Ids of a text that follows another one: no space is put before it."""
+        before = self.encode(ANCHOR, special_tokens=False)
+        ids = self.encode(ANCHOR + text, special_tokens=False)
+        return ids[len(before) :]
+
+    def detokenizer(self, *, special_tokens: bool) -> Detokenizer:
+        """A fresh incremental detokenizer that shows special tokens or hides them."""
+        return self._makers[special_tokens]()
+
+    def token_text(self, token_id: int) -> str:
+        """What the token alone reads like inside a text; special tokens are shown."""
+        return self._pieces.inside(token_id)
+
+
+class HuggingFaceCodec:
+    """A tokenizer's decoding, special tokens shown or hidden."""
+
+    def __init__(self, tokenizer: Tokenizer, tokens: list[str], *, special_tokens: bool) -> None:
+        self.tokens = tokens
+        self.hidden_ids = frozenset() if special_tokens else tokenizer.special_ids
+        self.has_byte_level = '"ByteLevel"' in tokenizer.decoder_description
+        self.has_byte_fallback = '"ByteFallback"' in tokenizer.decoder_description
+        self._tokenizer = tokenizer
+        self._special_tokens = special_tokens
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of the ids."""
+        return self._tokenizer.decode(token_ids, special_tokens=self._special_tokens)
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """Load a local path, a hub id or a .gguf file; no remote code."""
+    path, options = Path(name), {}
+    if path.suffix == ".gguf":
+        name, options = str(path.parent), {"gguf_file": path.name}
+    backend = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
+    return Tokenizer(backend, _eos_token_ids(name, backend))
+
+
+def _eos_token_ids(name: str, backend: Any) -> frozenset[int]:
+    """End-of-sequence ids as `generate` finds them; else the tokenizer's own."""
+    sources: list[Callable[[], Any]] = [
+        lambda: GenerationConfig.from_pretrained(name).eos_token_id,
+        lambda: AutoConfig.from_pretrained(name, trust_remote_code=False).eos_token_id,
+        lambda: backend.eos_token_id,
+    ]
+    for source in sources:
+        try:
+            eos = source()
+        except (OSError, ValueError, AttributeError):
+            continue  # no such file, or a model without the notion
+        ids = eos if isinstance(eos, list) else [eos]
+        if found := frozenset(i for i in ids if i is not None):
+            return found
+    return frozenset()
+
+
+def _special_ids(backend: Any) -> frozenset[int]:
+    added = getattr(backend, "added_tokens_decoder", {})
+    marked = {token_id for token_id, token in added.items() if token.special}
+    return frozenset(marked | set(backend.all_special_ids))
+
+
+def _fingerprint(vocabulary: dict[str, int]) -> str:
+    described = json.dumps(sorted(vocabulary.items()), ensure_ascii=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:32]
