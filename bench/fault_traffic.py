@@ -15,7 +15,7 @@ import psutil
 
 from bench.random_models import save_all
 from bench.word_runs import NUM_SLOTS, running_engine
-from lookahead.child import ChildProcess
+from lookahead.stack.child import ChildProcess
 from rpc.health import is_serving
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.draft import walk
 from bench.traces import Request, load, workloads
-from drafter.calibration import (
+from drafter.drafting.calibration import (
     PRIOR_PATH,
     Calibration,
     as_prior,
@@ -20,7 +20,7 @@ from drafter.calibration import (
     reasoned_prior,
     set_logits,
 )
-from drafter.sessions import DraftSessions
+from drafter.drafting.sessions import DraftSessions
 
 BUDGETS = (16, 64)
 PASSES = 2

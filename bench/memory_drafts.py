@@ -18,9 +18,9 @@ import grpc
 import numpy as np
 
 from bench.corpus import documents
-from drafter.local_redis import LocalRedis
-from drafter.log import RedisLog
-from drafter.token_run import TokenRun
+from drafter.log.redis_log import RedisLog
+from drafter.trie.token_run import TokenRun
+from lookahead.stack.private_redis import LocalRedis
 from protos import drafter_pb2 as pb
 from protos import drafter_pb2_grpc as pb_grpc
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from bench.redis_server import wait_until
-from drafter.memory import MemoryLimits, SharedMemory
-from drafter.session_store import SessionStore
-from drafter.sessions import DraftSessions
-from drafter.snapshot import Arrays
-from drafter.store import TokenTrie
-from drafter.token_run import TokenRun
-from drafter.trie import Trie
+from drafter.drafting.session_store import SessionStore
+from drafter.drafting.sessions import DraftSessions
+from drafter.memory.memory import MemoryLimits, SharedMemory
+from drafter.trie.snapshot import Arrays
+from drafter.trie.store import TokenTrie
+from drafter.trie.token_run import TokenRun
+from drafter.trie.trie import Trie
 
 SPACE = "bench/memory"
 MAX_BYTES = 2 << 30

@@ -8,8 +8,8 @@ import numpy as np
 from bench.memory_process import MAX_WAIT_S, POLL_S, MemoryProcess
 from bench.memory_server import LIMITS, LOG_KEY, connect, server, start
 from bench.redis_server import wait_until
-from drafter.local_redis import LocalRedis
-from drafter.token_run import TokenRun
+from drafter.trie.token_run import TokenRun
+from lookahead.stack.private_redis import LocalRedis
 
 
 @dataclass(frozen=True, slots=True)

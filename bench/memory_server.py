@@ -10,9 +10,9 @@ from typing import Any
 from redis import Redis
 
 from bench.memory_process import SPACE, MemoryProcess
-from drafter.local_redis import LocalRedis
-from drafter.memory import MemoryLimits
-from drafter.replica import ReplicaLimits
+from drafter.memory.memory import MemoryLimits
+from drafter.memory.replica import ReplicaLimits
+from lookahead.stack.private_redis import LocalRedis
 
 LIMITS = MemoryLimits(max_bytes=4 << 30, max_outbox_bytes=256 << 20, max_outbox_runs=1 << 20)
 NO_SNAPSHOTS = replace(LIMITS, replica=ReplicaLimits(snapshot_tokens=1 << 40))

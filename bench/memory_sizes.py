@@ -16,8 +16,8 @@ from bench.memory_server import (
     snapshot_bytes,
     start,
 )
-from drafter.local_redis import LocalRedis
-from drafter.token_run import TokenRun
+from drafter.trie.token_run import TokenRun
+from lookahead.stack.private_redis import LocalRedis
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lookahead import Client
-from lookahead.stack import NO_REDIS, StackConfig, running
+from lookahead.stack.stack import NO_REDIS, StackConfig, running
 
 
 @contextmanager

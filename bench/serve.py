@@ -20,7 +20,7 @@ from bench.running_stack import running_stack
 from bench.serve_engine import drafting_hop, measure_curve, overhead, step_curve
 from bench.serve_streams import eight_streams, first_token, never_slower, one_stream
 from lookahead import Client
-from lookahead.model_cache import DEMO, resolve_model
+from lookahead.stack.model_cache import DEMO, resolve_model
 from verifier.config import VerifierConfig
 from verifier.loading import load_model
 from verifier.model.measurements import cache_path, load_or_measure

@@ -13,7 +13,7 @@ from typing import Any
 from bench.figures import Figure, median_ratio, percentile
 from bench.generate import Generate
 from bench.workloads import mixed
-from lookahead.child import ChildProcess
+from lookahead.stack.child import ChildProcess
 from rpc.health import is_serving
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine

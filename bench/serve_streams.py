@@ -11,8 +11,8 @@ from bench.figures import Figure, median_ratio
 from bench.generate import Generate
 from bench.workloads import OPENINGS, copying, mixed
 from lookahead import Client
-from lookahead.requests import SpeculationMode
-from lookahead.results import GenerationResult
+from lookahead.client.requests import SpeculationMode
+from lookahead.client.results import GenerationResult
 from verifier.speculation.budget import StepCurve
 
 LOOKUP_TOKENS = (3, 10)  # settings of transformers' prompt lookup; the better one counts

@@ -7,8 +7,8 @@ from bench.lookahead_paper import LookaheadPaper
 from bench.peers import peers
 from bench.player import Factory
 from bench.prompt_lookup import PromptLookup
-from drafter.calls import calls
-from drafter.sessions import DraftSessions
+from drafter.drafting.sessions import DraftSessions
+from drafter.kernels.dispatch import calls
 
 NAMESPACE = "replay"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.corpus import MAX_DOCUMENT_LEN, Document, documents
 from bench.plots import plot_trie
-from drafter.sessions import DraftSessions
+from drafter.drafting.sessions import DraftSessions
 
 NAMESPACE = "scale"
 SIZES = (100_000, 1_000_000, 10_000_000)

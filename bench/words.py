@@ -44,7 +44,7 @@ from bench.word_runs import (
     run_all,
     running_engine,
 )
-from lookahead.model_cache import DEMO, resolve_model
+from lookahead.stack.model_cache import DEMO, resolve_model
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine
 from verifier.request import Exactness, Request

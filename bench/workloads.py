@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lookahead.samples import load_openings, load_samples
+from lookahead.terminal.samples import load_openings, load_samples
 
 PROMPTS = Path(__file__).parent / "prompts"
 OPENINGS = load_openings()

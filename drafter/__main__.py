@@ -7,7 +7,7 @@ import os
 from pydantic import SecretStr
 
 from drafter.config import DrafterConfig
-from drafter.process import serve
+from drafter.server import serve
 from rpc.telemetry import configure_logging
 from rpc.tracing import start_tracing
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 
-from drafter.memory import SharedMemory
-from drafter.memory_status import MemoryStatus
-from drafter.sessions import DraftSessions, SessionStats
+from drafter.drafting.sessions import DraftSessions, SessionStats
+from drafter.memory.memory import SharedMemory
+from drafter.memory.status import MemoryStatus
 from rpc.histogram import Histogram
 from rpc.metrics import PREFIX, counter, gauge, histogram, labelled_counter
 

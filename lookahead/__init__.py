@@ -1,6 +1,5 @@
 """What a user touches: the Python client, the command line and the local stack."""
 
-from lookahead.async_client import AsyncClient
-from lookahead.client import Client
+from lookahead.client import AsyncClient, Client, LookaheadError
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "LookaheadError"]

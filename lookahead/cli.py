@@ -12,25 +12,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from lookahead import check as checks
-from lookahead import compare as comparisons
-from lookahead import options
-from lookahead.bench.command import bench
-from lookahead.chat import Chat, RawChat, converse
-from lookahead.cli_services import services
-from lookahead.cli_tls import choose_tls, tls
-from lookahead.client import DEFAULT_ADDRESS, Client
-from lookahead.demo import run_demo
-from lookahead.display import legend, print_runs, shows_colours, summary
+from lookahead.client.client import DEFAULT_ADDRESS, Client
+from lookahead.client.errors import LookaheadError, Unavailable
+from lookahead.client.requests import CONSTRAINTS, GenerateParams
+from lookahead.client.results import GenerationResult
+from lookahead.commands import check as checks
+from lookahead.commands import compare as comparisons
+from lookahead.commands.chat import Chat, RawChat, converse
+from lookahead.commands.demo import run_demo
+from lookahead.commands.services import services
 from lookahead.doctor.command import doctor
-from lookahead.errors import LookaheadError, Unavailable
-from lookahead.model_cache import ModelUnavailable
-from lookahead.requests import CONSTRAINTS, GenerateParams
-from lookahead.results import GenerationResult
-from lookahead.samples import Sample, load_samples, read_sample, read_text
-from lookahead.stack import StackError
+from lookahead.loadtest.command import bench
+from lookahead.stack.model_cache import ModelUnavailable
+from lookahead.stack.stack import StackError
+from lookahead.terminal import options
+from lookahead.terminal.display import legend, print_runs, shows_colours, summary
+from lookahead.terminal.samples import Sample, load_samples, read_sample, read_text
+from lookahead.terminal.tls import choose_tls, tls
 from lookahead.top.command import top
-from lookahead.trie_cli import trie
+from lookahead.trie.command import trie
 
 app = typer.Typer(
     name="lookahead",

@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
-from drafter.member import MemberTimes
-from drafter.memory import MemoryLimits, SharedMemory
-from drafter.replica import Replica, ReplicaLimits
-from drafter.session_store import SessionStore
-from drafter.sessions import DraftSessions
-from drafter.token_run import TokenRun
+from drafter.drafting.session_store import SessionStore
+from drafter.drafting.sessions import DraftSessions
+from drafter.memory.memory import MemoryLimits, SharedMemory
+from drafter.memory.replica import Replica, ReplicaLimits
+from drafter.memory.worker import MemberTimes
+from drafter.trie.token_run import TokenRun
 from tests.redis_server import eventually
 
 SPACE = "vocabulary/namespace"

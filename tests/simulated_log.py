@@ -11,8 +11,8 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from drafter.shared_log import Lease, LogEnd, Page, Publication
-from drafter.snapshot import ZERO, EntryId, load_pointer
+from drafter.log.protocol import Lease, LogEnd, Page, Publication
+from drafter.trie.snapshot import ZERO, EntryId, load_pointer
 
 Result = TypeVar("Result")
 Call = Coroutine[Any, Any, Result]

@@ -118,7 +118,7 @@ def test_the_linters_are_content(command: tuple[str, ...]) -> None:
     ("module", "heavy"),
     [
         ("lookahead.cli", ["torch", "transformers", "numba"]),
-        ("lookahead.client", ["torch", "transformers", "numba", "redis"]),
+        ("lookahead.client.client", ["torch", "transformers", "numba", "redis"]),
         ("rpc.server", ["torch", "transformers", "numba", "redis"]),
         ("drafter.__main__", ["torch", "transformers"]),
     ],

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookahead.bench.figures import rows
-from lookahead.bench.load import Burst
-from lookahead.bench.prompts import Prompt, read_prompts
-from lookahead.bench.target import Reply
 from lookahead.cli import main
-from lookahead.client import Client
+from lookahead.client.client import Client
+from lookahead.loadtest.figures import rows
+from lookahead.loadtest.load import Burst
+from lookahead.loadtest.prompts import Prompt, read_prompts
+from lookahead.loadtest.target import Reply
 from tests.fake_verifier import FakeVerifier, serving
 from tests.running_gateway import Host, gateway, host
 from tests.running_verifier import verifier
@@ -136,7 +136,7 @@ def test_the_picture_is_a_picture(
 def test_without_matplotlib_the_picture_is_refused_before_anything_runs(
     lookahead: Lookahead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lookahead.bench.plot.find_spec", lambda name: None)
+    monkeypatch.setattr("lookahead.loadtest.figures.find_spec", lambda name: None)
     assert lookahead("--plot", "x.png", "--address", "127.0.0.1:1") == 1
     assert "pip install matplotlib" in capsys.readouterr().err
 

@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from drafter import kernels_mixing as kernels
-from drafter.calibration import Calibration, as_prior, packed, prior, reasoned_prior, unpacked
-from drafter.sessions import DraftSessions
+from drafter.drafting.calibration import (
+    Calibration,
+    as_prior,
+    packed,
+    prior,
+    reasoned_prior,
+    unpacked,
+)
+from drafter.drafting.sessions import DraftSessions
+from drafter.kernels import mixing as kernels
 
 NUM_WORDS = 40
 

@@ -16,11 +16,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lookahead.cli import app, main
-from lookahead.client import Client
-from lookahead.demo import run_session
-from lookahead.display import print_run, printable, shows_colours, summary
-from lookahead.pieces import split
-from lookahead.results import (
+from lookahead.client.client import Client
+from lookahead.client.results import (
     DraftTree,
     GenerationResult,
     Source,
@@ -29,6 +26,8 @@ from lookahead.results import (
     TokenRun,
     Usage,
 )
+from lookahead.commands.demo import run_session
+from lookahead.terminal.display import print_run, printable, shows_colours, split, summary
 from protos import verifier_pb2 as pb
 from tests.fake_verifier import ANSWER, FakeVerifier, serving
 

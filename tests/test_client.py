@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from lookahead import AsyncClient, Client
-from lookahead.errors import InvalidRequest, ResourceExhausted, ServerError, Unavailable
+from lookahead.client.errors import InvalidRequest, ResourceExhausted, ServerError, Unavailable
 from protos import verifier_pb2 as pb
 from tests.fake_verifier import ANSWER, FakeVerifier, StoppingVerifier, serving
 

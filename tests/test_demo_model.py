@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lookahead import convert_model, model_cache
-from lookahead.model_cache import ModelUnavailable, cache_directory, resolve_model
+from lookahead.stack import convert_model, model_cache
+from lookahead.stack.model_cache import ModelUnavailable, cache_directory, resolve_model
 from tests.tiny_gguf import write_gguf
 
 WRITES_A_MODEL = """

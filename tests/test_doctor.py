@@ -166,7 +166,7 @@ def test_settings_of_redis_that_lose_memory_are_named(
 
 def test_a_clock_that_is_off_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
-    monkeypatch.setattr("drafter.redis_facts.time.time", lambda: now - 60)
+    monkeypatch.setattr("lookahead.doctor.memory.time.time", lambda: now - 60)
     the(check_redis(server.url), WARNING, "+60 s")
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from bench.redis_server import Server, running
 from drafter.config import DrafterConfig
-from drafter.memory import SharedMemory
+from drafter.drafting.sessions import DraftSessions
+from drafter.memory.memory import SharedMemory
 from drafter.metrics import DrafterMetrics
-from drafter.process import build
-from drafter.sessions import DraftSessions
+from drafter.server import build
 from rpc.histogram import LOOKUP_S, Histogram
 from tests.redis_server import eventually
 

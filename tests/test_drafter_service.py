@@ -20,11 +20,11 @@ from grpc_status import rpc_status
 
 from bench.redis_server import Server
 from bench.redis_server import running as running_servers
+from drafter.api.service import NAME, DrafterService
 from drafter.config import DrafterConfig
-from drafter.memory import SharedMemory
-from drafter.process import SHARED_MEMORY, build, warm_up
-from drafter.service import NAME, DrafterService
-from drafter.sessions import DraftSessions
+from drafter.drafting.sessions import DraftSessions
+from drafter.memory.memory import SharedMemory
+from drafter.server import SHARED_MEMORY, build, warm_up
 from protos import drafter_pb2 as pb
 from protos.drafter_pb2_grpc import DrafterServiceStub, add_DrafterServiceServicer_to_server
 from rpc.server import RpcServer

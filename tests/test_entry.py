@@ -9,8 +9,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafter.entry import MAX_ENTRY_TOKENS, Entry, EntryError, decode, encode
-from drafter.token_run import MAX_TOKEN_ID
+from drafter.log.entry import MAX_ENTRY_TOKENS, Entry, EntryError, decode, encode
+from drafter.trie.token_run import MAX_TOKEN_ID
 
 PRODUCER = bytes(range(16))
 RUNS = st.lists(st.lists(st.integers(0, MAX_TOKEN_ID), max_size=50), min_size=1, max_size=8)

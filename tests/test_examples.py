@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from bench.redis_server import free_port
-from lookahead.stack import NO_REDIS, StackConfig, running
+from lookahead.stack.stack import NO_REDIS, StackConfig, running
 from tests.test_stack import model
 
 __all__ = ["model"]  # the fixture: a small model with random weights, as a directory

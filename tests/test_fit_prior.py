@@ -5,8 +5,13 @@ import pytest
 
 from bench.fit_prior import fit, judge
 from bench.traces import Request
-from drafter import kernels_mixing as kernels
-from drafter.calibration import PRIOR_CELL_COUNT, Calibration, checked_model, reasoned_prior
+from drafter.drafting.calibration import (
+    PRIOR_CELL_COUNT,
+    Calibration,
+    checked_model,
+    reasoned_prior,
+)
+from drafter.kernels import mixing as kernels
 
 
 def copying(number: int, seed: int) -> list[Request]:

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drafter import calls as module
-from drafter.calls import SIGNATURES, Calls
-from drafter.interpreted import interpreted
-from drafter.sessions import DraftSessions
-from drafter.tree import DraftTree
+from drafter.drafting.propose import DraftTree
+from drafter.drafting.sessions import DraftSessions
+from drafter.kernels import dispatch as module
+from drafter.kernels.dispatch import SIGNATURES, Calls, interpreted
 
 AT_ONCE = """
 import sys
-from drafter.calls import calls
+from drafter.kernels.dispatch import calls
 calls.compile_meanwhile()
-from drafter.sessions import DraftSessions
+from drafter.drafting.sessions import DraftSessions
 sessions = DraftSessions()
 sessions.open(1, namespace="a", token_ids=[1, 2, 3] * 4)
 tree = sessions.propose(1, 4)

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drafter.lag import Lag
-from drafter.shared_log import LogEnd, Page
+from drafter.log.protocol import LogEnd, Page
+from drafter.memory.status import Lag
 
 PAGE = 4
 STEPS = st.lists(st.tuples(st.integers(0, 9), st.integers(1, PAGE), st.integers(0, 9)), max_size=30)

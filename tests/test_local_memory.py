@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from drafter.local_memory import LocalMemory
-from drafter.session_store import SessionStore
-from drafter.sessions import DraftSessions
-from drafter.trie import Trie
+from drafter.drafting.session_store import SessionStore
+from drafter.drafting.sessions import DraftSessions
+from drafter.memory.local import LocalMemory
+from drafter.trie.trie import Trie
 from tests.redis_server import eventually
 
 SPACE = "vocabulary/namespace"

@@ -9,11 +9,11 @@ import pytest
 
 from bench.redis_proxy import Proxy
 from bench.redis_server import Server, running
-from drafter.entry import Entry, decode
-from drafter.local_redis import LocalRedis
-from drafter.log import RedisLog
-from drafter.sessions import DraftSessions
-from drafter.snapshot import ZERO, load_pointer
+from drafter.drafting.sessions import DraftSessions
+from drafter.log.entry import Entry, decode
+from drafter.log.redis_log import RedisLog
+from drafter.trie.snapshot import ZERO, load_pointer
+from lookahead.stack.private_redis import LocalRedis
 from tests.memory_peers import FAST, SPACE, Peer, agree, peers, some_run
 from tests.redis_server import eventually
 

@@ -11,7 +11,7 @@ from bench.memory_faults import cost
 from bench.memory_runs import agreement, crash
 from bench.memory_server import server
 from bench.memory_sizes import size
-from drafter.sessions import DraftSessions
+from drafter.drafting.sessions import DraftSessions
 
 STRETCH = Stretch(
     step_ms=10.0,

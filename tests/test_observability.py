@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 from bench.redis_server import free_port, wait_until
 from lookahead import Client
 from lookahead.cli import app
-from lookahead.errors import InvalidRequest
-from lookahead.requests import SpeculationMode
-from lookahead.stack import Stack, StackConfig, running
+from lookahead.client.errors import InvalidRequest
+from lookahead.client.requests import SpeculationMode
+from lookahead.stack.stack import Stack, StackConfig, running
 from lookahead.top.command import look
 from lookahead.top.figures import FIGURES
 from lookahead.top.page import page

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from drafter.entry import decode
-from drafter.outbox import Outbox
-from drafter.token_run import TokenRun
+from drafter.log.entry import decode
+from drafter.memory.outbox import Outbox
+from drafter.trie.token_run import TokenRun
 
 PRODUCER = bytes(16)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drafter.sessions import DraftSessions
-from drafter.tree import DraftTree
+from drafter.drafting.propose import DraftTree
+from drafter.drafting.sessions import DraftSessions
 
 TOKENS = st.lists(st.integers(0, 6), max_size=80)
 

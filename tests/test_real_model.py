@@ -12,10 +12,10 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lookahead import Client
-from lookahead.model_cache import DEMO, resolve_model
-from lookahead.results import GenerationResult
-from lookahead.samples import load_samples
-from lookahead.stack import NO_REDIS, Stack, StackConfig, running
+from lookahead.client.results import GenerationResult
+from lookahead.stack.model_cache import DEMO, resolve_model
+from lookahead.stack.stack import NO_REDIS, Stack, StackConfig, running
+from lookahead.terminal.samples import load_samples
 
 pytestmark = pytest.mark.timeout(900)
 

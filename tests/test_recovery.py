@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drafter import kernels_places
-from drafter import kernels_record as layout
-from drafter.interpreted import interpreted
-from drafter.sessions import DraftSessions
-from drafter.tree import DraftTree
-from drafter.trie import Trie
+from drafter.drafting.propose import DraftTree
+from drafter.drafting.sessions import DraftSessions
+from drafter.kernels import occurrences as kernels_places
+from drafter.kernels import record as layout
+from drafter.kernels.dispatch import interpreted
+from drafter.trie.trie import Trie
 
 TEXT = list(range(10, 40))
 # Where this many last tokens were seen before, nothing is recovered; the root keeps so many places.

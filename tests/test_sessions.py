@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from drafter.sessions import DraftSessions, Learn
-from drafter.tree import DraftTree
+from drafter.drafting.propose import DraftTree
+from drafter.drafting.sessions import DraftSessions, Learn
 
 TEXT = [10, 11, 12, 13, 14, 15, 16, 17]
 

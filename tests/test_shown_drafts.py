@@ -2,7 +2,7 @@
 
 import pytest
 
-from lookahead.responses import to_run
+from lookahead.client.responses import to_run
 from protos import verifier_pb2 as pb
 from tests.small_tokenizers import EXACT_KINDS, small_tokenizer
 from tests.test_verifier_service import TOKENIZER, copycat, ids_of, no_draft, running

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drafter.forgotten import ForgottenLives, forget_in_log
-from drafter.outbox import Outbox
-from drafter.replica import Replica, ReplicaLimits
-from drafter.snapshot import Arrays
-from drafter.store import TokenTrie
-from drafter.token_run import TokenRun
+from drafter.memory.outbox import Outbox
+from drafter.memory.replica import Replica, ReplicaLimits
+from drafter.memory.tombstones import ForgottenLives, forget_in_log
+from drafter.trie.snapshot import Arrays
+from drafter.trie.store import TokenTrie
+from drafter.trie.token_run import TokenRun
 from tests.simulated_log import SimulatedLog, Turn, World
 
 NUM_SEEDS = 10_000

@@ -11,8 +11,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafter import snapshot
-from drafter.snapshot import (
+from drafter.trie import snapshot
+from drafter.trie.snapshot import (
     Arrays,
     Generation,
     Header,
@@ -136,7 +136,7 @@ def test_other_format_version_is_refused() -> None:
 _BOMB = """
 import resource
 import numpy as np, zstandard
-from drafter.snapshot import *
+from drafter.trie.snapshot import *
 arrays = {"tokens": np.zeros(1000, np.int32)}
 header = make_header("v/n", Position("", (1, 0), 0, (), 0), 1, arrays)
 bomb = zstandard.ZstdCompressor(level=19).compress(bytes(1 << 30))

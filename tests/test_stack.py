@@ -15,8 +15,8 @@ import pytest
 
 from bench.redis_server import free_port
 from lookahead import Client
-from lookahead.child import ChildProcess
-from lookahead.stack import NO_REDIS, Stack, StackConfig, StackError
+from lookahead.stack.child import ChildProcess
+from lookahead.stack.stack import NO_REDIS, Stack, StackConfig, StackError
 from tests.saved_model import save_small_model
 
 STOP_S = 20.0
@@ -120,9 +120,10 @@ def test_an_address_that_is_none_is_refused(directory: Path, address: str) -> No
 def test_no_process_survives_a_parent_that_is_killed(directory: Path) -> None:
     script = (
         "import os, pathlib, sys, time\n"
-        "from lookahead.child import ChildProcess\n"
+        "from lookahead.stack.child import ChildProcess\n"
         "here = pathlib.Path(sys.argv[1])\n"
-        "command = ['lookahead.private_redis', str(here / 'redis'), str(here / 'redis.url')]\n"
+        "module = 'lookahead.stack.private_redis'\n"
+        "command = [module, str(here / 'redis'), str(here / 'redis.url')]\n"
         "child = ChildProcess('redis', command, log_path=here / 'log', environ=os.environ)\n"
         "while not (here / 'redis.url').exists(): time.sleep(0.01)\n"
         "print('started', flush=True)\n"

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from drafter.config import DrafterConfig
 from lookahead import AsyncClient, Client
-from lookahead.errors import LookaheadError
+from lookahead.client.errors import LookaheadError
 from protos.drafter_pb2_grpc import DrafterServiceServicer, add_DrafterServiceServicer_to_server
 from rpc.server import RpcServer
 from rpc.tls import TlsFiles

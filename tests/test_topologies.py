@@ -11,7 +11,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from bench.redis_groups import Cluster, Sentinels, ask
 from bench.redis_server import Server, running, wait_until
-from drafter.log_connection import describe, open_client
+from drafter.log.connection import describe, open_client
 from tests.memory_peers import SPACE, agree, peers, some_run
 from tests.redis_server import eventually, redis_binary
 

@@ -16,9 +16,9 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otl
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lookahead.gateway.front import Front
-from lookahead.gateway.keys import Keys
+from lookahead.gateway.auth import Keys
 from lookahead.gateway.metrics import GatewayMetrics
+from lookahead.gateway.middleware import Front
 from lookahead.gateway.verifiers import Verifiers
 from protos import verifier_pb2 as pb
 from rpc.tracing import Tracer, outgoing_metadata, start_tracing
@@ -117,7 +117,7 @@ def test_off_nothing_of_opentelemetry_is_imported() -> None:
         "import sys\n"
         "from rpc.tracing import Tracer, outgoing_metadata, start_tracing\n"
         "assert start_tracing('tester', {}) is None and outgoing_metadata() == ()\n"
-        "import rpc.server, rpc.metrics, lookahead.client\n"
+        "import rpc.server, rpc.metrics, lookahead.client.client\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

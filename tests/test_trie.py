@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from drafter.token_run import MAX_TOKEN_ID
-from drafter.trie import MIN_CAPACITY, Trie
+from drafter.trie.token_run import MAX_TOKEN_ID
+from drafter.trie.trie import MIN_CAPACITY, Trie
 
 SMALLEST = 4 * (8 + 10 * MIN_CAPACITY + 64)
 RUNS = st.lists(st.integers(0, 3), min_size=1, max_size=40)

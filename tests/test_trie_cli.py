@@ -12,10 +12,11 @@ import pytest
 from rich.live import Live
 
 from bench.redis_server import Server, free_port, running, wait_until
-from lookahead import trie_cli, trie_learning
 from lookahead.cli import main
-from lookahead.corpus import MAX_PIECE_CHARS, read_pieces
-from lookahead.drafter_client import DrafterClient, NamespaceInfo
+from lookahead.client.drafter_client import DrafterClient, NamespaceInfo
+from lookahead.trie import command as trie_cli
+from lookahead.trie import learning as trie_learning
+from lookahead.trie.corpus import MAX_PIECE_CHARS, read_pieces
 from protos import verifier_pb2 as pb
 from rpc.health import is_serving
 from tests.fake_verifier import FakeVerifier, serving

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from lookahead import cli_services
 from lookahead.cli import main
-from lookahead.stack import StackConfig
-from lookahead.verifier_options import settings
+from lookahead.commands import services as cli_services
+from lookahead.commands.verifier_options import settings
+from lookahead.stack.stack import StackConfig
 from verifier.config import VerifierConfig
 
 GIVEN = {

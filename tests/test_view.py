@@ -14,8 +14,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from bench.redis_server import free_port
 from lookahead import Client
-from lookahead.samples import load_samples
-from lookahead.stack import NO_REDIS, StackConfig, running
+from lookahead.stack.stack import NO_REDIS, StackConfig, running
+from lookahead.terminal.samples import load_samples
 from tests.browser import NARROW, WIDE, chromium, visiting
 from tests.fake_verifier import ANSWER, FakeVerifier, serving
 from tests.running_gateway import Host, gateway, host

@@ -2,7 +2,7 @@
 
 from lookahead.doctor.finding import Finding, ok, problem
 from lookahead.gateway.probe import is_ready
-from lookahead.stack import StackError, check_free
+from lookahead.stack.stack import StackError, check_free
 from lookahead.top.scrape import ScrapeError, scrape
 from rpc.health import health
 

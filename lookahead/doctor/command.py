@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lookahead import options
 from lookahead.doctor.addresses import check_address
 from lookahead.doctor.finding import Finding, Verdict
 from lookahead.doctor.installed import check_packages, check_python
@@ -23,7 +22,8 @@ from lookahead.doctor.machine import (
 )
 from lookahead.doctor.memory import check_redis
 from lookahead.doctor.model import check_model
-from lookahead.model_cache import DEMO, cache_directory
+from lookahead.stack.model_cache import DEMO, cache_directory
+from lookahead.terminal import options
 
 doctor = typer.Typer()
 

@@ -62,7 +62,7 @@ def check_kernels(folder: Path | None = None) -> Finding:
 
     `folder`: where the drafter would look, where it is not given.
     """
-    from drafter.kernels import cache_folder  # takes a second
+    from drafter.kernels.compile import cache_folder  # takes a second
 
     folder = folder or cache_folder()
     if not folder.is_relative_to(tempfile.gettempdir()):

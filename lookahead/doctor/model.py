@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lookahead.doctor.finding import Finding, ok, problem, warning
-from lookahead.model_cache import DEMO, DEMO_NAME, DEMO_PACKAGE, cache_directory, is_complete
+from lookahead.stack.model_cache import DEMO, DEMO_NAME, DEMO_PACKAGE, cache_directory, is_complete
 
 GIB = 1 << 30
 PACKED_COPIES = 2  # a CPU multiplies by copies that are laid out once

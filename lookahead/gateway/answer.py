@@ -4,13 +4,13 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from lookahead.errors import LookaheadError
+from lookahead.client.errors import LookaheadError
 from lookahead.gateway.choice import Choice
+from lookahead.gateway.concurrency import all_or_none
 from lookahead.gateway.errors import ApiError, from_call, invalid
 from lookahead.gateway.formats import ChatFormat, CompletionFormat, Envelope, Format
 from lookahead.gateway.metrics import GatewayMetrics
 from lookahead.gateway.schema import ChatRequest, Generation
-from lookahead.gateway.together import all_or_none
 from lookahead.gateway.token_texts import TokenTexts
 from lookahead.gateway.translation import Caller, generate_requests, renamed_fields
 from lookahead.gateway.usage import speculation, usage

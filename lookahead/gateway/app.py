@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from lookahead.gateway.auth import Keys
+from lookahead.gateway.concurrency import ClientGone
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.errors import ApiError
-from lookahead.gateway.front import GONE, Front
-from lookahead.gateway.keys import Keys
 from lookahead.gateway.metrics import GatewayMetrics
+from lookahead.gateway.middleware import GONE, Front
 from lookahead.gateway.routes import Routes
 from lookahead.gateway.sse import Abort
-from lookahead.gateway.together import ClientGone
 from lookahead.gateway.verifiers import Verifiers
 from rpc.tracing import Tracer
 

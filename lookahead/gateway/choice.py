@@ -4,10 +4,10 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from lookahead.client.responses import SOURCES
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.token_texts import TokenText, TokenTexts
 from lookahead.gateway.verifiers import Generating
-from lookahead.responses import SOURCES
 from protos import verifier_pb2 as pb
 
 REASONS = {pb.Finished.FINISH_REASON_STOP: "stop", pb.Finished.FINISH_REASON_LENGTH: "length"}

@@ -19,7 +19,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from lookahead.errors import (
+from lookahead.client.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidRequest,

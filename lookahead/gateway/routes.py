@@ -9,9 +9,10 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from lookahead.errors import LookaheadError
+from lookahead.client.errors import LookaheadError
 from lookahead.gateway.answer import Answerer
-from lookahead.gateway.body import read_json
+from lookahead.gateway.body import read_json, validated
+from lookahead.gateway.concurrency import unless_gone
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.errors import from_call
 from lookahead.gateway.metrics import GatewayMetrics
@@ -23,9 +24,7 @@ from lookahead.gateway.schema import (
     TokenizeRequest,
 )
 from lookahead.gateway.sse import Abort, EventStream
-from lookahead.gateway.together import unless_gone
 from lookahead.gateway.translation import Caller, chat_messages
-from lookahead.gateway.validation import validated
 from lookahead.gateway.verifiers import Verifiers
 from protos import verifier_pb2 as pb
 

@@ -9,12 +9,13 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lookahead.errors import LookaheadError
-from lookahead.gateway import drafts
+from lookahead.client.errors import LookaheadError
+from lookahead.client.responses import SOURCES
 from lookahead.gateway.answer import Answer
 from lookahead.gateway.choice import Choice, Piece
+from lookahead.gateway.concurrency import ClientGone, all_or_none, unless_gone
 from lookahead.gateway.errors import ApiError
-from lookahead.gateway.together import ClientGone, all_or_none, unless_gone
+from protos import verifier_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class EventStream(Response):
     def _step(self, piece: Piece) -> dict[str, Any]:
         if piece.tokens is None or not self._answer.request.lookahead.draft_trees:
             return {}
-        return {"lookahead": drafts.step(piece.tokens)}
+        return {"lookahead": _step(piece.tokens)}
 
     async def _send_event(self, send: Send, data: dict[str, Any] | str) -> None:
         text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
@@ -105,3 +106,30 @@ class EventStream(Response):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
             except TimeoutError:
                 raise ClientTooSlow from None
+
+
+def _step(tokens: pb.Tokens) -> dict[str, Any]:
+    """Return the `lookahead` field of a chunk, for requests with `draft_trees`."""
+    return {
+        "first_index": tokens.first_index,
+        "token_ids": list(tokens.token_ids),
+        "num_drafted": tokens.num_drafted,
+        "drafted_text_len": tokens.drafted_text_len,
+        "draft_sources": _sources(tokens.draft_sources),
+        "draft_tree": _tree(tokens.draft_tree) if tokens.HasField("draft_tree") else None,
+    }
+
+
+def _tree(tree: pb.DraftTree) -> dict[str, Any]:
+    return {
+        "token_ids": list(tree.token_ids),
+        "parents": list(tree.parents),
+        "probabilities": [round(probability, 4) for probability in tree.probabilities],
+        "sources": _sources(tree.sources),
+        "texts": list(tree.texts),
+        "accepted": list(tree.accepted),
+    }
+
+
+def _sources(sources: Any) -> list[str]:  # a repeated enum field, which has no public type
+    return [SOURCES.get(source, "unknown") for source in sources]

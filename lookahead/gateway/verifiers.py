@@ -14,15 +14,16 @@ import grpc.aio
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from lookahead import client
-from lookahead.errors import ResourceExhausted, ServerError, Unavailable, from_rpc_error
+from lookahead.client.client import OPTIONS as CLIENT_OPTIONS
+from lookahead.client.client import UNARY_TIMEOUT_S, retries
+from lookahead.client.errors import ResourceExhausted, ServerError, Unavailable, from_rpc_error
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.tls import TlsFiles, open_async_channel
 from rpc.tracing import outgoing_metadata
 
 OPTIONS = [
-    *client.OPTIONS,
+    *CLIENT_OPTIONS,
     # A verifier that comes back is found within a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -37,7 +38,7 @@ OPTIONS = [
             {
                 "loadBalancingConfig": [{"round_robin": {}}],
                 "healthCheckConfig": {"serviceName": ""},
-                "methodConfig": [client.retries(3)],  # within half a second
+                "methodConfig": [retries(3)],  # within half a second
             }
         ),
     ),
@@ -187,7 +188,7 @@ class Verifiers:
     ) -> Result:
         async def ask(verifier: Verifier) -> Result:
             try:
-                return await method(verifier)(request, timeout=client.UNARY_TIMEOUT_S)
+                return await method(verifier)(request, timeout=UNARY_TIMEOUT_S)
             except grpc.RpcError as error:
                 raise from_rpc_error(error) from None
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from lookahead import options
+from lookahead.terminal import options
 from lookahead.top.figures import FIGURES
 from lookahead.top.page import Part, page
 from lookahead.top.scrape import Change, Reading, ScrapeError, scrape

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lookahead.display import STYLES
+from lookahead.terminal.display import STYLES
 from lookahead.top.figures import Figures
 
 MIB = 1 << 20

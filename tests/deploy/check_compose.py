@@ -24,10 +24,10 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lookahead import Client
-from lookahead.errors import Unavailable
-from lookahead.model_cache import DEMO, resolve_model
-from lookahead.results import GenerationResult
-from lookahead.samples import load_samples
+from lookahead.client.errors import Unavailable
+from lookahead.client.results import GenerationResult
+from lookahead.stack.model_cache import DEMO, resolve_model
+from lookahead.terminal.samples import load_samples
 from rpc.tls import TlsFiles
 from tests.certificates import Authority
 from tests.deploy.compose import PROJECT, ComposeStack, build, health, logs, wait_for
@@ -320,7 +320,7 @@ def test_new_drafters_learn_what_the_others_know(stack: ComposeStack, client: Cl
     names = stack.containers("drafter")
     # A drafter follows the namespaces that it was asked about: teach each another run of 50.
     teach = (
-        "import sys; from lookahead.drafter_client import DrafterClient\n"
+        "import sys; from lookahead.client.drafter_client import DrafterClient\n"
         "for i, name in enumerate(sys.argv[2:]):\n"
         "    with DrafterClient(f'{name}:50052') as client:\n"
         "        client.learn(sys.argv[1], 'all-three', [range(50 * i + 5, 50 * i + 55)])"

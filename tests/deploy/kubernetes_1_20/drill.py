@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lookahead import Client
-from lookahead.drafter_client import DrafterClient
+from lookahead.client.drafter_client import DrafterClient
 
 PROMPT = "The lighthouse keeper wrote in the log: the light was lit at dusk. Day two: the light was"
 MAX_TOKENS = 16

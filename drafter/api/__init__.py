@@ -1,0 +1,1 @@
+"""The gRPC edge: unary calls, the Draft stream, validation."""

@@ -1,0 +1,1 @@
+"""Drafts: sessions, calibrated probabilities, successor tables."""

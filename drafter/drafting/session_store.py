@@ -1,0 +1,40 @@
+"""Puts the tries that follow the log where the live sequences draft from."""
+
+from drafter.drafting.sessions import DraftSessions
+from drafter.trie.snapshot import Arrays
+from drafter.trie.store import TokenTrie
+from drafter.trie.trie import Trie
+
+
+class SessionStore:
+    """The Store of the shared memory over draft sessions whose namespaces are spaces."""
+
+    def __init__(self, sessions: DraftSessions, *, max_namespace_bytes: int) -> None:
+        self._sessions = sessions
+        self._max_namespace_bytes = max_namespace_bytes
+
+    @property
+    def max_bytes(self) -> int:
+        return self._max_namespace_bytes
+
+    def build(self, arrays: Arrays | None) -> Trie:
+        trie = Trie(max_bytes=self._max_namespace_bytes)
+        if arrays is not None:
+            trie.restore(arrays)
+        return trie
+
+    def place(self, space: str, trie: TokenTrie) -> None:
+        assert isinstance(trie, Trie), f"{type(trie).__name__} is not what build returns"
+        self._sessions.memory(space).trie = trie
+
+    def forget(self, space: str) -> None:
+        self._sessions.forget(space)
+
+    def unload(self, space: str) -> bool:
+        try:
+            self._sessions.unload(space)
+        except KeyError:
+            return True
+        except ValueError:
+            return False
+        return True

@@ -1,0 +1,1 @@
+"""Compiled kernels over plain arrays; the only code that knows numba."""

@@ -1,0 +1,1 @@
+"""The durable log in Redis; the only code that knows redis."""

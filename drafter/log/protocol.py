@@ -1,0 +1,68 @@
+"""The log as a replica sees it: pages of entries, a lease, one step that publishes a snapshot."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from drafter.trie.snapshot import ZERO, EntryId, Pointer
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """How far the log goes; all zero where it is empty or the server does not say."""
+
+    last_id: EntryId = ZERO
+    num_added: int = 0  # ever, trimmed ones included
+    num_held: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One read of the log: the entries from the cursor's own on, and after them the pointer."""
+
+    entries: list[tuple[EntryId, bytes]]
+    pointer: bytes | None
+    wanted: bool  # somebody found no snapshot that it can load
+    end: LogEnd
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write the next snapshot; `epoch` grows with every lease."""
+
+    token: str
+    epoch: int
+
+    @property
+    def key(self) -> str:
+        # Epochs begin again when a space is forgotten; the key of an upload never does.
+        return f"snapshot-{self.epoch}-{self.token[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What `publish` does in one step, if the lease holds and the log is still as expected.
+
+    The pointer must be `expected`, the covered entry and all parts there: a failover may have lost
+    parts that were acknowledged.
+    """
+
+    expected: bytes | None
+    pointer: Pointer
+    check: int  # of the entry at pointer.newest.covered
+    num_parts: int
+    trim_to: EntryId
+    drop: tuple[str, ...]
+
+
+class Log(Protocol):
+    """The log of every space. Any call may raise ConnectionError, applied or not."""
+
+    async def read(self, space: str, cursor: EntryId) -> Page: ...
+    async def append(self, space: str, data: bytes) -> None: ...
+    async def birth(self) -> str: ...
+    async def acquire(self, space: str) -> Lease | None: ...
+    async def write_part(self, space: str, lease: Lease, part: str, data: bytes) -> bool: ...
+    async def read_part(self, space: str, key: str, part: str) -> bytes | None: ...
+    async def publish(self, space: str, lease: Lease, publication: Publication) -> bool: ...
+    async def want_snapshot(self, space: str) -> None: ...
+    async def forget(self, space: str) -> None: ...

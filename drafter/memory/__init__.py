@@ -1,0 +1,1 @@
+"""The shared memory: replicas that follow the log, and the outbox that feeds it."""

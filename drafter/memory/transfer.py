@@ -1,0 +1,110 @@
+"""Snapshots of one space on their way from and to the log, checked part by part."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from drafter.log.protocol import Lease, Log, Publication
+from drafter.trie.snapshot import (
+    ZERO,
+    Arrays,
+    Generation,
+    Inflater,
+    Pointer,
+    Position,
+    SnapshotError,
+    chunks,
+    dump_header,
+    load_header,
+    make_header,
+    parse_pointer,
+)
+from drafter.trie.store import Store, TokenTrie
+
+_logger = logging.getLogger(__name__)
+
+
+class SnapshotTransfer:
+    """Loads and uploads generations; remembers which ones could not be loaded."""
+
+    def __init__(
+        self,
+        space: str,
+        store: Store,
+        log: Log,
+        *,
+        offload: Callable[..., Awaitable[Any]],
+        max_len: int,
+    ) -> None:
+        self._space, self._store, self._log = space, store, log
+        self._offload, self._max_len = offload, max_len
+        self._broken: set[str] = set()
+
+    async def load(self, generation: Generation) -> tuple[Position, TokenTrie] | None:
+        """Fetch one generation; None when it is missing or refused."""
+        try:
+            return await self._load(generation)
+        except ValueError as error:
+            if generation.key not in self._broken:
+                _logger.warning("snapshot refused space=%s: %s", self._space, error)
+            self._broken.add(generation.key)
+            return None
+
+    async def upload(
+        self, lease: Lease, position: Position, arrays: Arrays, expected: bytes | None
+    ) -> bool:
+        """Write the parts under a fresh key, then switch the pointer if it is still `expected`.
+
+        The newest generation that can be loaded is kept, unless the position is of another base.
+        """
+        num_parts = await self._write(lease, position, arrays)
+        if num_parts == 0:
+            return False
+        old = parse_pointer(expected)
+        kept = self._kept(old, position) if old else []
+        newest = Generation(lease.key, lease.epoch, position.cursor, position.num_tokens)
+        known = {generation.key for generation in old.generations} if old else set()
+        publication = Publication(
+            expected=expected,
+            pointer=Pointer(position.base, (newest, *kept), position.life, self._store.max_bytes),
+            check=position.check,
+            num_parts=num_parts,
+            trim_to=kept[0].covered if kept else ZERO,
+            drop=tuple(known - {generation.key for generation in kept}),
+        )
+        return await self._log.publish(self._space, lease, publication)
+
+    async def _load(self, generation: Generation) -> tuple[Position, TokenTrie]:
+        head = await self._part(generation, "header")
+        header = load_header(head, space=self._space, max_len=self._max_len)
+        if header.position.cursor != generation.covered:
+            raise SnapshotError(f"{generation.key}: covers {header.position.cursor}")
+        inflater = Inflater(header)
+        for index in range(header.num_chunks):
+            frame = await self._part(generation, str(index))
+            await self._offload(inflater.add, index, frame)
+        arrays = await self._offload(inflater.finish)
+        return header.position, await self._offload(self._store.build, arrays)
+
+    async def _part(self, generation: Generation, part: str) -> bytes:
+        data = await self._log.read_part(self._space, generation.key, part)
+        if data is None:
+            raise SnapshotError(f"{generation.key}: part {part} is missing")
+        return data
+
+    async def _write(self, lease: Lease, position: Position, arrays: Arrays) -> int:
+        """Write all parts; return their number, or 0 when the lease was lost on the way."""
+        header = await self._offload(make_header, self._space, position, lease.epoch, arrays)
+        frames = chunks(arrays)
+        for index in range(header.num_chunks):
+            frame = await self._offload(next, frames)
+            if not await self._log.write_part(self._space, lease, str(index), frame):
+                return 0
+        head = dump_header(header)
+        written = await self._log.write_part(self._space, lease, "header", head)
+        return header.num_chunks + 1 if written else 0
+
+    def _kept(self, old: Pointer, position: Position) -> list[Generation]:
+        if old.base != position.base:
+            return []
+        return [g for g in old.generations if g.key not in self._broken][:1]

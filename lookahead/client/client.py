@@ -1,0 +1,105 @@
+"""The Python client for plain code; `AsyncClient` has the same calls for asyncio."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, Unpack
+
+import grpc
+from google.protobuf.message import Message
+
+from lookahead.client.closing import Closing
+from lookahead.client.errors import from_rpc_error
+from lookahead.client.requests import GenerateParams, chat_messages, generate_request
+from lookahead.client.responses import to_model_info
+from lookahead.client.results import ChatMessage, ModelInfo
+from lookahead.client.stream import Stream
+from protos import verifier_pb2 as pb
+from protos import verifier_pb2_grpc as pb_grpc
+from rpc.tls import TlsFiles, open_channel
+from rpc.tracing import outgoing_metadata
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+# Unary calls answer at once or not at all; a generation takes as long as it takes.
+UNARY_TIMEOUT_S = 30.0
+OPTIONS = [
+    ("grpc.max_receive_message_length", 8 * 1024 * 1024),
+    # A server that died without a word is noticed within a minute.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # A new client must not inherit the back-off of one that tried before the server was up.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+Response = TypeVar("Response", bound=Message)
+
+
+def retries(max_attempts: int) -> dict[str, Any]:
+    """How gRPC tries a call again that no server began, on another one where there is one.
+
+    Servers that stop turn new calls away, and gRPC cancels what reaches them before the news does.
+    """
+    return {
+        "name": [{"service": "lookahead.v1.VerifierService"}],
+        "retryPolicy": {
+            "maxAttempts": max_attempts,
+            "initialBackoff": "0.1s",
+            "maxBackoff": "2s",
+            "backoffMultiplier": 3,
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+        },
+    }
+
+
+# Gives up after about two seconds.
+RETRIES = ("grpc.service_config", json.dumps({"methodConfig": [retries(5)]}))
+
+
+class Client(Closing):
+    """Talks to one verifier. Safe to share between threads; close it, or use `with`."""
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, tls: TlsFiles | None = None) -> None:
+        self.address = address
+        self._channel = open_channel(address, tls, [*OPTIONS, RETRIES])
+        self._stub = pb_grpc.VerifierServiceStub(self._channel)
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Iterable[ChatMessage] | None = None,
+        token_ids: Iterable[int] | None = None,
+        timeout_s: float | None = None,
+        **params: Unpack[GenerateParams],
+    ) -> Stream:
+        """Continue a prompt, a conversation or token ids; iterate the stream for text."""
+        request = generate_request(prompt, messages, token_ids, params)
+        return Stream(self._stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata()))
+
+    def model(self) -> ModelInfo:
+        """Describe the model served."""
+        return to_model_info(self._call(self._stub.GetModel, pb.GetModelRequest()))
+
+    def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """Return the ids of a text."""
+        request = pb.TokenizeRequest(text=text, without_special_tokens=not special_tokens)
+        return list(self._call(self._stub.Tokenize, request).token_ids)
+
+    def tokenize_chat(self, messages: Iterable[ChatMessage]) -> list[int]:
+        """Return the ids of a conversation, rendered with the model's chat template."""
+        request = pb.TokenizeRequest(chat=chat_messages(messages))
+        return list(self._call(self._stub.Tokenize, request).token_ids)
+
+    def detokenize(self, token_ids: Iterable[int], *, special_tokens: bool = False) -> str:
+        """Return the text of ids."""
+        request = pb.DetokenizeRequest(token_ids=token_ids, special_tokens=special_tokens)
+        text: str = self._call(self._stub.Detokenize, request).text
+        return text
+
+    def close(self) -> None:
+        """Cancel what runs and close the connection."""
+        self._channel.close()
+
+    def _call(self, method: Callable[..., Response], request: Message) -> Response:
+        try:
+            return method(request, timeout=UNARY_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None

@@ -1,0 +1,1 @@
+"""Commands of the terminal: services, generate, chat, check, demo."""

@@ -1,0 +1,128 @@
+"""Proof on the user's own prompts: the tokens with drafting are the tokens without it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from lookahead.client.client import Client
+from lookahead.client.requests import Exactness, GenerateParams
+from lookahead.commands.compare import Comparison
+from lookahead.terminal.samples import Sample
+
+SAMPLED: GenerateParams = {"temperature": 0.8, "top_p": 0.95}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One prompt, decoded one way, plain and with drafts of one kind."""
+
+    prompt: str
+    decoding: str
+    drafts: str
+    comparison: Comparison
+    # Where drafting differs: whether plain decoding at least agrees with itself.
+    is_plain_repeatable: bool = True
+
+    @property
+    def num_compared(self) -> int:
+        """Tokens that were compared."""
+        return len(self.comparison.plain.token_ids)
+
+
+def check_sample(
+    client: Client, sample: Sample, *, max_tokens: int, seed: int, exactness: Exactness
+) -> Iterator[Finding]:
+    """Compare plain decoding with each kind of drafts, greedy and sampled."""
+    decodings: dict[str, GenerateParams] = {"greedy": {}, f"seed {seed}": SAMPLED}
+    for decoding, sampling in decodings.items():
+        plain_way: GenerateParams = {
+            **sampling,
+            "seed": seed,
+            "max_tokens": max_tokens,
+            "speculation": "off",
+            "learn": "none",
+            "exactness": exactness,
+        }
+        plain = client.generate(sample.text, **plain_way).wait()
+        for drafts, speculation in draft_kinds(plain.text).items():
+            drafted_way: GenerateParams = {**plain_way, **speculation}
+            drafted = client.generate(sample.text, **drafted_way).wait()
+            comparison = Comparison(sample.name, plain, drafted)
+            is_repeatable = (
+                comparison.is_identical
+                or client.generate(sample.text, **plain_way).wait().token_ids == plain.token_ids
+            )
+            yield Finding(sample.name, decoding, drafts, comparison, is_repeatable)
+
+
+def draft_kinds(plain_text: str) -> dict[str, GenerateParams]:
+    """Return the kinds of drafts to try: what users get, then the longest runs to be had."""
+    return {
+        "auto": {"speculation": "auto"},
+        "tree": {"speculation": "tree"},
+        # Told the answer, the drafter proposes all of it: many tokens are accepted at once.
+        "chain, told": {"speculation": "chain", "prediction": plain_text},
+    }
+
+
+def findings_table(findings: list[Finding]) -> Table:
+    """Return the table of what was compared and what was found."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in ("prompt", "decoding", "drafts"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("compared", "drafted", "accepted", "difference"):
+        table.add_column(heading, justify="right")
+    for finding in findings:
+        speculation = finding.comparison.drafted.speculation
+        table.add_row(
+            finding.prompt,
+            finding.decoding,
+            finding.drafts,
+            str(finding.num_compared),
+            str(speculation.num_draft_tokens),
+            str(speculation.num_accepted_tokens),
+            _difference(finding),
+        )
+    return table
+
+
+def verdict(findings: list[Finding]) -> str:
+    """Say what it all comes to."""
+    num_different = sum(not finding.comparison.is_identical for finding in findings)
+    num_compared = sum(finding.num_compared for finding in findings)
+    num_accepted = sum(f.comparison.drafted.speculation.num_accepted_tokens for f in findings)
+    num_rechecks = sum(f.comparison.drafted.speculation.num_rechecks for f in findings)
+    what = (
+        f"{num_compared} tokens compared, {num_accepted} of them accepted from drafts, "
+        f"{num_rechecks} near ties decided by a plain pass"
+    )
+    if num_different:
+        return f"[red bold]{num_different} of {len(findings)} runs differ[/] ({what})"
+    return f"[green bold]Identical[/]: {what}"
+
+
+def as_json(finding: Finding) -> dict[str, object]:
+    """Return the finding as plain data."""
+    return {
+        "prompt": finding.prompt,
+        "decoding": finding.decoding,
+        "drafts": finding.drafts,
+        "num_compared": finding.num_compared,
+        "num_draft_tokens": finding.comparison.drafted.speculation.num_draft_tokens,
+        "num_accepted_tokens": finding.comparison.drafted.speculation.num_accepted_tokens,
+        "num_rechecks": finding.comparison.drafted.speculation.num_rechecks,
+        "is_identical": finding.comparison.is_identical,
+        "first_difference": finding.comparison.first_difference,
+        "is_plain_repeatable": finding.is_plain_repeatable,
+        "plain_token_ids": finding.comparison.plain.token_ids,
+        "drafted_token_ids": finding.comparison.drafted.token_ids,
+    }
+
+
+def _difference(finding: Finding) -> str:
+    if finding.comparison.is_identical:
+        return "[green]none[/]"
+    where = f"[red bold]token {finding.comparison.first_difference}[/]"
+    return where if finding.is_plain_repeatable else f"{where} (plain differs from plain too)"

@@ -1,0 +1,1 @@
+"""The local stack: processes, private Redis, the model's cache."""

@@ -1,0 +1,1 @@
+"""What terminal commands share: options, colours, sample prompts."""

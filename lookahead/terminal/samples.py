@@ -1,0 +1,47 @@
+"""Prompts that hold a document, for the demo and the check; written for a base model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookahead.client.errors import InvalidRequest
+
+DIRECTORY = Path(__file__).parent.parent / "prompts"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt and the name it goes by in tables."""
+
+    name: str
+    text: str
+
+
+def load_samples() -> list[Sample]:
+    """Return the built-in prompts."""
+    return [
+        Sample("document answers", _read("lighthouse")),
+        Sample("minutes as list", _read("minutes")),
+        Sample("table as JSON", _read("stock")),
+    ]
+
+
+def load_openings() -> list[str]:
+    """Return the beginnings of stories that repeat nothing: there is little to draft from."""
+    return _read("openings").splitlines()
+
+
+def read_sample(path: Path) -> Sample:
+    """Return a prompt of the user's own; InvalidRequest where it is no text."""
+    return Sample(path.name, read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """Return what a file of the user's says; InvalidRequest where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path}: not UTF-8 text at byte {error.start}") from None
+
+
+def _read(name: str) -> str:
+    return (DIRECTORY / f"{name}.txt").read_text()

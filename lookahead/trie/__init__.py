@@ -1,0 +1,1 @@
+"""`lookahead trie`: list, learn, export and import memories."""
