@@ -29,7 +29,7 @@ protos: install
 	$(BIN)/python -m protos.reference
 
 bench: install
-	$(BIN)/python -m bench.serve
+	$(BIN)/python -m bench.serving
 
 up: .venv/installed-demo
 	$(BIN)/lookahead serve
@@ -52,7 +52,7 @@ sbom: install
 
 # The compose stack for real: images, faults, restarts. Starts a Docker engine where none runs.
 deploy-test: install
-	$(BIN)/python -m pytest tests/deploy/check_compose.py
+	$(BIN)/python -m pytest tests/system/check_compose.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .engine build *.egg-info

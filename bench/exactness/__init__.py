@@ -1,0 +1,1 @@
+"""Compares words with and without drafts."""

@@ -1,0 +1,1 @@
+"""Measures the shared memory: delays, losses, faults, sizes."""

@@ -1,0 +1,1 @@
+"""Replays recorded requests through draft sources."""

@@ -1,0 +1,1 @@
+"""Measures a real model end to end."""

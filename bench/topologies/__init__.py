@@ -1,0 +1,1 @@
+"""Redis servers for benchmarks and tests: single, Sentinel, Cluster, faulty."""

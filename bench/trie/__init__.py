@@ -1,0 +1,1 @@
+"""Measures the trie and the first draft."""

@@ -1,0 +1,123 @@
+"""Traces: one request, one trace from the caller's span to the drafter's, at a real collector."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lookahead.gateway.auth import Keys
+from lookahead.gateway.metrics import GatewayMetrics
+from lookahead.gateway.middleware import Front
+from lookahead.gateway.verifiers import Verifiers
+from protos import verifier_pb2 as pb
+from rpc.tracing import Tracer, outgoing_metadata, start_tracing
+from tests.verifier.api.test_service import TIMEOUT_S, running
+
+TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+class Collector(otlp_grpc.TraceServiceServicer):
+    """Keeps every span it is sent."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.spans: dict[str, Any] = {}
+
+    def Export(self, request: Any, context: Any) -> Any:
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans |= {span.name: span for span in scope.spans}
+        return otlp.ExportTraceServiceResponse()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """Listen for spans at an endpoint of its own; what a tracer sends must come before the end."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    collector = Collector(f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    otlp_grpc.add_TraceServiceServicer_to_server(collector, server)
+    server.start()
+    yield collector
+    server.stop(0).wait()
+
+
+@pytest.fixture
+def tracer(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Tracer:
+    """Start a tracer that sends to the collector; the test stops it before it looks there."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+    tracer = start_tracing("tester", os.environ)
+    assert tracer is not None
+    return tracer
+
+
+async def test_a_request_is_one_trace_with_its_parts(tracer: Tracer, collector: Collector) -> None:
+    async with running() as verifier:
+        assert verifier.service.backend is not None
+        verifier.service.backend.tracer = tracer
+        call = verifier.stub.Generate(
+            pb.GenerateRequest(token_ids=pb.TokenIds(ids=[65, 66])),
+            metadata=[("traceparent", f"00-{TRACE}-{CALLER}-01")],
+            timeout=TIMEOUT_S,
+        )
+        events = [event async for event in call]
+    drafting = tracer.follow("draft", f"00-{TRACE}-{CALLER}-01")
+    with drafting.is_current():
+        assert outgoing_metadata() == (("traceparent", drafting.traceparent),)
+    drafting.end({"lookahead.drafts": 3})
+    await asyncio.to_thread(tracer.stop)
+    spans = collector.spans
+    assert set(spans) == {"Generate", "queue", "prefill", "decode", "draft"}
+    assert {span.trace_id.hex() for span in spans.values()} == {TRACE}
+    request = spans["Generate"]
+    assert request.parent_span_id.hex() == CALLER
+    for part in ("queue", "prefill", "decode"):
+        assert spans[part].parent_span_id == request.span_id
+        assert spans[part].start_time_unix_nano <= spans[part].end_time_unix_nano
+    counted = {a.key: a.value for a in request.attributes}
+    emitted = events[-1].finished.usage.num_output_tokens
+    assert counted["gen_ai.usage.output_tokens"].int_value == emitted
+
+
+async def test_the_gateway_goes_on_with_its_clients_trace(
+    tracer: Tracer, collector: Collector
+) -> None:
+    handed_on: list[tuple[tuple[str, str], ...]] = []
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        handed_on.append(outgoing_metadata())
+        await Response("")(scope, receive, send)
+
+    metrics = GatewayMetrics(Verifiers(("127.0.0.1:9",), connect_timeout_s=1.0, tls=None))
+    front = Front(route, keys=Keys({}), metrics=metrics, max_requests=1, tracer=tracer)
+    transport = httpx.ASGITransport(front)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        traceparent = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
+        await client.post("/v1/completions", headers=traceparent)
+        await client.get("/health", headers=traceparent)
+    ((name, value),) = handed_on[0]
+    assert name == "traceparent" and TRACE in value and CALLER not in value
+    assert handed_on[1] == ()
+    await asyncio.to_thread(tracer.stop)
+    assert [span.parent_span_id.hex() for span in collector.spans.values()] == [CALLER]
+
+
+def test_off_nothing_of_opentelemetry_is_imported() -> None:
+    script = (
+        "import sys\n"
+        "from rpc.tracing import Tracer, outgoing_metadata, start_tracing\n"
+        "assert start_tracing('tester', {}) is None and outgoing_metadata() == ()\n"
+        "import rpc.server, rpc.metrics, lookahead.client.client\n"
+        "assert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

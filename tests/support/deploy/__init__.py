@@ -1,0 +1,1 @@
+"""Manifests, compose stack and container engine."""

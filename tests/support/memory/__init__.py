@@ -1,0 +1,1 @@
+"""Replicas of the memory, on a real and on a simulated log."""

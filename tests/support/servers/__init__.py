@@ -1,0 +1,1 @@
+"""Servers, real and fake, that tests talk to."""

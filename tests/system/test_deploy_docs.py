@@ -1,0 +1,52 @@
+"""What docs/operations.md says about files, components and settings is so."""
+
+import re
+
+import pytest
+
+from drafter.config import DrafterConfig
+from tests.support.deploy.manifests import ROOT
+from verifier.config import VerifierConfig
+
+TEXT = (ROOT / "docs/operations.md").read_text()
+
+
+def test_every_component_is_described_and_every_one_described_is_there() -> None:
+    table = TEXT.split("| component | adds |")[1].split("\n\n")[0]
+    described = set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE))
+    assert described == {path.name for path in (ROOT / "deploy/k8s/components").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"(?<![\w/])(?:tests/)?deploy/[\w/.-]+\w", TEXT)))
+)
+def test_paths_are_there(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"make ([\w-]+)`", TEXT))))
+def test_make_targets_are_there(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"`((?:max|kv|drain|namespace)_\w+)[`=]", TEXT)))
+)
+def test_settings_are_there(name: str) -> None:
+    assert name in VerifierConfig.model_fields | DrafterConfig.model_fields
+
+
+def test_bytes_per_token_follow_from_the_shapes_given() -> None:
+    """2 · layers · kv heads · head size · bytes per number, and slots of 4,096 in 60 GiB."""
+    rows = re.findall(
+        r"^\| (\d+) layers, (\d+) kv heads of (\d+), bfloat16"
+        r".*?\| ([\d,]+) \| ([\d.]+) GiB \| (\d+) \|",
+        TEXT,
+        re.MULTILINE,
+    )
+    assert len(rows) == 3
+    for layers, heads, size, per_token, slot, slots in rows:
+        num_bytes = 2 * int(layers) * int(heads) * int(size) * 2
+        assert num_bytes == int(per_token.replace(",", ""))
+        assert abs(num_bytes * 4096 / 2**30 - float(slot)) < 0.005
+        assert int(60 * 2**30 // (num_bytes * 4096)) == int(slots)

@@ -1,0 +1,399 @@
+"""The verifier's rpcs over a real channel, a small real model and a real tokenizer."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+import torch
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from protos import verifier_pb2 as pb
+from protos import verifier_pb2_grpc as pb_grpc
+from rpc.server import RpcServer
+from tests.support.models.engine_runs import FREE_NODES
+from tests.support.models.fake_drafts import FakeDrafts
+from tests.support.models.small_tokenizers import small_tokenizer
+from verifier.api.service import NAME, Backend, VerifierService
+from verifier.config import VerifierConfig
+from verifier.engine.engine import Engine
+from verifier.model.model import TargetModel
+from verifier.model.probe import choose_form
+from verifier.server import drain, warm_up
+from verifier.speculation.tree import EMPTY_TREE, DraftTree
+
+TOKENIZER = small_tokenizer("byte_level")
+TIMEOUT_S = 20.0
+CONFIG = VerifierConfig(model="small", max_sequences=2, max_waiting=2, max_context=250)
+Propose = Callable[[int, list[int], int], DraftTree]
+
+
+def no_draft(sequence_id: int, token_ids: list[int], max_nodes: int) -> DraftTree:
+    return EMPTY_TREE
+
+
+@dataclass
+class Running:
+    """A verifier in this process and a stub that talks to it."""
+
+    server: RpcServer
+    service: VerifierService
+    engine: Engine
+    model: TargetModel
+    stub: pb_grpc.VerifierServiceStub
+    port: int
+
+    async def generate(self, **fields: Any) -> list[pb.GenerateResponse]:
+        request = pb.GenerateRequest(**fields)
+        return [event async for event in self.stub.Generate(request, timeout=TIMEOUT_S)]
+
+    async def until_idle(self) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            while self.engine.num_running or self.engine.num_waiting:
+                await asyncio.sleep(0)
+
+
+def small_model() -> TargetModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=TOKENIZER.size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+    )
+    hf = LlamaForCausalLM(config).eval()
+    model = TargetModel(hf, "small", max_context=250)
+    choose_form(model, hf, num_slots=2, draft_rows=25)
+    return model
+
+
+@asynccontextmanager
+async def running(propose: Propose = no_draft) -> AsyncIterator[Running]:
+    model = small_model()
+    drafts: Any = FakeDrafts(propose)
+    engine = Engine(model, TOKENIZER, drafts, FREE_NODES, CONFIG)
+    async with (
+        serving(engine, TOKENIZER, CONFIG) as (server, service, port),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub = pb_grpc.VerifierServiceStub(channel)
+        yield Running(server, service, engine, model, stub, port)
+
+
+@asynccontextmanager
+async def serving(
+    engine: Engine, tokenizer: Any, config: VerifierConfig
+) -> AsyncIterator[tuple[RpcServer, VerifierService, int]]:
+    """Run an engine behind its rpcs; gives its server, its service and the port."""
+    engine.start()
+    server, service = RpcServer([NAME]), VerifierService()
+    service.backend = Backend(engine, tokenizer, config)
+    pb_grpc.add_VerifierServiceServicer_to_server(service, server.grpc)
+    port = await server.start("127.0.0.1:0")
+    await server.mark_serving()
+    try:
+        yield server, service, port
+    finally:
+        await server.stop(drain=engine.stop, grace_s=1.0)
+
+
+def text_of(events: list[pb.GenerateResponse]) -> str:
+    return "".join(event.tokens.text for event in events) + events[-1].finished.text
+
+
+def ids_of(events: list[pb.GenerateResponse]) -> list[int]:
+    return [i for event in events for i in event.tokens.token_ids]
+
+
+async def test_a_stream_is_started_tokens_finished_and_adds_up() -> None:
+    async with running() as verifier:
+        events = await verifier.generate(
+            text="the fox", stopping=pb.Stopping(max_tokens=20, ignore_eos=True), request_id="r1"
+        )
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds == ["started", *["tokens"] * (len(events) - 2), "finished"]
+    started, finished = events[0].started, events[-1].finished
+    assert (started.request_id, started.model) == ("r1", "small")
+    assert started.vocabulary_fingerprint == TOKENIZER.fingerprint
+    assert started.num_prompt_tokens == len(TOKENIZER.encode("the fox"))
+    assert started.stopping.max_tokens == 20
+    assert started.sampling.HasField("seed")
+    assert finished.reason == pb.Finished.FINISH_REASON_LENGTH
+    assert not finished.HasField("stop_token_id")
+    assert finished.usage.num_output_tokens == len(ids_of(events)) == 20
+    assert text_of(events) == TOKENIZER.decode(ids_of(events))
+    indices = [event.tokens.first_index for event in events[1:-1]]
+    lengths = [len(event.tokens.token_ids) for event in events[1:-1]]
+    assert indices == [sum(lengths[:i]) for i in range(len(lengths))]
+    assert finished.timings.prefill_ms > 0
+    assert finished.timings.decode_ms > 0
+
+
+def copycat(token_ids: list[int]) -> Propose:
+    """Drafts that know the answer but for every fifth token."""
+
+    def propose(sequence_id: int, so_far: list[int], max_nodes: int) -> DraftTree:
+        ahead = token_ids[len(so_far) : len(so_far) + min(4, max_nodes)]
+        wrong = [t if (len(so_far) + i) % 5 else 1 for i, t in enumerate(ahead)]
+        count = len(wrong)
+        return DraftTree(
+            tuple(wrong), tuple(range(-1, count - 1)), (0.9,) * count, sources=(2,) * count
+        )
+
+    return propose
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pb.Sampling(),
+        pb.Sampling(temperature=0.9, seed=5),
+        pb.Sampling(temperature=1.2, seed=6, top_p=0.9, frequency_penalty=0.5),
+    ],
+)
+async def test_drafting_changes_the_steps_and_nothing_else(sampling: pb.Sampling) -> None:
+    fields: dict[str, Any] = {
+        "text": "a stitch in time",
+        "sampling": sampling,
+        "stopping": pb.Stopping(max_tokens=40, ignore_eos=True),
+        "output": pb.Output(logprobs=True, top_logprobs=3),
+    }
+    off = pb.Speculation(mode=pb.Speculation.MODE_OFF)
+    async with running() as verifier:
+        plain = await verifier.generate(**fields, speculation=off)
+    prompt = TOKENIZER.encode("a stitch in time")
+    async with running(copycat(prompt + ids_of(plain))) as verifier:
+        drafted = await verifier.generate(
+            **fields, speculation=pb.Speculation(mode=pb.Speculation.MODE_TREE)
+        )
+    assert ids_of(drafted) == ids_of(plain)
+    assert text_of(drafted) == text_of(plain)
+    summary = drafted[-1].finished.speculation
+    assert summary.num_steps < plain[-1].finished.speculation.num_steps == 39
+    num_drafted = sum(event.tokens.num_drafted for event in drafted)
+    assert summary.num_accepted_tokens == num_drafted > 15
+    histogram = summary.accept_len_histogram
+    assert sum(i * n for i, n in enumerate(histogram)) == num_drafted
+    for event in drafted[1:-1]:
+        tokens = event.tokens
+        assert list(tokens.draft_sources) == [2] * tokens.num_drafted
+        assert len(tokens.logprobs) == len(tokens.token_ids)
+    flat = [[t for e in run for t in e.tokens.logprobs] for run in (plain, drafted)]
+    for one, other in zip(*flat, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+        assert [t.token_id for t in one.top] == [t.token_id for t in other.top]
+
+
+async def test_the_drafted_head_of_each_runs_text_is_marked() -> None:
+    stopping = pb.Stopping(max_tokens=30, ignore_eos=True)
+    async with running() as verifier:
+        plain = await verifier.generate(text="the", stopping=stopping)
+    async with running(copycat(TOKENIZER.encode("the") + ids_of(plain))) as verifier:
+        mode = pb.Speculation(mode=pb.Speculation.MODE_CHAIN)
+        drafted = await verifier.generate(text="the", stopping=stopping, speculation=mode)
+    position = 0
+    ids = ids_of(drafted)
+    for event in drafted[1:-1]:
+        tokens = event.tokens
+        end = position + tokens.num_drafted
+        assert ids[position:end] == list(tokens.token_ids[: tokens.num_drafted])
+        assert tokens.drafted_text_len <= len(tokens.text)
+        if tokens.num_drafted == 0:
+            assert tokens.drafted_text_len == 0
+        position += len(tokens.token_ids)
+    assert sum(event.tokens.drafted_text_len for event in drafted) > 0
+
+
+async def test_stop_strings_end_the_stream_with_their_name() -> None:
+    async with running() as verifier:
+        stopping = pb.Stopping(max_tokens=60, ignore_eos=True)
+        whole = text_of(await verifier.generate(text="the fox", stopping=stopping))
+        stop = whole[len(whole) // 2 :][:3]
+        stopping.stop_strings.append(stop)
+        events = await verifier.generate(text="the fox", stopping=stopping)
+    assert text_of(events) == whole[: whole.index(stop)]
+    finished = events[-1].finished
+    assert (finished.reason, finished.stop_string) == (pb.Finished.FINISH_REASON_STOP, stop)
+
+
+async def test_a_stop_token_ends_the_stream_and_shows_no_text() -> None:
+    async with running() as verifier:
+        stopping = pb.Stopping(max_tokens=20, ignore_eos=True)
+        ids = ids_of(await verifier.generate(text="the fox", stopping=stopping))
+        stopping.stop_token_ids.append(ids[10])
+        events = await verifier.generate(text="the fox", stopping=stopping)
+    cut = ids.index(ids[10]) + 1
+    assert ids_of(events) == ids[:cut]
+    assert text_of(events) == TOKENIZER.decode(ids[: cut - 1])
+    assert events[-1].finished.stop_token_id == ids[10]
+
+
+async def test_text_token_ids_and_chat_mean_the_same_prompt() -> None:
+    messages = [{"role": "user", "content": "say héllo"}]
+    chat_ids = TOKENIZER.encode_chat(messages)
+    chat = pb.ChatMessages(messages=[pb.ChatMessage(**message) for message in messages])
+    stopping = pb.Stopping(max_tokens=8, ignore_eos=True)
+    async with running() as verifier:
+        by_chat = await verifier.generate(chat=chat, stopping=stopping)
+        by_ids = await verifier.generate(token_ids=pb.TokenIds(ids=chat_ids), stopping=stopping)
+        by_text = await verifier.generate(text="say héllo", stopping=stopping)
+        text_ids = pb.TokenIds(ids=TOKENIZER.encode("say héllo"))
+        by_text_ids = await verifier.generate(token_ids=text_ids, stopping=stopping)
+        reply = await verifier.stub.Tokenize(pb.TokenizeRequest(chat=chat))
+    assert ids_of(by_chat) == ids_of(by_ids)
+    assert ids_of(by_text) == ids_of(by_text_ids)
+    assert list(reply.token_ids) == chat_ids
+
+
+async def test_special_tokens_are_shown_when_asked_for() -> None:
+    turn = TOKENIZER._backend.convert_tokens_to_ids("<|turn|>")
+    fields: dict[str, Any] = {
+        "text": "the",
+        "sampling": pb.Sampling(logit_bias={turn: 100}),
+        "stopping": pb.Stopping(max_tokens=3),
+    }
+    async with running() as verifier:
+        hidden = await verifier.generate(**fields)
+        shown = await verifier.generate(**fields, output=pb.Output(special_tokens=True))
+    assert text_of(hidden) == ""
+    assert text_of(shown) == "<|turn|>" * 3
+
+
+async def test_a_bad_request_is_refused_with_its_fields_and_touches_nothing() -> None:
+    async with running() as verifier:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await verifier.generate(
+                text="x",
+                sampling=pb.Sampling(temperature=math.nan),
+                stopping=pb.Stopping(max_tokens=0),
+            )
+        assert verifier.engine.num_running == verifier.engine.num_waiting == 0
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    details = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(details)
+    fields = [violation.field for violation in details.field_violations]
+    assert fields == ["sampling.temperature", "stopping.max_tokens"]
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_retry() -> None:
+    async with running() as verifier:
+        request = pb.GenerateRequest(text="the", stopping=pb.Stopping(ignore_eos=True))
+        calls = [verifier.stub.Generate(request) for _ in range(4)]
+        for call in calls:
+            await call.read()  # Started: it runs or waits
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await verifier.generate(text="the")
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        retry = error_details_pb2.RetryInfo()
+        assert rpc_status.from_call(caught.value).details[0].Unpack(retry)  # type: ignore[arg-type]
+        for call in calls:
+            call.cancel()
+        await verifier.until_idle()
+
+
+@pytest.mark.parametrize("num_reads", [0, 1, 2, 5])
+async def test_a_client_that_leaves_frees_its_slot(num_reads: int) -> None:
+    async with running() as verifier:
+        request = pb.GenerateRequest(text="the", stopping=pb.Stopping(ignore_eos=True))
+        call = verifier.stub.Generate(request)
+        for _ in range(num_reads):
+            await call.read()
+        call.cancel()
+        events = await verifier.generate(text="fox", stopping=pb.Stopping(max_tokens=4))
+        assert events[-1].HasField("finished")
+        await verifier.until_idle()
+        assert verifier.model.slots.num_free == 2
+
+
+async def test_a_deadline_frees_the_slot_too() -> None:
+    async with running() as verifier:
+        request = pb.GenerateRequest(text="the", stopping=pb.Stopping(ignore_eos=True))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in verifier.stub.Generate(request, timeout=0.03):
+                pass
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        await verifier.until_idle()
+        assert verifier.model.slots.num_free == 2
+
+
+async def test_logits_that_are_not_finite_fail_that_request_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as verifier:
+        forward = verifier.model.forward
+        poison = {"on": True}
+
+        def poisoned(segments: Any) -> Tensor:
+            logits = forward(segments)
+            return logits * math.nan if poison["on"] else logits
+
+        monkeypatch.setattr(TargetModel, "forward", lambda self, segments: poisoned(segments))
+        for sampling in (pb.Sampling(), pb.Sampling(temperature=1.0)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await verifier.generate(text="the", sampling=sampling)
+            assert caught.value.code() == grpc.StatusCode.INTERNAL
+            assert "logits" in str(caught.value.details())
+        poison["on"] = False
+        events = await verifier.generate(text="the", stopping=pb.Stopping(max_tokens=3))
+        assert events[-1].HasField("finished")
+
+
+async def test_calls_before_the_model_is_loaded_are_told_to_retry() -> None:
+    async with running() as verifier:
+        verifier.service.backend = None
+        calls: list[Callable[[], Any]] = [
+            lambda: verifier.generate(text="the"),
+            lambda: verifier.stub.GetModel(pb.GetModelRequest()),
+            lambda: verifier.stub.Tokenize(pb.TokenizeRequest(text="a")),
+            lambda: verifier.stub.Detokenize(pb.DetokenizeRequest()),
+        ]
+        for call in calls:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call()
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_the_model_is_described() -> None:
+    async with running() as verifier:
+        model = await verifier.stub.GetModel(pb.GetModelRequest())
+    assert (model.model, model.architecture) == ("small", "LlamaForCausalLM")
+    assert model.vocabulary_size == TOKENIZER.size
+    assert model.vocabulary_fingerprint == TOKENIZER.fingerprint
+    assert (model.max_context_len, model.max_sequences, model.max_waiting) == (250, 2, 2)
+    assert model.verification == pb.GetModelResponse.VERIFICATION_TREE
+    assert model.has_chat_template
+    assert list(model.eos_token_ids) == sorted(TOKENIZER.eos_token_ids)
+    assert model.device == "cpu float32"
+
+
+async def test_detokenize_undoes_tokenize() -> None:
+    text = "naïve 日本 🙂\n"
+    async with running() as verifier:
+        ids = (await verifier.stub.Tokenize(pb.TokenizeRequest(text=text))).token_ids
+        reply = await verifier.stub.Detokenize(pb.DetokenizeRequest(token_ids=ids))
+    assert reply.text == text
+
+
+async def test_a_drain_lets_streams_end_and_its_limit_ends_them_cleanly() -> None:
+    async with running() as verifier:
+        await warm_up(verifier.engine)
+        request = pb.GenerateRequest(text="the", stopping=pb.Stopping(ignore_eos=True))
+        call = aiter(verifier.stub.Generate(request))
+        for _ in range(3):
+            await anext(call)
+        await drain(verifier.engine, 0.0)
+        events = [event async for event in call]
+        assert events[-1].finished.reason == pb.Finished.FINISH_REASON_SHUTDOWN
+        assert events[-1].finished.usage.num_output_tokens >= 2

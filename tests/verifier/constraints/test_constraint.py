@@ -1,0 +1,309 @@
+"""Constrained outputs have the form asked for, and drafting changes none of them."""
+
+import json
+import random
+import re
+from dataclasses import replace
+from functools import cache
+
+import jsonschema
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.exactness.runs import AlwaysOn
+from tests.support.models.engine_runs import FREE_NODES, ids_of, make_request, run_all, target_model
+from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
+from tests.support.models.small_tokenizers import small_tokenizer
+from verifier.config import VerifierConfig
+from verifier.constraints.constraint import Constraint, ConstraintError, Kind
+from verifier.engine.engine import Engine
+from verifier.engine.events import Completion, TokenRun
+from verifier.model.model import TargetModel
+from verifier.request import Mode, Request
+from verifier.sampling.params import SamplingParams
+from verifier.speculation.tree import DraftTree
+from verifier.text.stopping import FinishReason
+
+KINDS = ("byte_level", "llama", "gemma")
+TEXT = "the fox"
+SAMPLINGS = {
+    "greedy": SamplingParams(),
+    "sampled": SamplingParams(temperature=1.0, seed=3),
+    "filters and penalties": SamplingParams(
+        temperature=1.2, top_k=30, top_p=0.9, repetition_penalty=1.3, frequency_penalty=0.4, seed=9
+    ),
+}
+SHORT_TEXT = {"type": "string", "maxLength": 6}
+DIGIT = {"type": "integer", "minimum": -3, "maximum": 12}
+SCHEMAS: list[object] = [
+    {"type": "string", "maxLength": 12},
+    {"type": "string", "pattern": "^[a-f]{2,5}-[0-9]{1,3}$"},
+    {"enum": ["red", "green", 7, None, True, {"a": [1, "é日"]}]},
+    {"const": {"exact": ['"\\\n', 1.5]}},
+    DIGIT,
+    {"type": "boolean"},
+    {"type": "array", "items": DIGIT, "minItems": 2, "maxItems": 4},
+    {
+        "type": "object",
+        "properties": {"name": SHORT_TEXT, "size": DIGIT, "tag": {"enum": ["x", "yy"]}},
+        "required": ["name", "size"],
+        "additionalProperties": False,
+    },
+    {
+        "type": "object",
+        "properties": {"inner": {"$ref": "#/$defs/pair"}},
+        "required": ["inner"],
+        "additionalProperties": False,
+        "$defs": {"pair": {"type": "array", "prefixItems": [SHORT_TEXT, DIGIT], "items": False,
+                           "minItems": 2}},
+    },
+    {"anyOf": [{"type": "null"}, {"type": "array", "items": {"type": "boolean"}, "maxItems": 3}]},
+    {"type": "string", "format": "date"},
+]  # fmt: skip
+REGEXES = [
+    "[a-c]{1,6}x",
+    r"(yes|no|maybe)( indeed){0,2}",
+    # Not \d: which characters of all scripts are digits depends on the edition of Unicode.
+    r"[0-9]{3}-[0-9]{2}(/[0-9]{2})?",
+    r" {0,2}[a-zé日]{1,4}\n[!-@]{2}",
+    r"(?i)h[eé]llo 日本?",
+    r"\+?[\\/|.*(){}\[\]^$-]{3}",
+    "a?",
+]
+CHOICES = [
+    ("red", "green", "blue"),
+    ("a", "ab", "abc"),
+    (" leading", "new\nline", 'quote " \\ back', "日本 é", "-#&~()[]{}*+?.^$|/"),
+]
+
+
+@cache
+def model(kind: str) -> TargetModel:
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=small_tokenizer(kind).size + 3,  # models often have more rows than tokens
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+    )
+    return target_model(LlamaForCausalLM(config).eval(), max_sequences=3, max_context=256)
+
+
+def request(
+    kind: str,
+    constraint: Constraint,
+    *,
+    mode: Mode = Mode.OFF,
+    sampling: SamplingParams | None = None,
+    num_tokens: int = 200,
+    **stopping: object,
+) -> Request:
+    tokenizer = small_tokenizer(kind)
+    made = make_request(
+        tokenizer.encode(TEXT),
+        num_tokens,
+        mode=mode,
+        sampling=sampling,
+        eos_token_ids=tokenizer.eos_token_ids,
+        **stopping,
+    )
+    return replace(made, grammar=tokenizer.grammars.compile(constraint))
+
+
+Outcome = tuple[list[TokenRun], Completion]
+
+
+def run(kind: str, requests: list[Request], drafts: FakeDrafts | None = None) -> list[Outcome]:
+    config = VerifierConfig(model="small")
+    tokenizer = small_tokenizer(kind)
+    engine = Engine(model(kind), tokenizer, drafts, FREE_NODES, config)  # type: ignore[arg-type]
+    engine.drafting.controller = AlwaysOn(FREE_NODES.curve.plain_units())
+    return run_all(engine, requests)
+
+
+def text_of(outcome: Outcome) -> str:
+    runs, completion = outcome
+    return "".join(run.text for run in runs) + completion.text
+
+
+def knowing(kind: str, answers: list[list[int]]) -> FakeDrafts:
+    """The right answer with decoys and nodes past its end, or noise."""
+    rng = random.Random(5)
+    prompt = small_tokenizer(kind).encode(TEXT)
+    vocabulary = range(small_tokenizer(kind).size)
+
+    def drafter(sequence_id: int, tokens: list[int], max_nodes: int) -> DraftTree:
+        rest = answers[(sequence_id - 1) % len(answers)][len(tokens) - len(prompt) :][:10]
+        if rng.random() < 0.3:
+            return random_tree(rng, 30, vocabulary)
+        ends = [*rest, *small_tokenizer(kind).eos_token_ids, rng.choice(vocabulary)]
+        return path_tree(ends, decoys=[rng.choice(vocabulary) for _ in ends])
+
+    return FakeDrafts(drafter)
+
+
+def constraints() -> list[Constraint]:
+    return [
+        *(Constraint(Kind.JSON_SCHEMA, (json.dumps(schema),)) for schema in SCHEMAS),
+        *(Constraint(Kind.REGEX, (regex,)) for regex in REGEXES),
+        *(Constraint(Kind.CHOICES, texts) for texts in CHOICES),
+    ]
+
+
+def check_form(constraint: Constraint, text: str) -> None:
+    if constraint.kind is Kind.JSON_SCHEMA:
+        jsonschema.validate(json.loads(text), json.loads(constraint.texts[0]))
+    elif constraint.kind is Kind.REGEX:
+        assert re.fullmatch(constraint.texts[0], text), text
+    else:
+        assert text in constraint.texts
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_have_the_form_and_drafting_changes_none(kind: str, name: str) -> None:
+    forms = constraints()
+    sampling = SAMPLINGS[name]
+    plain = run(kind, [request(kind, form, sampling=sampling) for form in forms])
+    for form, outcome in zip(forms, plain, strict=True):
+        assert outcome[1].finish.reason is FinishReason.STOP, form
+        check_form(form, text_of(outcome))
+    answers = [ids_of(runs) for runs, _ in plain]
+    num_accepted = 0
+    for mode in (Mode.CHAIN, Mode.TREE):
+        drafted = run(
+            kind,
+            [request(kind, form, mode=mode, sampling=sampling) for form in forms],
+            knowing(kind, answers),
+        )
+        assert [ids_of(runs) for runs, _ in drafted] == answers
+        assert list(map(text_of, drafted)) == list(map(text_of, plain))
+        num_accepted += sum(completion.num_accepted_tokens for _, completion in drafted)
+    assert num_accepted > sum(map(len, answers)) / 2
+
+
+def test_seeds_explore_the_choices() -> None:
+    form = Constraint(Kind.CHOICES, ("red", "green", "blue"))
+    requests = [
+        request("byte_level", form, sampling=SamplingParams(temperature=5.0, seed=seed))
+        for seed in range(40)
+    ]
+    assert {text_of(outcome) for outcome in run("byte_level", requests)} == {"red", "green", "blue"}
+
+
+def test_greedy_takes_the_best_token_that_is_allowed() -> None:
+    """Against a naive reference: at each step all whole continuations are tried."""
+    kind, tokenizer = "byte_level", small_tokenizer("byte_level")
+    texts = ("the quick", "the lazy", "a stitch")
+    [(runs, _)] = run(kind, [request(kind, Constraint(Kind.CHOICES, texts))])
+    so_far: list[int] = []
+    prompt = tokenizer.encode(TEXT)
+    for token_id in ids_of(runs):
+        logits = model(kind).stock_logits([*prompt, *so_far])[-1]
+        done = tokenizer.decode(so_far)
+        allowed = [
+            i
+            for i in range(tokenizer.size)
+            if i not in tokenizer.special_ids
+            and any(t.startswith(tokenizer.decode([*so_far, i])) for t in texts)
+            and tokenizer.decode([i])
+        ]
+        allowed += tokenizer.eos_token_ids if done in texts else []
+        assert token_id == max(allowed, key=lambda i: float(logits[i]))
+        so_far.append(token_id)
+    assert so_far[-1] in tokenizer.eos_token_ids
+
+
+def test_the_form_ends_the_output_before_min_tokens_and_nothing_else_does() -> None:
+    form = Constraint(Kind.CHOICES, ("red",))
+    [short] = run("byte_level", [request("byte_level", form, min_tokens=50)])
+    assert text_of(short) == "red"
+    form = Constraint(Kind.REGEX, ("[a-z]*",))
+    [long] = run("byte_level", [request("byte_level", form, min_tokens=40, num_tokens=60)])
+    assert len(ids_of(long[0])) > 40
+
+
+def test_max_tokens_and_stop_strings_may_cut_the_form() -> None:
+    form = Constraint(Kind.REGEX, ("(ab){20}",))
+    [by_length, by_string] = run(
+        "byte_level",
+        [
+            request("byte_level", form, num_tokens=5),
+            request("byte_level", form, stop_strings=("aba",)),
+        ],
+    )
+    assert by_length[1].finish.reason is FinishReason.LENGTH
+    assert ("ab" * 20).startswith(text_of(by_length))
+    assert by_string[1].finish.stop_string == "aba"
+    assert text_of(by_string) == ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        (Constraint(Kind.REGEX, ("(a",)), "unclosed group"),
+        (Constraint(Kind.REGEX, ("a)|(b",)), "unopened group"),
+        (Constraint(Kind.REGEX, ("(?=a)b",)), "look-around"),
+        (Constraint(Kind.REGEX, (r"[^\s\S]",)), "no output"),
+        (Constraint(Kind.JSON_SCHEMA, ('{"type": "text"}',)), "text"),
+        (Constraint(Kind.JSON_SCHEMA, ('{"not": {}}',)), "not"),
+        (Constraint(Kind.JSON_SCHEMA, ('{"$ref": "https://example.org/x"}',)), "fetch"),
+        (Constraint(Kind.JSON_SCHEMA, ("[]",)), "object or boolean"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_with_the_reason(
+    kind: str, form: Constraint, reason: str
+) -> None:
+    with pytest.raises(ConstraintError, match=reason):
+        small_tokenizer(kind).grammars.compile(form)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bare", "suffix"])
+def test_tokenizers_whose_texts_depend_on_neighbours_are_refused(kind: str) -> None:
+    with pytest.raises(ConstraintError, match="not possible with this model's tokenizer"):
+        _ = small_tokenizer(kind).grammars
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Constraint(Kind.REGEX, ("((a|b|cd){1,1000}x){1,1000}",)),
+        Constraint(Kind.REGEX, (r"(.*a.{30}){9}(\p{L}{1,900}|\w+){500}",)),
+        Constraint(Kind.JSON_SCHEMA, (json.dumps({"enum": [str(i * 7919) for i in range(5000)]}),)),
+    ],
+)
+def test_forms_that_explode_are_served_or_refused_soon(form: Constraint) -> None:
+    tokenizer = small_tokenizer("byte_level")
+    try:
+        matcher = tokenizer.grammars.compile(form).start()
+    except ConstraintError:
+        return
+    assert matcher.allowed(tokenizer.size).any()
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "llama", "gemma"])
+def test_one_token_is_allowed_where_the_mask_of_all_says_so(kind: str) -> None:
+    tokenizer, rng = small_tokenizer(kind), random.Random(3)
+    for constraint in constraints():
+        matcher = tokenizer.grammars.compile(constraint).start()
+        for _ in range(40):
+            mask = matcher.allowed(tokenizer.size).tolist()
+            assert [matcher.allows(i) for i in range(tokenizer.size)] == mask
+            ends = tokenizer.eos_token_ids
+            allowed = [i for i, is_allowed in enumerate(mask) if is_allowed and i not in ends]
+            if not allowed:
+                break
+            matcher.push(rng.choice(allowed))
+
+
+def test_the_end_of_a_text_is_drafted_like_its_tokens() -> None:
+    form = Constraint(Kind.CHOICES, ("red",))
+    [(runs, end)] = run("llama", [request("llama", form, mode=Mode.AUTO)])
+    assert len(ids_of(runs)) > 2
+    assert end.num_steps == 1, "the first token comes with the prompt, all others in one step"

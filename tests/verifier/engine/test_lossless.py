@@ -1,0 +1,111 @@
+"""Greedy text with any drafts equals transformers' generate, for every family of models."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import ROOT
+from tests.support.models.engine_runs import (
+    ids_of,
+    make_engine,
+    make_request,
+    run_all,
+    target_model,
+)
+from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
+from tests.support.models.reference import FAMILIES, VOCABULARY_SIZE, Family, generate
+from verifier.model.model import Form
+from verifier.request import Mode
+from verifier.speculation.tree import EMPTY_TREE, DraftTree, prefix
+
+MODELS_PAGE = ROOT / "docs" / "models.md"
+NUM_TOKENS = 24
+TABLE: dict[str, str] = {}
+
+
+def prompts(seed: int, count: int) -> list[list[int]]:
+    rng = random.Random(seed)
+    lengths = [1, 3, 11, 20, 7][:count]
+    return [[rng.randrange(3, VOCABULARY_SIZE) for _ in range(length)] for length in lengths]
+
+
+class Strategies:
+    """Drafts that know the right answer and use, spoil or ignore it."""
+
+    def __init__(self, answers: dict[int, list[int]], prompt_lens: dict[int, int], eos: int):
+        self.answers, self.prompt_lens, self.eos = answers, prompt_lens, eos
+        self.rng = random.Random(7)
+
+    def __call__(self, sequence_id: int, tokens: list[int], max_nodes: int) -> DraftTree:
+        done = len(tokens) - self.prompt_lens[sequence_id]
+        rest = self.answers[sequence_id][done : done + 12]
+        wrong = [(token + 1) % VOCABULARY_SIZE for token in rest]
+        trees = [
+            path_tree(rest),
+            path_tree(rest, decoys=wrong),
+            path_tree(wrong),
+            path_tree([*rest[:3], self.eos, *rest[3:]], decoys=[self.eos] * len(rest)),
+            path_tree([self.eos] * 5),
+            random_tree(self.rng, self.rng.choice([1, 4, 16, 63]), range(VOCABULARY_SIZE)),
+            EMPTY_TREE,
+        ]
+        return prefix(self.rng.choice(trees), max_nodes)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.model_type)
+def test_greedy_text_with_any_drafts_equals_generate(family: Family) -> None:
+    hf = family.build()
+    some = prompts(1, 5)
+    free = [generate(hf, prompt, NUM_TOKENS, []) for prompt in some]
+    eos = free[0][NUM_TOKENS // 2]  # ends some answers in the middle
+    answers = [generate(hf, prompt, NUM_TOKENS, [eos]) for prompt in some]
+    model = target_model(hf, max_sequences=3, max_context=64)
+    drafts = FakeDrafts(
+        Strategies(
+            {i + 1: answer for i, answer in enumerate(free)},
+            {i + 1: len(prompt) for i, prompt in enumerate(some)},
+            eos,
+        )
+    )
+    # Five requests on three slots: they join and leave at different steps.
+    engine = make_engine(model, drafts, max_sequences=3, prefill_rows=4)
+    requests = [
+        make_request(
+            prompt,
+            NUM_TOKENS,
+            mode=[Mode.TREE, Mode.AUTO, Mode.CHAIN, Mode.TREE, Mode.OFF][i],
+            eos_token_ids=frozenset([eos]),
+        )
+        for i, prompt in enumerate(some)
+    ]
+    results = run_all(engine, requests)
+    assert [ids_of(runs) for runs, _ in results] == answers
+    TABLE[family.model_type] = row(family, model.form, model.reason)
+    accepted = sum(completion.num_accepted_tokens for _, completion in results)
+    assert (accepted > 0) == (model.form is not Form.PLAIN)
+
+
+def row(family: Family, form: Form, reason: str) -> str:
+    served = {
+        Form.PACKED: "trees; many sequences in one pass",
+        Form.SINGLE: "trees; one sequence per pass",
+        Form.PLAIN: f"without drafting: {reason}",
+    }[form]
+    return f"| `{family.model_type}` | {served} |"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_page() -> Iterator[None]:
+    """After a whole run the table of families must be the committed one; else it is rewritten."""
+    yield
+    if len(TABLE) < len(FAMILIES):
+        return
+    text = MODELS_PAGE.read_text()
+    head, _, tail = text.partition("<!-- families: begin -->\n")
+    _, _, tail = tail.partition("<!-- families: end -->")
+    table = "\n".join(["| family | served with |", "|---|---|", *TABLE.values()])
+    page = f"{head}<!-- families: begin -->\n{table}\n<!-- families: end -->{tail}"
+    if page != text:
+        MODELS_PAGE.write_text(page)
+        raise AssertionError("docs/models.md was out of date; it has been rewritten: commit it")
