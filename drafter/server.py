@@ -8,7 +8,7 @@ from drafter.api.service import NAME, DrafterService
 from drafter.config import DrafterConfig
 from drafter.drafting.session_store import SessionStore
 from drafter.drafting.sessions import DraftSessions
-from drafter.kernels.dispatch import calls
+from drafter.kernels.dispatch import dispatch
 from drafter.memory.memory import MemoryLimits, SharedMemory
 from drafter.metrics import DrafterMetrics
 from drafter.trie.token_run import TokenRun
@@ -28,7 +28,7 @@ _COMPILE_S = 60.0
 
 async def serve(config: DrafterConfig, tracer: Tracer | None = None) -> None:
     """Serve until SIGTERM or SIGINT; SystemExit where the settings do not work here."""
-    calls.compile_meanwhile()
+    dispatch.compile_in_background()
     try:
         sessions, memory = build(config)
     except ValueError as error:
@@ -59,7 +59,7 @@ async def serve(config: DrafterConfig, tracer: Tracer | None = None) -> None:
             await reporting
         await memory.stop()
         # A process must not end under its compiler's feet; what was learned is in Redis by now.
-        await asyncio.to_thread(calls.is_compiled, _COMPILE_S)
+        await asyncio.to_thread(dispatch.is_compiled, _COMPILE_S)
 
 
 def build(config: DrafterConfig) -> tuple[DraftSessions, SharedMemory]:
@@ -83,7 +83,7 @@ def build(config: DrafterConfig) -> tuple[DraftSessions, SharedMemory]:
 
 def warm_up() -> None:
     """Compile every kernel, or load it from its cache."""
-    calls.compile()
+    dispatch.compile()
 
 
 async def _report_health(server: RpcServer, memory: SharedMemory) -> None:

@@ -12,8 +12,8 @@ from verifier.engine.engine import Engine
 from verifier.model import attention
 from verifier.model.linear import pack_linears
 from verifier.model.measurements import cache_path, load_or_measure
-from verifier.model.model import Form, TargetModel
-from verifier.model.parallel import Group, LeadingModel, ParallelError, follow
+from verifier.model.model import TargetModel, VerificationMode
+from verifier.model.parallel import Group, ParallelError, RankZeroModel, follow
 from verifier.model.probe import choose_form
 from verifier.model.weights import load_weights, model_config
 from verifier.speculation.draft_client import DraftClient
@@ -57,7 +57,7 @@ def follow_leader(config: VerifierConfig, group: Group) -> None:
 
 
 def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> TargetModel:
-    model = _wrap(hf, config, TargetModel if group.size == 1 else LeadingModel)
+    model = _wrap(hf, config, TargetModel if group.size == 1 else RankZeroModel)
     if not config.compile:  # whose compiler lays weights out itself, and knows no packed ones
         # First, so that the form is probed with the products that will be used.
         model.packing = pack_linears(hf)
@@ -76,7 +76,7 @@ def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> Targe
 def _compile(model: TargetModel) -> None:
     if model.num_processes > 1:
         raise ParallelError("compile is for one process: unset it, or start one process")
-    if model.form is Form.PACKED:
+    if model.form is VerificationMode.PACKED:
         model.compile()
     else:
         logger.warning("not_compiled form=%s: only packed passes are", model.form.name)

@@ -11,7 +11,7 @@ from verifier.api.service import NAME, Backend, VerifierService
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine
 from verifier.loading import load_engine
-from verifier.model.parallel import Group, LeadingModel
+from verifier.model.parallel import Group, RankZeroModel
 from verifier.request import Mode, Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.telemetry.metrics import VerifierMetrics
@@ -53,7 +53,7 @@ async def serve(
         await server.run_until_signalled(
             drain=lambda: drain(engine, config.drain_s), grace_s=GRACE_S
         )
-        if isinstance(engine.model, LeadingModel):
+        if isinstance(engine.model, RankZeroModel):
             engine.model.stop()
 
 

@@ -12,7 +12,7 @@ from verifier.engine.engine import Engine
 from verifier.engine.events import Completion
 from verifier.loading import load_model
 from verifier.model.measurements import Measurements, measure
-from verifier.model.model import Form
+from verifier.model.model import VerificationMode
 from verifier.request import Exactness, Learning, Mode, Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.sampling.ranking import TokenLogprobs
@@ -95,7 +95,7 @@ async def running_engine(
     engine.drafting.controller = AlwaysOn(FREE_NODES.plain_units())
     engine.start()
     try:
-        while model.form is not Form.PLAIN and not engine.drafting.is_connected:
+        while model.form is not VerificationMode.PLAIN and not engine.drafting.is_connected:
             await asyncio.sleep(0.01)
         yield engine, measured.margin
     finally:

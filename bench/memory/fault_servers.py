@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.memory.fault_traffic import Drafters
+from bench.memory.fault_traffic import DrafterEndpoints
 from bench.topologies.groups import Cluster, Sentinels, ask
 from bench.topologies.proxy import ProxyProcess
 from bench.topologies.server import Server, running, wait_until
@@ -36,7 +36,7 @@ class Redis:
     """Where drafters find it, and what may happen to it."""
 
     url: str
-    faults: Callable[[Drafters], dict[str, Fault]]
+    faults: Callable[[DrafterEndpoints], dict[str, Fault]]
 
 
 @contextmanager
@@ -45,12 +45,12 @@ def single(folder: Path) -> Iterator[Redis]:
     server = Server(folder / "redis", "--appendonly", "yes")
     proxy = ProxyProcess(server.port, only_after=b"XADD")
 
-    def restart_drafters_without_redis(drafters: Drafters) -> None:
+    def restart_drafters_without_redis(drafters: DrafterEndpoints) -> None:
         drafters.stop()
         server.kill()
         drafters.start()
 
-    def faults(drafters: Drafters) -> dict[str, Fault]:
+    def faults(drafters: DrafterEndpoints) -> dict[str, Fault]:
         return {
             "killed": Fault(server.kill, server.start),
             "frozen": Fault(server.freeze, server.resume, seconds=5.0),

@@ -82,7 +82,7 @@ class Load:
         )
 
 
-class Drafters:
+class DrafterEndpoints:
     """Two drafter processes of one memory; the engine uses the first, the other one listens."""
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -125,7 +125,7 @@ class Drafters:
 
 
 @contextmanager
-def _running(drafters: Drafters) -> Iterator[None]:
+def _running(drafters: DrafterEndpoints) -> Iterator[None]:
     try:
         drafters.start()
         yield
@@ -134,12 +134,12 @@ def _running(drafters: Drafters) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def traffic(url: str) -> AsyncIterator[tuple[Load, Drafters]]:
+async def traffic(url: str) -> AsyncIterator[tuple[Load, DrafterEndpoints]]:
     """Streams through an engine that drafts from the first of two drafters on this Redis."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="la-")))
         _, path = next(save_all(folder))
-        drafters, load = Drafters(url, folder), Load()
+        drafters, load = DrafterEndpoints(url, folder), Load()
         stack.enter_context(_running(drafters))
         # One thread: a model that takes all cores is slowed by whatever else the machine does.
         settings: dict[str, Any] = {"max_context": 512, "threads": 1}

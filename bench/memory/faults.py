@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.memory.fault_servers import KINDS, Fault
-from bench.memory.fault_traffic import Drafters, Load, Stretch, traffic
+from bench.memory.fault_traffic import DrafterEndpoints, Load, Stretch, traffic
 
 WARM_UP_S = 5.0
 CALM_S, RECOVERY_S = 2.5, 1.0
@@ -121,13 +121,13 @@ async def _measure(kind: str, rounds: int, measured: Measured) -> None:
     measured.failed += len(load.failures)
 
 
-async def _calm(load: Load, drafters: Drafters) -> Stretch:
+async def _calm(load: Load, drafters: DrafterEndpoints) -> Stretch:
     began, drafter_s = time.monotonic(), drafters.processor_s()
     await asyncio.sleep(CALM_S + RECOVERY_S)
     return load.stretch(began, time.monotonic(), drafters.processor_s() - drafter_s)
 
 
-async def _endure(load: Load, drafters: Drafters, fault: Fault) -> Stretch:
+async def _endure(load: Load, drafters: DrafterEndpoints, fault: Fault) -> Stretch:
     """Some seconds with a fault; recovery counts too."""
     if fault.prepare is not None:
         await asyncio.to_thread(fault.prepare)

@@ -16,8 +16,8 @@ from drafter.drafting.calibration import (
     PRIOR_PATH,
     Calibration,
     as_prior,
+    default_prior,
     packed,
-    reasoned_prior,
     set_logits,
 )
 from drafter.drafting.sessions import DraftSessions
@@ -44,7 +44,7 @@ class Stream:
 
 def fit(requests: list[list[Request]], seed: int) -> Calibration:
     """Return what all workloads together teach, as experience a namespace may start with."""
-    calibration = Calibration(reasoned_prior())
+    calibration = Calibration(default_prior())
     chooser = np.random.default_rng(seed)
     for turn in range(PASSES):
         total, number = np.zeros(len(calibration.model)), 0
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _judge_without(name: str, loaded: dict[str, list[Request]], seed: int) -> None:
     """Print how the workload fares with no prior, without its own part in it, and with all."""
-    none = Calibration(reasoned_prior())
+    none = Calibration(default_prior())
     others = fit([requests for other, requests in loaded.items() if other != name], seed)
     shipped = Calibration()
     for remembers in (False, True):

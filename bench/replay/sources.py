@@ -8,7 +8,7 @@ from bench.replay.peers import peers
 from bench.replay.player import Factory
 from bench.replay.prompt_lookup import PromptLookup
 from drafter.drafting.sessions import DraftSessions
-from drafter.kernels.dispatch import calls
+from drafter.kernels.dispatch import dispatch
 
 NAMESPACE = "replay"
 
@@ -17,7 +17,7 @@ class Ours:
     """This project's drafter, called in process."""
 
     def __init__(self) -> None:
-        calls.compile()  # once per process, and not on the first request's time
+        dispatch.compile()  # once per process, and not on the first request's time
         self._sessions = DraftSessions()
         self._sequence_id = 0
 

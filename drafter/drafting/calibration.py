@@ -55,12 +55,12 @@ class Calibration:
 def prior() -> NDArray[np.float32]:
     """Return the fitted prior, or the reasoned one where none was fitted for this layout."""
     if not PRIOR_PATH.exists():
-        return reasoned_prior()
+        return default_prior()
     with np.load(PRIOR_PATH, allow_pickle=False) as arrays:
         return checked_model(unpacked(arrays["model"]))
 
 
-def reasoned_prior() -> NDArray[np.float32]:
+def default_prior() -> NDArray[np.float32]:
     """Return what stands before any measurement: shares of occurrences, evenly mixed."""
     model = np.zeros(kernels.MODEL_LEN, np.float32)
     chances = model[kernels.CELL_CHANCE : kernels.CELL_LOGIT]
@@ -80,7 +80,7 @@ def reasoned_prior() -> NDArray[np.float32]:
     weights[:, : kernels.BIAS_INPUT] = 0.15
     weights[:, kernels.SUCCESSOR_INPUT] = 0.05
     weights[kernels.RECYCLED_SET :] = 0.0
-    recycled = weights[kernels.RECYCLED_SET : kernels.RECYCLED_LUCK_SET]
+    recycled = weights[kernels.RECYCLED_SET : kernels.RECYCLED_HIT_RATE_SET]
     recycled[:, kernels.SUCCESSOR_INPUT] = 1.0
     # The longer the match that does not say so, the less the successors know.
     recycled[:, kernels.BIAS_INPUT] = -1.0 * np.arange(kernels.NUM_LEVELS + 1)

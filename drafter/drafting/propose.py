@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drafter.kernels import record as layout
-from drafter.kernels.dispatch import calls
+from drafter.kernels.dispatch import dispatch
 
 
 @dataclass(slots=True)  # not frozen, which would take four times as long to make
@@ -36,16 +36,16 @@ class DraftRecord:
     __slots__ = ("chances_at", "ints", "max_nodes", "num_nodes", "rows", "tree_at")
 
     def __init__(self) -> None:
-        self._make(_MIN_SPACE, layout.FULL_LUCK // 2)
+        self._make(_MIN_SPACE, layout.FULL_HIT_RATE // 2)
 
     def grow(self, max_nodes: int) -> None:
         """Forget the draft and make room for that many nodes."""
-        self._make(max_nodes, int(self.ints[layout.LUCK]))
+        self._make(max_nodes, int(self.ints[layout.HIT_RATE]))
 
-    def _make(self, max_nodes: int, luck: int) -> None:
+    def _make(self, max_nodes: int, hit_rate: int) -> None:
         self.num_nodes = 0
         self.max_nodes = max_nodes
-        self.ints = layout.new_record(max_nodes, luck)
+        self.ints = layout.new_record(max_nodes, hit_rate)
         self.rows = layout.new_rows(max_nodes)
         # Where the kernel leaves the draft, in memory shared by all sequences.
         self.tree_at = layout.tree_at(max_nodes)
@@ -74,7 +74,7 @@ class Proposer:
             record.grow(wanted)
         if record.max_nodes > self._max_nodes:
             self._reserve(record.max_nodes)
-        number = calls.propose(
+        number = dispatch.propose(
             local,
             shared,
             successors,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from drafter.drafting.calibration import Calibration
 from drafter.drafting.propose import DraftRecord, DraftTree, Proposer
 from drafter.drafting.successors import Rows, Successors, as_rows
-from drafter.kernels.dispatch import calls
+from drafter.kernels.dispatch import dispatch
 from drafter.trie.token_run import TokenIds, TokenRun, as_run
 from drafter.trie.trie import DEFAULT_MAX_BYTES, Trie
 
@@ -154,8 +154,8 @@ class DraftSessions:
         arena, memory = session.local.arena, session.memory
         if rows is not None:
             memory.successors.reserve()
-            calls.keep_successors(arena, memory.successors.table, run, rows.ravel(), len(run))
-        self._num_accepted += calls.observe(
+            dispatch.keep_successors(arena, memory.successors.table, run, rows.ravel(), len(run))
+        self._num_accepted += dispatch.observe(
             arena, memory.calibration.model, record.ints, record.rows, run, len(run), verified
         )
         self._num_verified += verified

@@ -27,7 +27,7 @@ SIGNATURES: dict[Any, tuple[str, ...]] = {
 _MAX_INTERPRETED = 2048
 
 
-class Calls:
+class Dispatch:
     """The kernels as they are called now: compiled, or by the interpreter until they are."""
 
     def __init__(self) -> None:
@@ -47,10 +47,10 @@ class Calls:
                 self._appends.set()
         self._compiled.set()
 
-    def compile_meanwhile(self) -> None:
+    def compile_in_background(self) -> None:
         """Let the interpreter run the kernels, and compile them in a thread."""
         for kernel in SIGNATURES:
-            setattr(self, kernel.py_func.__name__, interpreted(kernel))
+            setattr(self, kernel.py_func.__name__, pure_python(kernel))
         self.append_tokens = self._or_wait(self.append_tokens)
         threading.Thread(target=self._compile, name="compile", daemon=True).start()
 
@@ -73,7 +73,7 @@ class Calls:
         return append
 
 
-calls = Calls()
+dispatch = Dispatch()
 
 
 P = ParamSpec("P")
@@ -81,7 +81,7 @@ R = TypeVar("R")
 Plain = dict[Any, FunctionType]
 
 
-def interpreted(kernel: Callable[P, R]) -> Callable[P, R]:
+def pure_python(kernel: Callable[P, R]) -> Callable[P, R]:
     """Return the kernel's own source as a plain function, with all that it calls."""
     function = _plain(kernel, {})
 

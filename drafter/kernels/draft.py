@@ -17,9 +17,9 @@ from drafter.kernels.record import (
     COMMON_LEN,
     COMMON_RANK,
     FOLLOWS,
-    FULL_LUCK,
+    FULL_HIT_RATE,
+    HIT_RATE,
     LOCAL_CELL,
-    LUCK,
     NEXT_COMMON,
     NODE_LEN,
     NODE_SPACE,
@@ -119,8 +119,8 @@ def _expand(
     num_places = find_places(local, shared, record, scratch, node)
     num_found = find_candidates(local, shared, successors, record, scratch, node, num_places)
     record[NODES_AT + NODE_LEN * node + NEXT_COMMON] = 0
-    luck = np.int64(record[LUCK]) * mixing.NUM_LUCKS // (FULL_LUCK + 1)
-    score(local, shared, model, record, scratch, rows, chances, node, num_found, luck)
+    hit_rate = np.int64(record[HIT_RATE]) * mixing.NUM_HIT_RATES // (FULL_HIT_RATE + 1)
+    score(local, shared, model, record, scratch, rows, chances, node, num_found, hit_rate)
 
 
 @part

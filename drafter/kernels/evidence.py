@@ -47,7 +47,7 @@ def score(
     chances: Floats,
     node: Int,
     num_found: Int,
-    luck: Int,
+    hit_rate: Int,
 ) -> None:
     """Write each candidate's row of evidence and its path chance, and the node's own row."""
     empty = is_empty(shared)
@@ -60,7 +60,7 @@ def score(
         shared_level = np.int64(mixing.EMPTY_LEVEL)
     node_set = local_level * _SHARED_LEVELS + shared_level
     node_row = mixing.ROW_LEN * (record[POOL_SPACE] + node)
-    _describe(scratch, rows, node_row, np.int64(NOBODY), node_set, empty, luck)
+    _describe(scratch, rows, node_row, np.int64(NOBODY), node_set, empty, hit_rate)
     put_common(rows, node_row, np.int64(0), np.int64(-1 if empty else 0))
     first = np.int64(record[NUM_POOLED]) - num_found
     total: Real = 0.0
@@ -69,7 +69,7 @@ def score(
         pooled = record[POOL_AT] + POOLED_LEN * (first + index)
         token = np.int64(record[pooled])
         record[pooled + COMMON_RANK] = 0
-        _describe(scratch, rows, row, np.int64(index), node_set, empty, luck)
+        _describe(scratch, rows, row, np.int64(index), node_set, empty, hit_rate)
         if rows[row + mixing.NUM_PLACED] >= 0:
             put_common(rows, row, local_cell(local, token), shared_cell(shared, token))
         value = mixing.chance(model, rows, row)
@@ -124,7 +124,7 @@ def _list_levels(scratch: Ints) -> None:
 
 @part
 def _describe(
-    scratch: Ints, rows: Ints, row: Int, which: Int, node_set: Int, empty: bool, luck: Int
+    scratch: Ints, rows: Ints, row: Int, which: Int, node_set: Int, empty: bool, hit_rate: Int
 ) -> None:
     """Turn a candidate's counts into its row: an entry per level, weight sets and bins."""
     local_top = _place_entries(scratch, rows, row, which, np.int64(0))
@@ -137,7 +137,7 @@ def _describe(
     best = max(local_top, shared_top)
     rank = np.int64(scratch[RANKS + which])
     if best == 0 and recovered_top == 0 and 0 <= rank < mixing.SUCCESSOR_RANKS:
-        _describe_recycled(rows, row, rank, node_set, luck)
+        _describe_recycled(rows, row, rank, node_set, hit_rate)
         return
     at = row + mixing.ENTRIES + num_placed + (1 if empty else 2)
     rows[at] = _entry(np.int64(mixing.SUCCESSOR_INPUT), mixing.SUCCESSOR_CELL + rank)
@@ -146,12 +146,12 @@ def _describe(
     if empty:
         shared_top = np.int64(mixing.EMPTY_LEVEL)
     own_set = mixing.NUM_SELECTED + local_top * _SHARED_LEVELS + shared_top
-    luck_set = mixing.LUCK_SET + luck * (_NUM_LEVELS + 1) + best
+    hit_rate_set = mixing.HIT_RATE_SET + hit_rate * (_NUM_LEVELS + 1) + best
     bins = held * (_NUM_LEVELS + 1) + best
     if best == 0 and recovered_top > 0:
         own_set = mixing.RECOVERED_SET + recovered_top - 1
         bins = (mixing.NUM_CLASSES - 2) * (_NUM_LEVELS + 1) + recovered_top
-    _choose(rows, row, node_set, own_set, luck_set, bins)
+    _choose(rows, row, node_set, own_set, hit_rate_set, bins)
 
 
 @part
@@ -180,7 +180,7 @@ def _entry(index: Int, cell: Int) -> Int:
 
 
 @part
-def _describe_recycled(rows: Ints, row: Int, rank: Int, node_set: Int, luck: Int) -> None:
+def _describe_recycled(rows: Ints, row: Int, rank: Int, node_set: Int, hit_rate: Int) -> None:
     """Leave a candidate that only the successors hold with their evidence alone."""
     level = node_set // _SHARED_LEVELS
     shared_level = node_set % _SHARED_LEVELS
@@ -192,8 +192,8 @@ def _describe_recycled(rows: Ints, row: Int, rank: Int, node_set: Int, luck: Int
         np.int64(mixing.SUCCESSOR_INPUT), mixing.SUCCESSOR_CELL + rank
     )
     bins = (mixing.NUM_CLASSES - 1) * (_NUM_LEVELS + 1) + level
-    luck_set = mixing.RECYCLED_LUCK_SET + luck
-    _choose(rows, row, mixing.RECYCLED_SET + level, np.int64(mixing.UNUSED_SET), luck_set, bins)
+    hit_rate_set = mixing.RECYCLED_HIT_RATE_SET + hit_rate
+    _choose(rows, row, mixing.RECYCLED_SET + level, np.int64(mixing.UNUSED_SET), hit_rate_set, bins)
 
 
 @part

@@ -42,13 +42,13 @@ SUCCESSOR_INPUT, BIAS_INPUT = NUM_INPUTS - 2, NUM_INPUTS - 1
 EMPTY_LEVEL = NUM_LEVELS + 1
 NUM_SELECTED = (NUM_LEVELS + 1) * (NUM_LEVELS + 2)
 # And by how often the sequence's first choices came true lately, and the candidate's match.
-NUM_LUCKS = 6
-LUCK_SET = 2 * NUM_SELECTED
-# What only the recycled successors hold is weighed apart, by the node's longest match and by luck:
+NUM_HIT_RATES = 6
+HIT_RATE_SET = 2 * NUM_SELECTED
+# What only the recycled successors hold is weighed apart, by longest match and by hit rate:
 # recorded text has none to fit the other weights to.
-RECYCLED_SET = LUCK_SET + NUM_LUCKS * (NUM_LEVELS + 1)
-RECYCLED_LUCK_SET = RECYCLED_SET + NUM_LEVELS + 1
-UNUSED_SET = RECYCLED_LUCK_SET + NUM_LUCKS
+RECYCLED_SET = HIT_RATE_SET + NUM_HIT_RATES * (NUM_LEVELS + 1)
+RECYCLED_HIT_RATE_SET = RECYCLED_SET + NUM_LEVELS + 1
+UNUSED_SET = RECYCLED_HIT_RATE_SET + NUM_HIT_RATES
 # And what only recovered places hold, by the length matched before the replaced token.
 RECOVERED_SET = UNUSED_SET + 1
 NUM_SETS = RECOVERED_SET + NUM_RECOVERED

@@ -9,8 +9,8 @@ from drafter.kernels.draft import forget_draft
 from drafter.kernels.frequent import learn_common
 from drafter.kernels.record import (
     FIRST,
-    FULL_LUCK,
-    LUCK,
+    FULL_HIT_RATE,
+    HIT_RATE,
     NODE_LEN,
     NODES_AT,
     NUM_FOUND,
@@ -27,7 +27,7 @@ from drafter.kernels.record import (
 )
 from drafter.kernels.trie import Arena, append_tokens
 
-_LUCK_SHIFT = 4
+_HIT_RATE_SHIFT = 4
 # Of the many unlikely candidates that come to nothing one in so many is learned, so many times.
 _STRIDE = 4
 
@@ -87,15 +87,15 @@ def _learn_candidates(model: Floats, record: Ints, rows: Ints, node: Int, token:
 
 @part
 def _child(record: Ints, node: Int, token: Int) -> Int:
-    """Return the drafted child with this token, 0 where there is none; the luck follows."""
+    """Return the drafted child with this token, 0 where there is none; the hit rate follows."""
     is_first = True
     for index in range(node + 1, record[NUM_NODES] + 1):
         at = NODES_AT + NODE_LEN * index
         if record[at + PARENT] == node:
             is_child = record[at + TOKEN] == token
             if is_first:
-                target = FULL_LUCK if is_child else 0
-                record[LUCK] += (target - record[LUCK]) >> _LUCK_SHIFT
+                target = FULL_HIT_RATE if is_child else 0
+                record[HIT_RATE] += (target - record[HIT_RATE]) >> _HIT_RATE_SHIFT
                 is_first = False
             if is_child:
                 return np.int64(index)

@@ -20,7 +20,9 @@ POOL_PER_NODE = 8
 MAX_COMMON = 80
 
 # The record begins with sizes, where the pool and the common tokens begin, and a running state.
-NUM_NODES, NUM_POOLED, NODE_SPACE, POOL_SPACE, NUM_COMMON, TURN, LUCK, POOL_AT, COMMON_AT = range(9)
+NUM_NODES, NUM_POOLED, NODE_SPACE, POOL_SPACE, NUM_COMMON, TURN, HIT_RATE, POOL_AT, COMMON_AT = (
+    range(9)
+)
 NODES_AT = 16
 # Per node; next to try among the common tokens, -1 where the node was not expanded.
 TOKEN, PARENT, FIRST, NUM_FOUND, NEXT_COMMON, STEP, SOURCE, NUM_PLACES = range(8)
@@ -52,18 +54,18 @@ RECOVERED = 2
 
 # Marks, in a node's step, that the node lies on the emitted path.
 ON_PATH = 1 << 16
-# A sequence whose first choices always come true has this luck; it forgets within some 20 tokens.
-FULL_LUCK = 1 << 12
+# The hit rate of a sequence whose first choices always come true; it forgets in some 20 tokens.
+FULL_HIT_RATE = 1 << 12
 
 
-def new_record(max_nodes: int, luck: int) -> Ints:
+def new_record(max_nodes: int, hit_rate: int) -> Ints:
     """Return an empty record with room for that many nodes."""
     pool_at = NODES_AT + NODE_LEN * (max_nodes + 1)
     common_at = pool_at + POOLED_LEN * pool_space(max_nodes)
     record = np.zeros(common_at + COMMON_LEN * MAX_COMMON, np.int32)
     record[NODE_SPACE], record[POOL_SPACE] = max_nodes + 1, pool_space(max_nodes)
     record[POOL_AT], record[COMMON_AT] = pool_at, common_at
-    record[LUCK] = luck
+    record[HIT_RATE] = hit_rate
     record[NODES_AT + NEXT_COMMON] = -1
     return record
 

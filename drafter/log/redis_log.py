@@ -17,7 +17,7 @@ from drafter.log.protocol import Lease, LogEnd, Page, Publication
 from drafter.trie.snapshot import CHUNK_LEN, MAX_HEADER_LEN, ZERO, EntryId
 
 _PREFIX = "lookahead"
-_BIRTH = f"{_PREFIX}:birth"
+_INSTANCE = f"{_PREFIX}:birth"
 _PAGE_ENTRIES = 64
 _LEASE_MS = 30_000
 # Parts of an upload that never gets published go away by themselves.
@@ -69,13 +69,13 @@ class RedisLog:
             await client.xadd(_key(space, "log"), {b"e": data})
             await self._touch(space)
 
-    async def birth(self) -> str:
+    async def instance_id(self) -> str:
         """Return the name that this Redis got when a drafter first met it; gone with its data."""
         async with self._calls() as client:
-            name = await client.get(_BIRTH)
+            name = await client.get(_INSTANCE)
             if name is None:
-                await client.set(_BIRTH, uuid.uuid4().hex, nx=True)
-                name = await client.get(_BIRTH)
+                await client.set(_INSTANCE, uuid.uuid4().hex, nx=True)
+                name = await client.get(_INSTANCE)
         return (name or b"").decode()
 
     async def acquire(self, space: str) -> Lease | None:

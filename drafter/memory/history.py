@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from drafter.log.entry import EntryError, decode
 from drafter.log.protocol import Page
-from drafter.memory.tombstones import life_of
+from drafter.memory.tombstones import incarnation_of
 from drafter.trie.snapshot import ZERO, EntryId, Position
 from drafter.trie.store import TokenTrie
 
@@ -45,7 +45,7 @@ class History:
         """Go on from another place, in this history or another."""
         self.trie = trie
         self.base, self.cursor, self._check = position.base, position.cursor, position.check
-        self.num_tokens, self.life = position.num_tokens, position.life
+        self.num_tokens, self.incarnation = position.num_tokens, position.incarnation
         self._producers = {
             (bytes.fromhex(name), boot): last for name, boot, last in position.producers
         }
@@ -53,7 +53,9 @@ class History:
     def position(self) -> Position:
         """Say where in which history the state stands."""
         producers = tuple((key[0].hex(), key[1], last) for key, last in self._producers.items())
-        return Position(self.base, self.cursor, self._check, producers, self.num_tokens, self.life)
+        return Position(
+            self.base, self.cursor, self._check, producers, self.num_tokens, self.incarnation
+        )
 
     def name(self) -> str:
         """Name the position: equal names mean equal tries."""
@@ -67,7 +69,7 @@ class History:
     def apply(self, entry_id: EntryId, data: bytes) -> None:
         """Learn the next entry, unless it is a copy of one before, or nothing that can be read."""
         self.cursor, self._check = entry_id, zlib.crc32(data)
-        self.life = self.life or life_of(entry_id, data)
+        self.incarnation = self.incarnation or incarnation_of(entry_id, data)
         self.counts.entries += 1
         try:
             entry = decode(data)

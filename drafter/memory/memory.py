@@ -17,8 +17,8 @@ from drafter.memory.local import LocalMemory
 from drafter.memory.outbox import Outbox
 from drafter.memory.replica import ReplicaLimits
 from drafter.memory.status import MemoryStatus, SpaceStatus
-from drafter.memory.tombstones import ForgottenLives, forget_in_log
-from drafter.memory.worker import Member, MemberTimes, end, going_on
+from drafter.memory.tombstones import Tombstones, forget_in_log
+from drafter.memory.worker import MemberTimes, SpaceWorker, end, going_on
 from drafter.trie.snapshot import digest
 from drafter.trie.store import Store, TokenTrie
 from drafter.trie.token_run import TokenRun, as_run
@@ -26,7 +26,7 @@ from drafter.trie.token_run import TokenRun, as_run
 if TYPE_CHECKING:
     from drafter.log.redis_log import RedisLog
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _SPACE = re.compile(r"[A-Za-z0-9._:-]{1,128}/[A-Za-z0-9._-]{1,128}")
 _MONITOR_S = 1.0
 _FLUSH_S = 1.0
@@ -64,11 +64,11 @@ class SharedMemory:
             max_runs=self._limits.max_outbox_runs,
             max_bytes=self._limits.max_outbox_bytes,
         )
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, SpaceWorker] = {}
         self._local: dict[str, LocalMemory] = {}
         self._used_at: dict[str, float] = {}
-        self._lives = ForgottenLives()
-        self._birth = ""
+        self._tombstones = Tombstones()
+        self._instance_id = ""
         self._unloaded = 0
         self._connected = False
         self._last_error = ""
@@ -80,7 +80,7 @@ class SharedMemory:
     async def start(self) -> None:
         """Return at once; connects in the background, however long that takes."""
         where = _describe(self._url) if self._url else "none, memory dies with the process"
-        _logger.info("shared memory log=%s", where)
+        logger.info("shared memory log=%s", where)
         self._monitor = asyncio.create_task(self._watch(), name="memory monitor")
 
     async def stop(self) -> None:
@@ -97,7 +97,7 @@ class SharedMemory:
             try:
                 await self._log.close()
             except ConnectionError as error:
-                _logger.info("closing the log: %s", error)
+                logger.info("closing the log: %s", error)
 
     def append(self, space: str, token_ids: Sequence[int] | TokenRun) -> None:
         """Learn a finished run, here and on all replicas; never waits."""
@@ -129,7 +129,7 @@ class SharedMemory:
             self._store.forget(space)
             self._local[space].forget()
         if self._log is not None:
-            await forget_in_log(self._log, _checked(space), self._lives)
+            await forget_in_log(self._log, _checked(space), self._tombstones)
         return num_tokens
 
     def spaces(self) -> list[str]:
@@ -201,12 +201,12 @@ class SharedMemory:
         if self._log is None:
             self._local[space] = LocalMemory(space, self._store)
             return
-        member = Member(
+        member = SpaceWorker(
             space,
             self._store,
             self._log,
             self._outbox,
-            self._lives,
+            self._tombstones,
             limits=self._limits.replica,
             times=self._limits.times,
         )
@@ -231,26 +231,26 @@ class SharedMemory:
                     await self._greet(self._log)
                 await self._shrink()
             except Exception:
-                _logger.exception("watching the memory failed")
+                logger.exception("watching the memory failed")
             await asyncio.sleep(_MONITOR_S)
 
     async def _greet(self, log: "RedisLog") -> None:
         try:
-            self._meet(await log.birth())
+            self._meet(await log.instance_id())
             if not self._connected:
-                _logger.info("shared memory connected")
+                logger.info("shared memory connected")
             self._connected, self._last_error = True, ""
         except ConnectionError as error:
             if self._connected or not self._last_error:
-                _logger.warning("shared memory unreachable: %s", error)
+                logger.warning("shared memory unreachable: %s", error)
             self._connected, self._last_error = False, str(error)
 
-    def _meet(self, birth: str) -> None:
+    def _meet(self, instance_id: str) -> None:
         """In a Redis that lost everything, look after the spaces that were forgotten."""
-        if self._birth and birth != self._birth:
-            for space in self._lives.spaces():
+        if self._instance_id and instance_id != self._instance_id:
+            for space in self._tombstones.spaces():
                 self._use(space)
-        self._birth = birth
+        self._instance_id = instance_id
 
     async def _shrink(self) -> None:
         """Unload the spaces that nobody used for longest, until the rest fits."""

@@ -11,7 +11,7 @@ from drafter.trie.store import Store, TokenTrie
 from drafter.trie.token_run import TokenRun
 
 
-class Ahead:
+class Overlay:
     """At most one copy of a space's trie, and when the last one was dropped."""
 
     def __init__(

@@ -5,7 +5,7 @@ import asyncio
 from drafter.log.protocol import Lease
 from drafter.log.redis_log import RedisLog
 from drafter.memory.replica import Replica, ReplicaLimits
-from drafter.memory.tombstones import ForgottenLives
+from drafter.memory.tombstones import Tombstones
 from drafter.trie.snapshot import Position
 from drafter.trie.store import Store, TokenTrie
 
@@ -39,7 +39,7 @@ async def read_space(
         breathe=_breathe,
         waiting=list,
         forgotten=lambda: None,
-        lives=ForgottenLives(),
+        tombstones=Tombstones(),
     )
     try:
         async with asyncio.timeout(timeout_s):

@@ -11,9 +11,9 @@ from typing import Any
 
 from drafter.log.protocol import Lease, Log, Page
 from drafter.memory.history import START, History
-from drafter.memory.overlay import Ahead
+from drafter.memory.overlay import Overlay
 from drafter.memory.status import Lag
-from drafter.memory.tombstones import ForgottenLives, life_in
+from drafter.memory.tombstones import Tombstones, incarnation_in
 from drafter.memory.transfer import SnapshotTransfer
 from drafter.trie.snapshot import ZERO, Position, parse_pointer
 from drafter.trie.store import Store, TokenTrie
@@ -45,7 +45,7 @@ class Replica:
         breathe: Callable[[], Awaitable[None]],
         waiting: Callable[[], list[TokenRun]],  # own runs that are not in the log yet
         forgotten: Callable[[], None],  # called when somebody else emptied the space
-        lives: ForgottenLives,
+        tombstones: Tombstones,
     ) -> None:
         self.space = space
         self.history = History(store.build(None))
@@ -55,13 +55,13 @@ class Replica:
         self.rolled_back_at: float | None = None
         self._store, self._log, self._limits = store, log, limits
         self._now, self._offload, self._breathe = now, offload, breathe
-        self._waiting, self._forgotten, self._lives = waiting, forgotten, lives
-        self._ahead = Ahead(space, store, offload=offload, waiting=waiting)
+        self._waiting, self._forgotten, self._tombstones = waiting, forgotten, tombstones
+        self._ahead = Overlay(space, store, offload=offload, waiting=waiting)
         self._transfer = SnapshotTransfer(
             space, store, log, offload=offload, max_len=limits.max_snapshot_bytes
         )
         self._pointer: bytes | None = None
-        self._birth: str | None = None
+        self._instance_id: str | None = None
         self._stranded_at: float | None = None
         self._wanted = False
         # Raised by whatever replaces the state under a running poll.
@@ -112,8 +112,8 @@ class Replica:
 
     def forget(self) -> None:
         """Forget everything here, as the owner of the space wishes."""
-        self._lives.saw(self.space, self.history.life)
-        self._lives.end(self.space)
+        self._tombstones.saw(self.space, self.history.incarnation)
+        self._tombstones.end(self.space)
         self._store.forget(self.space)
         self._clear()
 
@@ -211,12 +211,12 @@ class Replica:
         await self._strand(page)
 
     async def _resync_without_pointer(self) -> None:
-        birth, era = await self._log.birth(), self._era
-        lost = self._birth is not None and birth != self._birth
+        instance_id, era = await self._log.instance_id(), self._era
+        lost = self._instance_id is not None and instance_id != self._instance_id
         if lost and self.trie.num_tokens:
             if await self._reseed(None):
                 # Whoever empties the space from now on means it.
-                self._birth = birth
+                self._instance_id = instance_id
             return
         page = await self._log.read(self.space, ZERO)
         if era != self._era or await self._forget_again(page, from_start=True):
@@ -231,7 +231,7 @@ class Replica:
     async def _forget_again(self, page: Page, *, from_start: bool = False) -> bool:
         """Delete what came back after it was forgotten; tell whether that was so."""
         from_start = from_start or self.history.cursor == ZERO
-        if life_in(page, from_start=from_start) not in self._lives:
+        if incarnation_in(page, from_start=from_start) not in self._tombstones:
             return False
         self.resyncs["forgotten"] += 1
         await self._log.forget(self.space)
@@ -245,7 +245,7 @@ class Replica:
         if self._now() - self._stranded_at >= self._limits.patience_s:
             self._clear()
             pointer = parse_pointer(page.pointer)
-            self.history.life = pointer.life if pointer else ""
+            self.history.incarnation = pointer.incarnation if pointer else ""
             await self._reseed(page.pointer)
 
     async def _reseed(self, expected: bytes | None) -> bool:
@@ -260,7 +260,7 @@ class Replica:
         return await self._upload(lease, position, expected)
 
     async def _synced(self, pointer: bytes | None) -> None:
-        self._birth = await self._log.birth()
+        self._instance_id = await self._log.instance_id()
         self._pointer = pointer
         self._stranded_at = None
         self.synced = True
@@ -278,7 +278,7 @@ class Replica:
         self.synced = False
 
     def _stand_at(self, position: Position, trie: TokenTrie) -> None:
-        self._lives.saw(self.space, self.history.life)
+        self._tombstones.saw(self.space, self.history.incarnation)
         self.history.stand_at(position, trie)
         self.lag.restart()
         self._ahead.trie = None

@@ -21,7 +21,7 @@ from drafter.trie.snapshot import (
 )
 from drafter.trie.store import Store, TokenTrie
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class SnapshotTransfer:
@@ -46,7 +46,7 @@ class SnapshotTransfer:
             return await self._load(generation)
         except ValueError as error:
             if generation.key not in self._broken:
-                _logger.warning("snapshot refused space=%s: %s", self._space, error)
+                logger.warning("snapshot refused space=%s: %s", self._space, error)
             self._broken.add(generation.key)
             return None
 
@@ -66,7 +66,9 @@ class SnapshotTransfer:
         known = {generation.key for generation in old.generations} if old else set()
         publication = Publication(
             expected=expected,
-            pointer=Pointer(position.base, (newest, *kept), position.life, self._store.max_bytes),
+            pointer=Pointer(
+                position.base, (newest, *kept), position.incarnation, self._store.max_bytes
+            ),
             check=position.check,
             num_parts=num_parts,
             trim_to=kept[0].covered if kept else ZERO,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from drafter.memory.outbox import Outbox
 from drafter.memory.replica import Replica, ReplicaLimits
 from drafter.memory.status import SpaceStatus
-from drafter.memory.tombstones import ForgottenLives
+from drafter.memory.tombstones import Tombstones
 from drafter.trie.store import Store
 from drafter.trie.token_run import TokenRun
 
 if TYPE_CHECKING:  # redis takes a tenth of a second to import, and a drafter may have none
     from drafter.log.redis_log import RedisLog
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class MemberTimes:
     ahead_pause_s: float = 30.0  # between two copies made for that
 
 
-class Member:
+class SpaceWorker:
     """Drives a replica and a part of the outbox with tasks of its own."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Member:
         store: Store,
         log: "RedisLog",
         outbox: Outbox,
-        lives: ForgottenLives,
+        tombstones: Tombstones,
         *,
         limits: ReplicaLimits,
         times: MemberTimes,
@@ -56,7 +56,7 @@ class Member:
             breathe=_breathe,
             waiting=lambda: outbox.waiting(space),
             forgotten=lambda: outbox.discard(space),
-            lives=lives,
+            tombstones=tombstones,
         )
         self._pending = asyncio.Event()
         self._blocked_at: float | None = None
@@ -104,7 +104,7 @@ class Member:
                 failures += 1
                 self._note_blocked()
             except Exception:
-                _logger.exception("following failed space=%s", self._space)
+                logger.exception("following failed space=%s", self._space)
                 failures += 1
             await self._go_ahead_if_blocked()
             if failures:
@@ -144,13 +144,13 @@ class Member:
                 self._note_blocked()
                 # Once per outage; a server that is full shows in no other line.
                 level = logging.WARNING if failures == 1 else logging.DEBUG
-                _logger.log(level, "append failed space=%s: %s", self._space, error)
+                logger.log(level, "append failed space=%s: %s", self._space, error)
                 await asyncio.sleep(self._backoff_s(failures))
 
     def _warn_of_other_limit(self) -> None:
         limit, self._other_limit = self._other_limit, self.replica.other_limit()
         if self._other_limit not in (None, limit):
-            _logger.warning(
+            logger.warning(
                 "max_namespace_bytes differs between drafters: full tries will not agree, "
                 "and snapshots hold what the smaller one keeps space=%s other=%d",
                 self._space,
@@ -181,9 +181,9 @@ class Member:
     async def _write_snapshot(self) -> None:
         try:
             done = await self.replica.snapshot()
-            _logger.info("snapshot space=%s written=%s", self._space, done)
+            logger.info("snapshot space=%s written=%s", self._space, done)
         except ConnectionError as error:
-            _logger.info("snapshot failed space=%s: %s", self._space, error)
+            logger.info("snapshot failed space=%s: %s", self._space, error)
         if not self.replica.snapshot_due():
             return
         # Somebody else writes it, or Redis has no room: ask again later.

@@ -40,7 +40,7 @@ class Position:
     check: int  # CRC-32 of the entry at the cursor; 0 at ZERO
     producers: tuple[tuple[str, int, int], ...]  # hex id, boot epoch, last sequence; oldest first
     num_tokens: int  # ever applied in this history
-    life: str = ""  # named for the first entry of all; empty while nothing was learned
+    incarnation: str = ""  # named for the first entry of all; empty while nothing was learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Pointer:
 
     base: str
     generations: tuple[Generation, ...]
-    life: str = ""
+    incarnation: str = ""
     max_bytes: int = 0  # that a trie of the newest one's writer may take
 
     @property
@@ -67,8 +67,15 @@ class Pointer:
         return self.generations[0]
 
     def dumps(self) -> bytes:
-        text = json.dumps(asdict(self)).encode()
+        text = _as_json(self)
         return b"%08x" % zlib.crc32(text) + text
+
+
+def _as_json(value: "Pointer | Header") -> bytes:
+    """As it is stored; there an incarnation is called a life."""
+    names = {"incarnation": "life"}
+    fields = asdict(value, dict_factory=lambda found: {names.get(k, k): v for k, v in found})
+    return json.dumps(fields).encode()
 
 
 def load_pointer(data: bytes) -> Pointer:
@@ -87,8 +94,8 @@ def load_pointer(data: bytes) -> Pointer:
         raise SnapshotError(f"pointer: {error}") from error
     if not 1 <= len(found) <= 2:
         raise SnapshotError(f"pointer: {len(found)} generations")
-    life, max_bytes = str(fields.get("life", "")), int(fields.get("max_bytes", 0))
-    return Pointer(str(fields["base"]), found, life, max_bytes)
+    incarnation, max_bytes = str(fields.get("life", "")), int(fields.get("max_bytes", 0))
+    return Pointer(str(fields["base"]), found, incarnation, max_bytes)
 
 
 @lru_cache(maxsize=1024)
@@ -126,7 +133,7 @@ def digest(arrays: Arrays) -> str:
 
 def dump_header(header: Header) -> bytes:
     """Serialise a header behind its own SHA-256."""
-    text = json.dumps(asdict(header)).encode()
+    text = _as_json(header)
     return _MAGIC + hashlib.sha256(text).digest() + text
 
 
@@ -225,7 +232,7 @@ def _header(fields: dict[str, Any]) -> Header:
                 (bytes.fromhex(p).hex(), int(b), int(s)) for p, b, s in position["producers"]
             ),
             num_tokens=int(position["num_tokens"]),
-            life=str(position.get("life", "")),
+            incarnation=str(position.get("life", "")),
         ),
         epoch=int(fields["epoch"]),
         arrays=table,

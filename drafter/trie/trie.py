@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drafter.kernels import trie as kernels
-from drafter.kernels.dispatch import calls
+from drafter.kernels.dispatch import dispatch
 from drafter.trie.snapshot import digest
 from drafter.trie.token_run import MAX_TOKEN_ID, TokenRun, as_run
 
@@ -163,7 +163,7 @@ class Trie:
         tail = int(self.arena[kernels.TAIL])
         fresh = _new_arena(capacity)
         fresh[kernels.HEAD] = fresh[kernels.TAIL] = tail
-        calls.append_tokens(fresh, tokens, len(tokens))
+        dispatch.append_tokens(fresh, tokens, len(tokens))
         # Contexts that reach back over the tail lost their front when it was evicted.
         oldest = tail + kernels.MAX_ORDER
         slots = np.arange(tail, tail + len(tokens)) & (capacity - 1)
@@ -178,7 +178,7 @@ class Trie:
         self.reserve(len(run))
         if not run.flags.writeable:
             run = run.copy()  # another type to the compiler, which would compile once more
-        calls.append_tokens(self.arena, run, len(run))
+        dispatch.append_tokens(self.arena, run, len(run))
 
     def _make_room(self, num_tokens: int) -> None:
         """Grow or renumber where needed; count how many more tokens need neither."""
@@ -196,7 +196,7 @@ class Trie:
         learned = self.num_learned
         self.arena = _new_arena(max(capacity, MIN_CAPACITY))
         self._room = 0
-        calls.append_tokens(self.arena, live, len(live))
+        dispatch.append_tokens(self.arena, live, len(live))
         self._renumbered = learned - len(live)
 
     def _ring(self) -> NDArray[np.int32]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from drafter.log.connection import close_client, open_client
 from lookahead.doctor.finding import Finding, ok, problem, warning
 from lookahead.stack.stack import NO_REDIS
 
@@ -29,8 +28,7 @@ def check_redis(url: str) -> list[Finding]:
 
 
 def _ask(url: str) -> list[Finding]:
-    from drafter.log.connection import describe  # needs the drafter's packages
-    from lookahead.doctor.memory import read_facts
+    from drafter.log.connection import describe
 
     name = describe(url)
     try:
@@ -78,6 +76,8 @@ class RedisFacts:
 async def read_facts(url: str) -> RedisFacts:
     """Ask the Redis at `url`. ConnectionError or OSError where it does not answer, ValueError for
     a bad URL; redis-py's own errors where it refuses."""
+    from drafter.log.connection import close_client, open_client  # needs the drafter's packages
+
     client: Any = open_client(url)
     node = {"target_nodes": "random"} if "+cluster" in url else {}
     try:

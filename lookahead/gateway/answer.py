@@ -14,7 +14,7 @@ from lookahead.gateway.schema import ChatRequest, Generation
 from lookahead.gateway.token_texts import TokenTexts
 from lookahead.gateway.translation import Caller, generate_requests, renamed_fields
 from lookahead.gateway.usage import speculation, usage
-from lookahead.gateway.verifiers import Generating, Verifiers
+from lookahead.gateway.verifiers import GenerationCall, Verifiers
 from protos import verifier_pb2 as pb
 
 SEED_BITS = 53  # what every reader of JSON keeps exactly
@@ -121,8 +121,8 @@ class Answerer:
             )
             raise invalid("messages", problem, code="no_chat_template")
 
-    async def _start_all(self, calls: list[pb.GenerateRequest]) -> list[Generating]:
-        started: dict[int, Generating] = {}
+    async def _start_all(self, calls: list[pb.GenerateRequest]) -> list[GenerationCall]:
+        started: dict[int, GenerationCall] = {}
 
         async def start(i: int, call: pb.GenerateRequest) -> None:
             started[i] = await self._verifiers.generate(call, timeout_s=self._timeout_s)

@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from lookahead.gateway.auth import Keys
+from lookahead.gateway.auth import ApiKeys
 from lookahead.gateway.concurrency import ClientGone
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.metrics import GatewayMetrics
-from lookahead.gateway.middleware import GONE, Front
+from lookahead.gateway.middleware import GONE, Middleware
 from lookahead.gateway.routes import Routes
 from lookahead.gateway.sse import Abort
 from lookahead.gateway.verifiers import Verifiers
@@ -43,8 +43,8 @@ def create_app(
         },
         lifespan=lifespan,
     )
-    keys = Keys(config.api_keys())
-    return Front(
+    keys = ApiKeys(config.api_keys())
+    return Middleware(
         routes, keys=keys, metrics=metrics, max_requests=config.max_requests, tracer=tracer
     )
 

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from lookahead.gateway.errors import ApiError
 
 
-class Keys:
+class ApiKeys:
     """The keys known, as digests; comparing takes equally long whichever of them matches."""
 
     def __init__(self, namespaces: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from lookahead.client.responses import SOURCES
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.token_texts import TokenText, TokenTexts
-from lookahead.gateway.verifiers import Generating
+from lookahead.gateway.verifiers import GenerationCall
 from protos import verifier_pb2 as pb
 
 REASONS = {pb.Finished.FINISH_REASON_STOP: "stop", pb.Finished.FINISH_REASON_LENGTH: "length"}
@@ -28,7 +28,7 @@ class Choice:
     """A running or finished generation."""
 
     index: int
-    generating: Generating
+    generating: GenerationCall
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenText] = field(default_factory=list)
     first_time: float | None = None  # monotonic, of the first tokens

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lookahead.gateway.auth import Keys
+from lookahead.gateway.auth import ApiKeys
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.metrics import GatewayMetrics
 from rpc.tracing import Tracer
@@ -27,14 +27,14 @@ RETRY_AFTER_S = 1.0
 GONE = 499  # what logs call a request whose client left before its answer began
 
 
-class Front:
+class Middleware:
     """Wraps the routes."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        keys: Keys,
+        keys: ApiKeys,
         metrics: GatewayMetrics,
         max_requests: int,
         tracer: Tracer | None,
@@ -50,7 +50,7 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = Visit(scope, send, self._metrics)
+        visit = AccessRecord(scope, send, self._metrics)
         self._num_requests += 1
         try:
             self._admit(scope)
@@ -64,7 +64,7 @@ class Front:
             visit.end()
 
     @contextmanager
-    def _traced(self, scope: Scope, visit: "Visit") -> Iterator[None]:
+    def _traced(self, scope: Scope, visit: "AccessRecord") -> Iterator[None]:
         """Let the verifier's part of a request go on with the trace that its client began."""
         if self._tracer is None or not scope["path"].startswith(TRACED):
             yield
@@ -87,7 +87,7 @@ class Front:
             raise ApiError(429, kind, message, code=code, retry_after_s=RETRY_AFTER_S)
 
 
-class Visit:
+class AccessRecord:
     """One request, for its line in the log and its share of the metrics."""
 
     def __init__(self, scope: Scope, send: Send, metrics: GatewayMetrics) -> None:

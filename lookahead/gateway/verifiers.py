@@ -49,7 +49,7 @@ MODEL_AGE_S = 5.0  # for which a description of the model is believed
 Result = TypeVar("Result")
 
 
-class Generating:
+class GenerationCall:
     """A generation that has started; close it."""
 
     def __init__(self, call: Any) -> None:  # grpc publishes no types for calls
@@ -128,11 +128,11 @@ class Verifiers:
         self._model: pb.GetModelResponse | None = None
         self._model_time = 0.0
 
-    async def generate(self, request: pb.GenerateRequest, *, timeout_s: float) -> Generating:
+    async def generate(self, request: pb.GenerateRequest, *, timeout_s: float) -> GenerationCall:
         """Start a generation on the first verifier that takes it."""
 
-        async def start(verifier: Verifier) -> Generating:
-            generating = Generating(
+        async def start(verifier: Verifier) -> GenerationCall:
+            generating = GenerationCall(
                 verifier.stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
             )
             try:

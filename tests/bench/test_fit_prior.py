@@ -9,7 +9,7 @@ from drafter.drafting.calibration import (
     PRIOR_CELL_COUNT,
     Calibration,
     checked_model,
-    reasoned_prior,
+    default_prior,
 )
 from drafter.kernels import mixing as kernels
 
@@ -38,5 +38,5 @@ def test_what_was_fitted_is_a_calibration_that_counts_for_little(fitted: Calibra
 
 def test_a_fitted_prior_drafts_unseen_requests_of_the_kind_better(fitted: Calibration) -> None:
     unseen = copying(6, 3)
-    reasoned = judge(unseen, Calibration(reasoned_prior()), 4, remembers=False)
+    reasoned = judge(unseen, Calibration(default_prior()), 4, remembers=False)
     assert judge(unseen, fitted, 4, remembers=False) > 1.02 * reasoned

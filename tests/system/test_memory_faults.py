@@ -36,7 +36,7 @@ from verifier.engine.engine import Engine
 from verifier.engine.step_stats import StepStats
 from verifier.speculation.draft_client import DraftClient
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 NAMESPACE = "faults"
 MAX_TOKENS = 40
 STREAMS = 2
@@ -234,7 +234,7 @@ async def endure_one(drafters: list[Drafter], load: Traffic, fault: Fault) -> No
     await asyncio.sleep(CALM_S)
     marks.append(time.monotonic())
     before, during, _, after = map(load.between, marks[:-1], marks[1:])
-    _logger.info(
+    logger.info(
         "%s: step %.2f ms (before %.2f, after %.2f), longest %.0f ms, waiting for drafts %.2f ms "
         "(before %.2f, after %.2f), caught up in %.2f s, %d bytes waiting",
         fault.name,

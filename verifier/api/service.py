@@ -13,19 +13,19 @@ from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.errors import ResourceExhausted, ServiceError, Unavailable
 from rpc.tracing import Span, Tracer
-from verifier.api.parsing import parse_detokenize, parse_generate, parse_tokenize
-from verifier.api.replies import event_reply, started_reply
+from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
+from verifier.api.to_proto import event_reply, started_reply
 from verifier.api.validation import Limits
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine, EngineError
 from verifier.engine.events import Completion
 from verifier.engine.scheduler import QueueFull
 from verifier.engine.sequence import Sequence
-from verifier.model.model import Form
+from verifier.model.model import VerificationMode
 from verifier.request import Exactness, Request
 from verifier.sampling.params import SamplingError
-from verifier.telemetry.counters import Tally
-from verifier.telemetry.request_log import Ends, log_refusal
+from verifier.telemetry.counters import Counters
+from verifier.telemetry.request_log import RequestLog, log_refusal
 from verifier.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ NAME = "lookahead.v1.VerifierService"
 RETRY_WHEN_FULL_S = 1.0
 RETRY_WHEN_LOADING_S = 2.0
 VERIFICATIONS = {
-    Form.PACKED: pb.GetModelResponse.VERIFICATION_TREE,
-    Form.SINGLE: pb.GetModelResponse.VERIFICATION_TREE_SINGLE,
-    Form.PLAIN: pb.GetModelResponse.VERIFICATION_NONE,
+    VerificationMode.PACKED: pb.GetModelResponse.VERIFICATION_TREE,
+    VerificationMode.SINGLE: pb.GetModelResponse.VERIFICATION_TREE_SINGLE,
+    VerificationMode.PLAIN: pb.GetModelResponse.VERIFICATION_NONE,
 }
 
 T = TypeVar("T")
@@ -57,8 +57,8 @@ class Backend:
         self.tracer = tracer
         self.write_timeout_s = config.write_timeout_s
         # From here on: what was generated to warm up counts nowhere.
-        self.tally = Tally()
-        self.ends = Ends(self.tally)
+        self.tally = Counters()
+        self.ends = RequestLog(self.tally)
         engine.on_step = self.tally.count_step
         engine.on_emit = self.tally.count_emission
         model = engine.model
@@ -67,7 +67,7 @@ class Backend:
             max_context=model.max_context,
             max_nodes=config.max_nodes,
             max_depth=config.max_depth,
-            allows_drafts=model.form is not Form.PLAIN,
+            allows_drafts=model.form is not VerificationMode.PLAIN,
             exactness=Exactness[config.exactness.upper()],
         )
         self._description = pb.GetModelResponse(

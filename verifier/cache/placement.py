@@ -16,7 +16,7 @@ class Kernel(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
+class PaddedGroup:
     """The rows of several short segments as one padded call over a run of slots."""
 
     slots: slice
@@ -34,16 +34,16 @@ class Placement:
     slots: Tensor  # [rows] slot of each row
     indices: Tensor  # [rows] index of each row inside its slot
     segments: tuple[tuple[int, int, int, int], ...]  # (slot, first row, end row, kv_len)
-    together: Together | None = None
-    # Masks of all layers and of sliding-window layers, where the model is handed tickets for them
-    # (`ticket`), because shapes that change at every step do not go through compiled code.
+    together: PaddedGroup | None = None
+    # Masks of all layers and of sliding-window layers. The model is handed placeholders for them,
+    # because shapes that change at every step do not go through compiled code.
     masks: tuple[Tensor, ...] = ()
 
     def mask(self, handed: Tensor) -> Tensor:
-        """The mask that the model was handed, or a ticket for."""
+        """The mask that the model was handed, or a placeholder for."""
         return self.masks[handed.shape[-1] - 1] if self.masks else handed
 
 
-def ticket(kind: int, device: torch.device) -> Tensor:
+def mask_placeholder(kind: int, device: torch.device) -> Tensor:
     """What stands for the mask of a kind: 0 of all layers, 1 of sliding-window layers."""
     return torch.ones(1, 1, 1, 1 + kind, dtype=torch.bool, device=device)

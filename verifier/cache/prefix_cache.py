@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.cache.kv_cache import KVCache
-from verifier.cache.stateful_slots import PlainSlots
+from verifier.cache.stateful_slots import StatefulSlots
 
 # Shorter common beginnings, such as a lone BOS, are not worth a copy or a warm slot.
 MIN_REUSED = 16
@@ -38,7 +38,7 @@ class _Follower:
 class PrefixCache:
     """Gives out the slots of a cache and takes them back, remembering what they hold."""
 
-    def __init__(self, slots: KVCache | PlainSlots) -> None:
+    def __init__(self, slots: KVCache | StatefulSlots) -> None:
         self._slots = slots
         self._held: dict[int, _Held] = {}
         self._running: set[int] = set()
@@ -48,7 +48,7 @@ class PrefixCache:
         self, namespace: str, token_ids: Sequence[int], *, may_reuse: bool = True
     ) -> tuple[int, int]:
         """A slot for the sequence, and how many leading tokens' rows it holds already."""
-        if isinstance(self._slots, PlainSlots):
+        if isinstance(self._slots, StatefulSlots):
             return self._slots.allocate(), 0
         source, length = self._longest(namespace, token_ids) if may_reuse else (-1, 0)
         if length < MIN_REUSED:

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import DynamicCache, PreTrainedConfig
 
 
-class PlainSlots:
+class StatefulSlots:
     """The same surface as `KVCache`, without drafts."""
 
     def __init__(self, num_slots: int) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 from verifier.engine.sequence import Sequence
 from verifier.engine.step import Result, StepResult
 from verifier.engine.step_stats import StepStats
-from verifier.speculation.asking import Asking
 from verifier.speculation.budget import StepCurve
 from verifier.speculation.controller import Controller
+from verifier.speculation.draft_backoff import DraftBackoff
 from verifier.speculation.draft_client import DraftClient
 
 # A draft may take this share of a plain step before the step goes on without it.
@@ -21,14 +21,14 @@ DRAFT_SHARE = 0.25
 MAX_DRAFT_WAIT_S = 0.02
 
 
-class Drafting:
+class DraftCoordinator:
     """One engine's side of its drafter, and the controller that says whether it pays."""
 
     def __init__(self, client: DraftClient | None, curve: StepCurve) -> None:
         self.client = client
         self.controller = Controller(curve.plain_units())
         self._curve = curve
-        self._asking = Asking()
+        self._asking = DraftBackoff()
         self._has_asked = False  # after the last step
         self._has_closed = False  # a sequence, and the drafter was not told yet
 

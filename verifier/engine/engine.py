@@ -13,14 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from verifier.cache.prefix_cache import PrefixCache
 from verifier.config import VerifierConfig
-from verifier.engine.draft_coordinator import Drafting
+from verifier.engine.draft_coordinator import DraftCoordinator
 from verifier.engine.planner import Planner
 from verifier.engine.scheduler import Scheduler
 from verifier.engine.sequence import NO_SLOT, PlainStep, Sequence
 from verifier.engine.step import Result, StepResult, Work, run_step
 from verifier.engine.step_stats import PlainTime, StepStats, is_decoding
 from verifier.model.measurements import Measurements
-from verifier.model.model import Form, TargetModel
+from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Request
 from verifier.speculation.acceptance import Accepted
 from verifier.speculation.draft_client import DraftClient
@@ -48,8 +48,8 @@ class Engine:
     ) -> None:
         self.model = model
         self._tokenizer = tokenizer
-        drafts = drafts if model.form is not Form.PLAIN else None
-        self.drafting = Drafting(drafts, measured.curve)
+        drafts = drafts if model.form is not VerificationMode.PLAIN else None
+        self.drafting = DraftCoordinator(drafts, measured.curve)
         self.on_step: Callable[[StepStats], None] = lambda stats: None
         # Told what a step emitted for a sequence, and how many tokens of it.
         self.on_emit: Callable[[Sequence, DraftTree, Accepted, int], None] = lambda *emission: None

@@ -6,7 +6,7 @@ from verifier.engine.sequence import Sequence
 from verifier.engine.step import Work
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.model.measurements import EXACT_ROWS, Measurements
-from verifier.model.model import Form, TargetModel
+from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Exactness, Mode
 from verifier.speculation.budget import Offer, choose_nodes
 from verifier.speculation.controller import Trust
@@ -96,7 +96,7 @@ class Planner:
             )
             for i in free
         ]
-        if self._model.form is Form.SINGLE:  # each sequence has a pass of its own
+        if self._model.form is VerificationMode.SINGLE:  # each sequence has a pass of its own
             chosen = [choose_nodes(self._measured.curve, [offer], 1, 1)[0] for offer in offers]
         else:
             num_rows = len(decoding) + sum(counts) - sum(counts[i] for i in free)
@@ -109,7 +109,7 @@ class Planner:
         self, sequence: Sequence, tree: DraftTree, margin: float, *, wants_successors: bool
     ) -> Work:
         is_guarded = sequence.request.speculation.exactness is Exactness.GUARDED
-        is_padded = sequence.is_exact and self._model.form is not Form.PLAIN
+        is_padded = sequence.is_exact and self._model.form is not VerificationMode.PLAIN
         return Work(
             sequence,
             draft_segment(
@@ -129,7 +129,7 @@ class Planner:
     def _prefill_work(self, sequence: Sequence, room: int) -> Work:
         kv_len = self._model.slots.length(sequence.slot)
         end = min(kv_len + (EXACT_PREFILL_ROWS if sequence.is_exact else room), sequence.num_prompt)
-        if self._model.form is Form.PLAIN:
+        if self._model.form is VerificationMode.PLAIN:
             end = sequence.num_prompt  # recurrent models take a prompt whole
         segment = prompt_segment(
             sequence.slot,
@@ -148,7 +148,7 @@ class Planner:
 
     def _draft(self, sequence: Sequence, *, uses_drafter: bool) -> DraftTree:
         """The sequence's tree in the shape it asked for, no deeper than it may still emit."""
-        if not sequence.uses_drafts or self._model.form is Form.PLAIN:
+        if not sequence.uses_drafts or self._model.form is VerificationMode.PLAIN:
             return EMPTY_TREE
         if sequence.is_exact and not self._measured.rows_agree:
             return EMPTY_TREE

@@ -3,8 +3,8 @@
 Registered with transformers under the name "lookahead". The model hands over whole storages
 [slots, kv_heads, capacity, dim] and a mask [1, 1, rows, kv_len] whose columns are slot indices.
 Query heads that share a key head are laid out beside it, so no key is ever copied. Each sequence
-is a call of its own, or all short ones are one padded call (`Together`), which suits a GPU, where
-calls cost more than padding.
+is a call of its own, or all short ones are one padded call (`PaddedGroup`), which suits a GPU:
+there calls cost more than padding.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from verifier.cache.kv_cache import KVCache
-from verifier.cache.placement import Kernel, Together
+from verifier.cache.placement import Kernel, PaddedGroup
 
 NAME = "lookahead"
 MAX_JOINED_ROWS = 65  # of a sequence: a draft, not a run of a prompt
@@ -77,7 +77,7 @@ def packed_attention(
 
 def make_together(
     segments: Sequence[tuple[int, int, int, int]], device: torch.device
-) -> Together | None:
+) -> PaddedGroup | None:
     """One call for all segments of few rows; None where there is nothing to join."""
     short = [each for each in segments if each[2] - each[1] <= MAX_JOINED_ROWS]
     if len(short) < 2:
@@ -94,7 +94,7 @@ def make_together(
         place[slot - first, : end - start] = torch.arange(start, end)
         rows += range(start, end)
         cells += [(slot - first) * width + i for i in range(end - start)]
-    return Together(
+    return PaddedGroup(
         slots=slice(first, first + num_slots),
         kv_len=max(kv_len for *_, kv_len in short),
         place=place.to(device),
@@ -109,7 +109,7 @@ def _attend_together(
     key: Tensor,  # [slots, kv_heads, capacity, dim]
     value: Tensor,  # [slots, kv_heads, capacity, value_dim]
     mask: Tensor,  # [rows, kv_len]
-    together: Together,
+    together: PaddedGroup,
     scaling: float,
 ) -> Tensor:  # [joined rows, heads, value_dim]
     heads, kv_heads, kv_len = query.shape[0], key.shape[1], together.kv_len

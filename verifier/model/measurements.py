@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from verifier.model.batch import draft_segment, prompt_segment
-from verifier.model.model import Form, TargetModel
+from verifier.model.model import TargetModel, VerificationMode
 from verifier.speculation.budget import ROW_COUNTS, StepCurve
 from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
@@ -49,7 +49,7 @@ PLAIN = Measurements(StepCurve([1, 2], [1.0, 2.0]), 0.0, False)  # no drafts, no
 
 def load_or_measure(path: Path, model: TargetModel) -> Measurements:
     """The measurements saved at `path`, or fresh ones, saved for the next start."""
-    if model.form is Form.PLAIN:
+    if model.form is VerificationMode.PLAIN:
         return PLAIN
     saved, key = _read(path), _key(model)
     try:

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from verifier.cache.kv_cache import KVCache, LayerShape
-from verifier.cache.placement import Kernel, Placement, ticket
-from verifier.cache.stateful_slots import PlainSlots
+from verifier.cache.placement import Kernel, Placement, mask_placeholder
+from verifier.cache.stateful_slots import StatefulSlots
 from verifier.model import attention
 from verifier.model.batch import Batch, BoolArray, Segment, make_batch, pad_batch, prompt_segment
 from verifier.model.compilation import Compile, CompiledLayers, compile_buckets, padded_rows
@@ -26,7 +26,7 @@ from verifier.model.linear import Packing
 logger = logging.getLogger(__name__)
 
 
-class Form(enum.Enum):
+class VerificationMode(enum.Enum):
     """How a model verifies drafts."""
 
     PACKED = "trees, many sequences in one forward pass"
@@ -59,8 +59,8 @@ class TargetModel:
         self.dtype = next(model.parameters()).dtype
         self.architecture = type(model).__name__
         self.vocabulary_size = int(model.get_input_embeddings().weight.size(0))  # type: ignore[operator]
-        self.form, self.reason = Form.PLAIN, "not probed yet"
-        self.slots: KVCache | PlainSlots = PlainSlots(1)
+        self.form, self.reason = VerificationMode.PLAIN, "not probed yet"
+        self.slots: KVCache | StatefulSlots = StatefulSlots(1)
         self.packing = Packing()
         self._model = model
         self._kernel = _kernel(attention, self.device)
@@ -90,16 +90,22 @@ class TargetModel:
 
     def use_plain(self, num_slots: int, reason: str) -> None:
         """Serve without drafts, each sequence with the model's own cache."""
-        self.form, self.reason = Form.PLAIN, reason
+        self.form, self.reason = VerificationMode.PLAIN, reason
         self._set_attention(self._stock_attention)
-        self.slots = PlainSlots(num_slots)
+        self.slots = StatefulSlots(num_slots)
 
     def use_slots(
-        self, form: Form, shapes: list[LayerShape], masks: Masks, *, num_slots: int, capacity: int
+        self,
+        form: VerificationMode,
+        shapes: list[LayerShape],
+        masks: Masks,
+        *,
+        num_slots: int,
+        capacity: int,
     ) -> None:
         """Serve trees from preallocated slots."""
         self.form, self.reason, self._masks = form, "", masks
-        is_packed = form is Form.PACKED
+        is_packed = form is VerificationMode.PACKED
         self.slots = KVCache(
             shapes,
             num_slots=num_slots,
@@ -130,9 +136,9 @@ class TargetModel:
     @torch.inference_mode()
     def forward(self, segments: list[Segment]) -> Tensor:
         """Run the rows; return float32 logits [rows that want them, vocabulary] in order."""
-        if isinstance(self.slots, PlainSlots):
+        if isinstance(self.slots, StatefulSlots):
             return self._forward_plain(segments, self.slots)
-        if self.form is Form.PACKED:
+        if self.form is VerificationMode.PACKED:
             return self._forward_slots(make_batch(segments, self._masks.window), self.slots)
         batches = [make_batch([segment], self._masks.window) for segment in segments]
         return torch.cat([self._forward_slots(batch, self.slots) for batch in batches])
@@ -149,7 +155,7 @@ class TargetModel:
         if num_rows is not None:
             masks = tuple(map(self._mask_tensor, _kinds(batch)))
             batch = pad_batch(batch, num_rows, slots.capacity - 1)
-        joins = self.form is Form.PACKED and slots.kernel is Kernel.BATCHED
+        joins = self.form is VerificationMode.PACKED and slots.kernel is Kernel.BATCHED
         together = attention.make_together(ranges, self.device) if joins else None
         slots.placement = Placement(
             self._tensor(batch.slots), self._tensor(batch.indices), ranges, together, masks
@@ -173,7 +179,7 @@ class TargetModel:
         """The masks as the model's forward takes them; tickets for them where it is compiled."""
         kinds = _kinds(batch)
         if compiled:
-            handed = [ticket(kind, self.device) for kind in range(len(kinds))]
+            handed = [mask_placeholder(kind, self.device) for kind in range(len(kinds))]
         else:
             handed = list(map(self._mask_tensor, kinds))
         if not self._masks.by_layer_type:
@@ -184,12 +190,12 @@ class TargetModel:
         """[1, 1, rows, kv_len]: bool for our attention, additive where the model has its own,
         since an eager model adds whatever it gets."""
         allowed = self._tensor(mask)[None, None]
-        if self.form is Form.PACKED:
+        if self.form is VerificationMode.PACKED:
             return allowed
         lowest = torch.finfo(self.dtype).min
         return torch.zeros_like(allowed, dtype=self.dtype).masked_fill(~allowed, lowest)
 
-    def _forward_plain(self, segments: list[Segment], slots: PlainSlots) -> Tensor:
+    def _forward_plain(self, segments: list[Segment], slots: StatefulSlots) -> Tensor:
         """One pass per sequence, exactly as transformers' own generate would."""
         logits = []
         for segment in segments:

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 
 from verifier.cache.kv_cache import KVCache, LayerShape
 from verifier.model.batch import Segment
-from verifier.model.model import Form, Masks, TargetModel
+from verifier.model.model import Masks, TargetModel, VerificationMode
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Group:
         dist.init_process_group("nccl" if is_cuda else "gloo", timeout=IDLE)
 
 
-class LeadingModel(TargetModel):
+class RankZeroModel(TargetModel):
     """Rank 0's model: the others follow each method that runs the model or moves its rows."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -81,7 +81,13 @@ class LeadingModel(TargetModel):
         raise ParallelError(f"{self.name} cannot be cut over processes: {reason}")
 
     def use_slots(
-        self, form: Form, shapes: list[LayerShape], masks: Masks, *, num_slots: int, capacity: int
+        self,
+        form: VerificationMode,
+        shapes: list[LayerShape],
+        masks: Masks,
+        *,
+        num_slots: int,
+        capacity: int,
     ) -> None:
         """Serve trees from preallocated slots, on all ranks."""
         sizes = {"num_slots": num_slots, "capacity": capacity}

@@ -15,7 +15,7 @@ from verifier.cache.kv_cache import LayerShape
 from verifier.cache.memory import allowed_bytes, fitting_slots
 from verifier.model import attention
 from verifier.model.batch import draft_segment, prompt_segment
-from verifier.model.model import Form, Masks, TargetModel
+from verifier.model.model import Masks, TargetModel, VerificationMode
 from verifier.speculation.tree import DraftTree
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _layer_shapes(model: TargetModel) -> list[LayerShape]:
     ]
 
 
-def _candidates(hf: PreTrainedModel) -> Iterator[tuple[Form, Masks]]:
+def _candidates(hf: PreTrainedModel) -> Iterator[tuple[VerificationMode, Masks]]:
     config = hf.config.get_text_config()
     layer_types = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
@@ -110,12 +110,14 @@ def _candidates(hf: PreTrainedModel) -> Iterator[tuple[Form, Masks]]:
     masks = [by_type, single] if layer_types else [single]
     if len(layer_types) > 1:
         masks = [by_type]  # one mask cannot serve two kinds of layers
-    packable = [Form.PACKED] if hf._can_set_attn_implementation() else []
-    for form in (*packable, Form.SINGLE):
+    packable = [VerificationMode.PACKED] if hf._can_set_attn_implementation() else []
+    for form in (*packable, VerificationMode.SINGLE):
         yield from ((form, mask) for mask in masks)
 
 
-def _try_form(model: TargetModel, form: Form, shapes: list[LayerShape], masks: Masks) -> float:
+def _try_form(
+    model: TargetModel, form: VerificationMode, shapes: list[LayerShape], masks: Masks
+) -> float:
     """Largest difference from the stock logits, relative to their size; inf on an exception."""
     try:
         model.use_slots(form, shapes, masks, num_slots=2, capacity=24)

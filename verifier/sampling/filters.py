@@ -1,7 +1,7 @@
 """Which tokens survive top-k, top-p and min-p, and the draw among them. Arrays on the host.
 
-All three keep the tokens whose score reaches some border, so one number says everything. Tokens
-tied at the border all stay, as with Hugging Face's top-k: the order of equals never matters.
+All three keep the tokens whose score reaches some cutoff, so one number says everything. Tokens
+tied at the cutoff all stay, as with Hugging Face's top-k: the order of equals never matters.
 
 Scores that carry noise have two more borders: above the one a token survives whatever the noise,
 below the other it never does. A draw that they leave in doubt is no draw.
@@ -29,7 +29,7 @@ class Filters(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Border:
+class Cutoff:
     """The lowest score that survives, at best and at worst."""
 
     score: float
@@ -38,12 +38,12 @@ class Border:
 
 
 MAX_NOISE = 500.0  # more would overflow, and says no more
-NO_BORDER = Border(-math.inf, -math.inf, -math.inf)
+NO_BORDER = Cutoff(-math.inf, -math.inf, -math.inf)
 
 
-def border(
+def cutoff(
     best: Floats, log_total: float, filters: Filters, *, is_all: bool, noise: float = 0.0
-) -> Border | None:
+) -> Cutoff | None:
     """Return the lowest score that survives; None where it lies beyond the scores given.
 
     `best` are the highest scores, falling: all of them (`is_all`) or some. `log_total` is the
@@ -55,7 +55,7 @@ def border(
         if filters.top_k > len(best):
             return None
         k = filters.top_k
-        found = Border(float(best[k - 1]), *_bounds(best, k, k, noise, is_all=is_all))
+        found = Cutoff(float(best[k - 1]), *_bounds(best, k, k, noise, is_all=is_all))
         log_total = _log_sum(best[best >= found.score])
         if noise:  # tokens in doubt are part of the total or are not
             doubt += _log_sum(best[best >= found.low]) - _log_sum(best[best >= found.high])
@@ -65,10 +65,10 @@ def border(
             return None
         size, most, fewest = sizes
         bounds = _bounds(best, most, fewest, noise, is_all=is_all)
-        found = _higher(found, Border(float(best[size - 1]), *bounds))
+        found = _higher(found, Cutoff(float(best[size - 1]), *bounds))
     if filters.min_p > 0.0:
         score = float(best[0]) + math.log(filters.min_p)
-        found = _higher(found, Border(score, score - noise, score + noise))
+        found = _higher(found, Cutoff(score, score - noise, score + noise))
     # Tokens tied with the last score given may be missing from `best`.
     return found if is_all or found.low > best[-1] else None
 
@@ -80,10 +80,10 @@ def draw(scores: Floats, u: float) -> int:
     return int(np.searchsorted(cumulative, target, side="right"))
 
 
-def is_certain(scores: Floats, index: int, u: float, border: Border, noise: float) -> bool:
+def is_certain(scores: Floats, index: int, u: float, cutoff: Cutoff, noise: float) -> bool:
     """Whether `u` falls on `scores[index]` whatever the noise; `scores` reach `border.low`."""
     mass = np.exp(scores - scores.max())
-    survives = scores >= border.high
+    survives = scores >= cutoff.high
     if not survives[index]:
         return False
     sure = np.where(survives, mass, 0.0)
@@ -117,9 +117,9 @@ def _bounds(
     return low - noise, after + noise
 
 
-def _higher(one: Border, other: Border) -> Border:
+def _higher(one: Cutoff, other: Cutoff) -> Cutoff:
     """What survives both."""
-    return Border(max(one.score, other.score), max(one.low, other.low), max(one.high, other.high))
+    return Cutoff(max(one.score, other.score), max(one.low, other.low), max(one.high, other.high))
 
 
 def _nucleus_sizes(

@@ -26,7 +26,7 @@ class Best:
 
     token_id: int
     logit: float
-    lead: float  # over the second
+    top2_gap: float  # over the second
 
 
 @dataclass(frozen=True, slots=True)

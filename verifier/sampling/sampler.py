@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verifier.constraints.grammar import ConstraintMatcher, MatchError
-from verifier.sampling.filters import Border, Floats, border, draw, is_between, is_certain
+from verifier.sampling.filters import Cutoff, Floats, cutoff, draw, is_between, is_certain
 from verifier.sampling.params import SamplingError, SamplingParams
 from verifier.sampling.ranking import Best, rank, top_ids
 from verifier.sampling.token_counts import TokenCounts
@@ -68,7 +68,7 @@ class Sampler:
         if self.takes_argmax:
             best = best or rank(logits[None], 1).best[0]
             _check(best.logit)
-            is_clear = best.lead >= margin
+            is_clear = best.top2_gap >= margin
             if self._matcher is None or (is_clear and self._matcher.allows(best.token_id)):
                 return best.token_id if is_clear else None
         scores = self._processed(logits)
@@ -146,23 +146,23 @@ class Sampler:
         best = host[1, :-1]
         _check(best[0])
         is_all = len(best) == len(scores)
-        found = border(best, host[1, -1], self.params, is_all=is_all, noise=noise)
+        found = cutoff(best, host[1, -1], self.params, is_all=is_all, noise=noise)
         if found is None:
             return self._wide_draw(scores, float(host[1, -1]), u, noise)
         order = np.argsort(host[0, :-1])
         return _draw_within(host[0, order], best[order], found, u, noise)
 
     def _wide_draw(self, scores: Tensor, log_total: float, u: float, noise: float) -> int | None:
-        """The same where the shortlist does not reach the border; seldom."""
+        """The same where the shortlist does not reach the cutoff; seldom."""
         host = scores.cpu().numpy()
         for size in (*LONGER_LISTS, len(host)):
             ids = _best_ids(host, size)
             listed = host[ids].astype(np.float64)
             best, is_all = np.sort(listed)[::-1], len(ids) == len(host)
-            found = border(best, log_total, self.params, is_all=is_all, noise=noise)
+            found = cutoff(best, log_total, self.params, is_all=is_all, noise=noise)
             if found is not None:
                 return _draw_within(ids, listed, found, u, noise)
-        raise AssertionError("all scores hold every border")
+        raise AssertionError("all scores hold every cutoff")
 
 
 def _best_ids(scores: NDArray[Any], size: int) -> NDArray[Any]:
@@ -174,9 +174,9 @@ def _best_ids(scores: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 def _draw_within(
-    ids: NDArray[Any], scores: Floats, found: Border, u: float, noise: float
+    ids: NDArray[Any], scores: Floats, found: Cutoff, u: float, noise: float
 ) -> int | None:
-    """The draw among the tokens above the border; None where noise leaves it in doubt.
+    """The draw among the tokens above the cutoff; None where noise leaves it in doubt.
 
     `ids` rise.
     """
@@ -208,7 +208,7 @@ def uniform(seed: int, position: int) -> float:
 def _best(scores: Tensor, noise: float) -> int | None:
     best = rank(scores[None], 1).best[0]
     _check(best.logit)
-    return best.token_id if best.lead >= noise else None
+    return best.token_id if best.top2_gap >= noise else None
 
 
 def _full_draw(scores: Tensor, u: float, noise: float) -> int | None:

@@ -18,8 +18,8 @@ from protos import drafter_pb2 as pb
 from protos.drafter_pb2_grpc import DrafterServiceStub
 from rpc.tls import TlsFiles, open_async_channel
 from verifier.request import Speculation
-from verifier.speculation.drafter_endpoints import Drafter, Drafters
-from verifier.speculation.remote_sequence import Tracked
+from verifier.speculation.drafter_endpoints import DrafterEndpoint, DrafterEndpoints
+from verifier.speculation.remote_sequence import RemoteSequence
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, InvalidTree
 
 logger = logging.getLogger(__name__)
@@ -46,11 +46,11 @@ class DraftClient:
         self.num_invalid = 0
         self.num_replies = 0
         self.last_hop_s = 0.0  # from the newest answered request to its answer
-        self._drafters = Drafters(addresses)
+        self._drafters = DrafterEndpoints(addresses)
         self._tls = tls
         self._vocabulary = vocabulary
         self._vocabulary_size = vocabulary_size
-        self._tracked: dict[int, Tracked] = {}
+        self._tracked: dict[int, RemoteSequence] = {}
         self._closing: list[pb.Close] = []
         self._last_words: list[pb.Observe] = []  # of sequences that are closing
         self._step = 0
@@ -87,7 +87,7 @@ class DraftClient:
         traceparent: str = "",
     ) -> None:
         """Follow a sequence; `token_ids` is read again whenever something is sent."""
-        self._tracked[sequence_id] = Tracked(token_ids, num_prompt, speculation, traceparent)
+        self._tracked[sequence_id] = RemoteSequence(token_ids, num_prompt, speculation, traceparent)
 
     def close(self, sequence_id: int, *, learn: bool) -> None:
         """Stop following a sequence."""
@@ -174,7 +174,7 @@ class DraftClient:
             backoff_s = min(backoff_s * 2, MAX_BACKOFF_S) if quick else 0.05
             await asyncio.sleep(backoff_s)
 
-    async def _converse(self, drafter: Drafter) -> None:
+    async def _converse(self, drafter: DrafterEndpoint) -> None:
         # The certificate bears the name, whatever address it was looked up to.
         options = [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", drafter.host)]
         async with open_async_channel(drafter.address, self._tls, options) as channel:
@@ -215,7 +215,7 @@ class DraftClient:
         if self._closing:
             self.request({})  # the engine may be idle by now
 
-    def _keep(self, tracked: Tracked, draft: pb.Draft) -> None:
+    def _keep(self, tracked: RemoteSequence, draft: pb.Draft) -> None:
         """The one place where a bad draft becomes no draft."""
         try:
             tracked.keep(draft, self._vocabulary_size)

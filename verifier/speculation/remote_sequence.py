@@ -15,7 +15,7 @@ LEARN = {
 
 
 @dataclass(slots=True)
-class Tracked:
+class RemoteSequence:
     """What was emitted since the last message waits here for the next one."""
 
     token_ids: list[int]  # prompt and output, shared with the sequence, read only

@@ -19,7 +19,7 @@ EMITTED_PER_STEP = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 MS = 1e-3
 
 
-class Tally:
+class Counters:
     """One engine's counts since its start. Written on the event loop only."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from rpc.metrics import PREFIX, counter, gauge, histogram, labelled_counter, labelled_gauge
 from verifier.engine.engine import Engine
-from verifier.telemetry.counters import SOURCES, Tally
+from verifier.telemetry.counters import SOURCES, Counters
 
 GENERATE = "Generate"
 
@@ -18,7 +18,9 @@ GENERATE = "Generate"
 class VerifierMetrics:
     """Reads the numbers when somebody scrapes; to be called on the engine's event loop."""
 
-    def __init__(self, engine: Engine, tally: Tally, calls: Mapping[tuple[str, str], int]) -> None:
+    def __init__(
+        self, engine: Engine, tally: Counters, calls: Mapping[tuple[str, str], int]
+    ) -> None:
         """`calls` counts calls that ended, by method and status."""
         self._engine = engine
         self._tally = tally

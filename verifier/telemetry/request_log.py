@@ -10,7 +10,7 @@ from rpc.errors import InvalidRequest, ServiceError
 from rpc.tracing import Attributes, Span
 from verifier.engine.events import Completion
 from verifier.engine.sequence import Sequence
-from verifier.telemetry.counters import Tally
+from verifier.telemetry.counters import Counters
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ def log_refusal(request_id: str, error: ServiceError) -> None:
     )
 
 
-class Ends:
+class RequestLog:
     """Tells of the requests of one engine."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Counters) -> None:
         self._tally = tally
 
     def complete(self, sequence: Sequence, completion: Completion, span: Span | None) -> None:

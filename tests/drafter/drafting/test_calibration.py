@@ -6,9 +6,9 @@ import pytest
 from drafter.drafting.calibration import (
     Calibration,
     as_prior,
+    default_prior,
     packed,
     prior,
-    reasoned_prior,
     unpacked,
 )
 from drafter.drafting.sessions import DraftSessions
@@ -72,7 +72,7 @@ def test_unverified_nodes_do_not_count_as_verified() -> None:
 def test_the_shipped_prior_fits_this_layout_and_survives_packing() -> None:
     assert prior().shape == (kernels.MODEL_LEN,)
     assert np.allclose(unpacked(packed(prior())), prior(), atol=0.02)
-    softened = as_prior(reasoned_prior() + np.float32(0.0))
+    softened = as_prior(default_prior() + np.float32(0.0))
     assert softened[kernels.CELL_COUNT : kernels.WEIGHT].max() <= 30
 
 

@@ -9,7 +9,7 @@ from drafter.drafting.propose import DraftTree
 from drafter.drafting.sessions import DraftSessions
 from drafter.kernels import occurrences as kernels_places
 from drafter.kernels import record as layout
-from drafter.kernels.dispatch import interpreted
+from drafter.kernels.dispatch import pure_python
 from drafter.trie.trie import Trie
 
 TEXT = list(range(10, 40))
@@ -17,7 +17,7 @@ TEXT = list(range(10, 40))
 ENOUGH_LEN, PER_SOURCE = 6, 6
 MIN_LEN, MAX_LEN = 2, 31
 
-find_places = interpreted(kernels_places.find_places)
+find_places = pure_python(kernels_places.find_places)
 
 
 def match_len(tokens: list[int], end: int, latest_first: list[int]) -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from drafter.memory.outbox import Outbox
 from drafter.memory.replica import Replica, ReplicaLimits
-from drafter.memory.tombstones import ForgottenLives, forget_in_log
+from drafter.memory.tombstones import Tombstones, forget_in_log
 from drafter.trie.snapshot import Arrays
 from drafter.trie.store import TokenTrie
 from drafter.trie.token_run import TokenRun
@@ -85,7 +85,7 @@ class Peer:
     store: RingStore
     outbox: Outbox
     replica: Replica
-    lives: ForgottenLives
+    tombstones: Tombstones
 
 
 @dataclass
@@ -138,7 +138,7 @@ class Simulation:
         self.boots += 1
         producer = self.boots.to_bytes(16, "big")
         outbox = Outbox(producer, 1, max_runs=1000, max_bytes=1 << 20)
-        store, lives = RingStore(self.capacity), ForgottenLives()
+        store, tombstones = RingStore(self.capacity), Tombstones()
         replica = Replica(
             SPACE,
             store,
@@ -149,9 +149,9 @@ class Simulation:
             breathe=breathe,
             waiting=lambda: outbox.waiting(SPACE),
             forgotten=lambda: outbox.discard(SPACE),
-            lives=lives,
+            tombstones=tombstones,
         )
-        peer = self.peers[name] = Peer(store, outbox, replica, lives)
+        peer = self.peers[name] = Peer(store, outbox, replica, tombstones)
         self.world.spawn(f"{name} tail", self.tail(peer))
         self.world.spawn(f"{name} send", self.send(peer))
         self.world.spawn(f"{name} snapshot", self.snapshot(peer))
@@ -239,11 +239,15 @@ class Simulation:
     def unheard_of(self, peer: Peer) -> set[int]:
         """Runs in beginnings of the space that a failover lost before this peer saw them."""
         others = [other.replica for other in self.peers.values()]
-        lost = [r.trie for r in others if r.history.life and r.history.life not in peer.lives]
+        lost = [
+            r.trie
+            for r in others
+            if r.history.incarnation and r.history.incarnation not in peer.tombstones
+        ]
         return {token for ring in lost if isinstance(ring, Ring) for token in ring.tokens}
 
     async def forget_in_log(self, peer: Peer) -> bool:
-        await forget_in_log(self.log, SPACE, peer.lives)
+        await forget_in_log(self.log, SPACE, peer.tombstones)
         return True
 
     def run(self) -> None:

@@ -30,7 +30,7 @@ class Server:
     lease: tuple[str, float] | None = None
     epoch: int = 0
     wanted: bool = False
-    birth: str | None = None
+    instance_id: str | None = None
 
 
 class Turn:
@@ -55,7 +55,7 @@ class World:
         self._late: list[Callable[[], object]] = []
         self._tasks: dict[str, Coroutine[Any, Any, None]] = {}
         self._paused_until: dict[str, float] = {}
-        self._births = 0
+        self._num_instances = 0
 
     # --- scheduling
 
@@ -141,9 +141,9 @@ class World:
         self._past = [*self._past[-8:], before]
         return self.server
 
-    def new_birth(self) -> str:
-        self._births += 1
-        return f"birth-{self._births}"
+    def new_instance_id(self) -> str:
+        self._num_instances += 1
+        return f"birth-{self._num_instances}"
 
     async def call(self, do: Callable[[], Result]) -> Result:
         """Carry a call to the server and its reply back, or fail on the way."""
@@ -186,12 +186,12 @@ class SimulatedLog:
 
         return self._world.call(do)
 
-    def birth(self) -> Call[str]:
+    def instance_id(self) -> Call[str]:
         def do() -> str:
-            if self._world.server.birth is None:
-                self._world.change().birth = self._world.new_birth()
-            assert self._world.server.birth is not None
-            return self._world.server.birth
+            if self._world.server.instance_id is None:
+                self._world.change().instance_id = self._world.new_instance_id()
+            assert self._world.server.instance_id is not None
+            return self._world.server.instance_id
 
         return self._world.call(do)
 
@@ -255,7 +255,7 @@ class SimulatedLog:
 
     def forget(self, space: str) -> Call[None]:
         def do() -> None:
-            birth = self._world.change().birth
-            self._world.server = Server(birth=birth)
+            instance_id = self._world.change().instance_id
+            self._world.server = Server(instance_id=instance_id)
 
         return self._world.call(do)

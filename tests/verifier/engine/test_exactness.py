@@ -19,7 +19,7 @@ from tests.support.models.reference import FAMILIES, VOCABULARY_SIZE, family, ge
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine
 from verifier.model.measurements import measure
-from verifier.model.model import Form, TargetModel
+from verifier.model.model import TargetModel, VerificationMode
 from verifier.model.probe import choose_form
 from verifier.request import Exactness, Mode, Request
 from verifier.speculation.tree import DraftTree
@@ -32,13 +32,13 @@ def small_model(name: str, dtype: torch.dtype = torch.bfloat16) -> TargetModel:
     hf = family(name).build().to(dtype)
     model = TargetModel(hf, "small", max_context=128)
     choose_form(model, hf, num_slots=2, draft_rows=65)
-    assert model.form is not Form.PLAIN, model.reason
+    assert model.form is not VerificationMode.PLAIN, model.reason
     return model
 
 
 def make_engine(model: TargetModel, drafts: FakeDrafts | None, margin: float) -> Engine:
     config = VerifierConfig(model="small")
-    rows_agree = model.form is not Form.PLAIN and measure(model).rows_agree
+    rows_agree = model.form is not VerificationMode.PLAIN and measure(model).rows_agree
     measured = replace(FREE_NODES, margin=margin, rows_agree=rows_agree)
     return Engine(model, LetterTokenizer(), drafts, measured, config)  # type: ignore[arg-type]
 

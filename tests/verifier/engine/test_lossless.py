@@ -15,7 +15,7 @@ from tests.support.models.engine_runs import (
 )
 from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.support.models.reference import FAMILIES, VOCABULARY_SIZE, Family, generate
-from verifier.model.model import Form
+from verifier.model.model import VerificationMode
 from verifier.request import Mode
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, prefix
 
@@ -83,14 +83,14 @@ def test_greedy_text_with_any_drafts_equals_generate(family: Family) -> None:
     assert [ids_of(runs) for runs, _ in results] == answers
     TABLE[family.model_type] = row(family, model.form, model.reason)
     accepted = sum(completion.num_accepted_tokens for _, completion in results)
-    assert (accepted > 0) == (model.form is not Form.PLAIN)
+    assert (accepted > 0) == (model.form is not VerificationMode.PLAIN)
 
 
-def row(family: Family, form: Form, reason: str) -> str:
+def row(family: Family, form: VerificationMode, reason: str) -> str:
     served = {
-        Form.PACKED: "trees; many sequences in one pass",
-        Form.SINGLE: "trees; one sequence per pass",
-        Form.PLAIN: f"without drafting: {reason}",
+        VerificationMode.PACKED: "trees; many sequences in one pass",
+        VerificationMode.SINGLE: "trees; one sequence per pass",
+        VerificationMode.PLAIN: f"without drafting: {reason}",
     }[form]
     return f"| `{family.model_type}` | {served} |"
 

@@ -22,7 +22,7 @@ from tests.support.models.reference import VOCABULARY_SIZE, Family, family, gene
 from verifier.model import compilation
 from verifier.model.batch import draft_segment, make_batch, pad_batch, prompt_segment
 from verifier.model.compilation import ROW_BUCKETS, padded_rows
-from verifier.model.model import Form, TargetModel
+from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Mode
 from verifier.speculation.tree import DraftTree
 
@@ -154,6 +154,6 @@ def test_layers_share_compiled_code_so_many_layers_compile_like_few() -> None:
 
 def test_a_model_without_slots_is_not_compiled() -> None:
     model = target_model(family("mamba").build(), max_sequences=1, max_context=100)
-    assert model.form is Form.PLAIN
+    assert model.form is VerificationMode.PLAIN
     with pytest.raises(AssertionError, match="without slots"):
         model.compile(Recorder())

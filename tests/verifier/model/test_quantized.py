@@ -17,7 +17,7 @@ from tests.support.models.engine_runs import (
 from tests.support.models.fake_drafts import FakeDrafts, path_tree
 from tests.support.models.reference import FAMILIES, generate
 from verifier.model.linear import pack_linears
-from verifier.model.model import Form
+from verifier.model.model import VerificationMode
 
 
 class Int8Weight(Tensor):
@@ -81,7 +81,7 @@ def test_quantised_layers_are_left_alone_and_the_text_is_generates(quantize: Any
     answers = [generate(judge, prompt, 20, []) for prompt in prompts]
     assert answers != [generate(dense, prompt, 20, []) for prompt in prompts], "not quantised"
     model = target_model(hf, max_sequences=2, max_context=60)
-    assert model.form is Form.PACKED
+    assert model.form is VerificationMode.PACKED
     drafts = FakeDrafts(
         lambda i, tokens, n: path_tree(answers[i - 1][len(tokens) - len(prompts[i - 1]) :][:6])
     )

@@ -141,7 +141,7 @@ def sample(
                 if len(context) >= LENGTH:
                     return 0  # past the end: cut below
                 u, above = us[len(context)], borders[context]  # noqa: B023
-                return sum(u >= border for border in above)
+                return sum(u >= cutoff for cutoff in above)
 
             output = (output + rule(tree, choose).token_ids)[:LENGTH]
         counts[output] += 1

@@ -105,7 +105,7 @@ def test_longer_lists_choose_bit_for_bit_what_the_whole_vocabulary_does(
     for lists in ((3, 20), (50,), (50, 400, 2999), (3000,)):
         monkeypatch.setattr("verifier.sampling.sampler.LONGER_LISTS", lists)
         listed = choices()
-        if margin:  # a list that ends near the border may leave open what all would settle
+        if margin:  # a list that ends near the cutoff may leave open what all would settle
             pairs = zip(listed, whole, strict=True)
             assert all(a == b for a, b in pairs if a is not None and b is not None)
         else:
@@ -246,7 +246,7 @@ def test_fast_rankings_equal_torch(vocabulary: int) -> None:
     assert [best.token_id for best in ranking.best] == logits.argmax(1).tolist()
     assert [best.logit for best in ranking.best] == values[:, 0].tolist()
     leads = (values[:, 0] - values[:, 1]).tolist()
-    assert [best.lead for best in ranking.best] == pytest.approx(leads)
+    assert [best.top2_gap for best in ranking.best] == pytest.approx(leads)
     assert [set(row) for row in ranking.top] == [set(row) for row in ids.tolist()]
     for k in (1, 8, 512):
         found = top_ids(logits, k)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from verifier.speculation.drafter_endpoints import Drafter, Drafters
+from verifier.speculation.drafter_endpoints import DrafterEndpoint, DrafterEndpoints
 
 Book = dict[str, list[str]]
 
@@ -30,13 +30,13 @@ def book(monkeypatch: pytest.MonkeyPatch) -> Book:
     return known
 
 
-async def take(drafters: Drafters, number: int) -> list[str]:
+async def take(drafters: DrafterEndpoints, number: int) -> list[str]:
     return [(await drafters.next()).address for _ in range(number)]
 
 
 async def test_every_address_is_tried_before_one_is_tried_again(book: Book) -> None:
     book |= {"near": ["10.0.0.1"], "all": ["10.0.0.2", "10.0.0.3", "10.0.0.4"]}
-    drafters = Drafters(["near:1", "all:1"])
+    drafters = DrafterEndpoints(["near:1", "all:1"])
     first, second = await take(drafters, 4), await take(drafters, 4)
     assert first[0] == second[0] == "10.0.0.1:1"
     assert set(first) == set(second) and len(set(first)) == 4
@@ -45,7 +45,8 @@ async def test_every_address_is_tried_before_one_is_tried_again(book: Book) -> N
 async def test_verifiers_spread_over_the_addresses_of_a_name(book: Book) -> None:
     book["all"] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     firsts = [
-        (await Drafters(["all:1"], random.Random(seed)).next()).address for seed in range(300)
+        (await DrafterEndpoints(["all:1"], random.Random(seed)).next()).address
+        for seed in range(300)
     ]
     assert all(60 < count < 140 for count in Counter(firsts).values())
     assert len(set(firsts)) == 3
@@ -53,7 +54,7 @@ async def test_verifiers_spread_over_the_addresses_of_a_name(book: Book) -> None
 
 async def test_after_a_lost_drafter_come_all_others_first(book: Book) -> None:
     book["all"] = ["10.0.0.1", "10.0.0.2"]
-    drafters = Drafters(["all:1"])
+    drafters = DrafterEndpoints(["all:1"])
     lost = await drafters.next()
     drafters.connected(lost)
     assert (await drafters.next()) != lost
@@ -61,17 +62,19 @@ async def test_after_a_lost_drafter_come_all_others_first(book: Book) -> None:
 
 async def test_new_addresses_are_found_and_gone_ones_forgotten(book: Book) -> None:
     book["all"] = ["10.0.0.1"]
-    drafters = Drafters(["all:1"])
+    drafters = DrafterEndpoints(["all:1"])
     drafters.connected(await drafters.next())
     book["all"] = ["10.0.0.9"]
     assert await take(drafters, 3) == ["10.0.0.9:1"] * 3
 
 
 async def test_an_unknown_name_is_left_to_grpc(book: Book) -> None:
-    assert await Drafters(["nobody:1"]).next() == Drafter("nobody:1", "nobody")
+    assert await DrafterEndpoints(["nobody:1"]).next() == DrafterEndpoint("nobody:1", "nobody")
 
 
 async def test_sockets_and_addresses_of_six_are_understood(book: Book) -> None:
     book["::1"] = ["::1"]
-    assert await Drafters(["unix:/run/d.sock"]).next() == Drafter("unix:/run/d.sock", "unix")
-    assert await Drafters(["[::1]:50052"]).next() == Drafter("[::1]:50052", "::1")
+    assert await DrafterEndpoints(["unix:/run/d.sock"]).next() == DrafterEndpoint(
+        "unix:/run/d.sock", "unix"
+    )
+    assert await DrafterEndpoints(["[::1]:50052"]).next() == DrafterEndpoint("[::1]:50052", "::1")

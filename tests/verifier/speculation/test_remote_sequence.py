@@ -6,15 +6,15 @@ import pytest
 
 from protos import drafter_pb2 as pb
 from verifier.request import Speculation
-from verifier.speculation.remote_sequence import Tracked
+from verifier.speculation.remote_sequence import RemoteSequence
 from verifier.speculation.tree import InvalidTree
 
 PROMPT = [5, 9, 33]
 
 
-def drafted() -> Tracked:
+def drafted() -> RemoteSequence:
     """A sequence that a drafter knows, and has sent a chain for."""
-    tracked = Tracked(list(PROMPT), len(PROMPT), Speculation())
+    tracked = RemoteSequence(list(PROMPT), len(PROMPT), Speculation())
     tracked.opening(1, "v", 4)
     tracked.keep(chain(len(PROMPT), [7, 8]), 100)
     return tracked
@@ -31,7 +31,7 @@ def chain(committed_len: int, token_ids: Sequence[int]) -> pb.Draft:
     )
 
 
-def step(tracked: Tracked, *token_ids: int, num_verified: int) -> None:
+def step(tracked: RemoteSequence, *token_ids: int, num_verified: int) -> None:
     """What the engine does once a pass has emitted tokens."""
     tracked.token_ids.extend(token_ids)
     tracked.observe(num_verified, [[1, 2]] * len(token_ids))

@@ -13,7 +13,7 @@ EVERY_STEP_BELOW, RARELY_BELOW = 4, 32
 RARELY, SELDOM = 4, 8
 
 
-class Asking:
+class DraftBackoff:
     """Counts, per live sequence, the drafting steps since a draft was of use."""
 
     def __init__(self) -> None:

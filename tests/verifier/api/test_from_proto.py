@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from protos import verifier_pb2 as pb
 from rpc.errors import InvalidRequest
 from tests.support.models.small_tokenizers import small_tokenizer
-from verifier.api.parsing import parse_detokenize, parse_generate, parse_tokenize
-from verifier.api.replies import started_reply
+from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
+from verifier.api.to_proto import started_reply
 from verifier.api.validation import Limits
 from verifier.request import Learning, Mode, Request
 

@@ -13,22 +13,22 @@ import pytest
 from drafter.drafting.propose import DraftTree
 from drafter.drafting.sessions import DraftSessions
 from drafter.kernels import dispatch as module
-from drafter.kernels.dispatch import SIGNATURES, Calls, interpreted
+from drafter.kernels.dispatch import SIGNATURES, Dispatch, pure_python
 
 AT_ONCE = """
 import sys
-from drafter.kernels.dispatch import calls
-calls.compile_meanwhile()
+from drafter.kernels.dispatch import dispatch
+dispatch.compile_in_background()
 from drafter.drafting.sessions import DraftSessions
 sessions = DraftSessions()
 sessions.open(1, namespace="a", token_ids=[1, 2, 3] * 4)
 tree = sessions.propose(1, 4)
 assert tree.token_ids.tolist() == [1, 2, 3, 1], tree
-assert not calls.is_compiled(), "the draft waited for the compiler"
+assert not dispatch.is_compiled(), "the draft waited for the compiler"
 sessions.learn("a", list(range(5000)))  # so long a run waits, and is learned all the same
 assert sessions.trie("a").num_tokens == 5001
-assert calls.is_compiled(300)
-assert hasattr(calls.propose, "py_func")
+assert dispatch.is_compiled(300)
+assert hasattr(dispatch.propose, "py_func")
 sessions.observe(1, [1, 2])
 assert sessions.propose(1, 2).token_ids.tolist() == [3, 1]
 sessions.check()
@@ -58,7 +58,7 @@ def test_the_interpreter_drafts_and_learns_bit_for_bit_like_the_compiled_kernels
 ) -> None:
     compiled, compiled_model = played()
     for kernel in SIGNATURES:
-        monkeypatch.setattr(module.calls, kernel.py_func.__name__, interpreted(kernel))
+        monkeypatch.setattr(module.dispatch, kernel.py_func.__name__, pure_python(kernel))
     plain, plain_model = played()
     for ours, theirs in zip(compiled, plain, strict=True):
         assert np.array_equal(ours.token_ids, theirs.token_ids)
@@ -90,12 +90,12 @@ def test_no_kernel_counts_back_from_the_end_of_an_array(monkeypatch: pytest.Monk
 
     for kernel in SIGNATURES:
         name = kernel.py_func.__name__
-        monkeypatch.setattr(module.calls, name, watched(interpreted(kernel)))
+        monkeypatch.setattr(module.dispatch, name, watched(pure_python(kernel)))
     played()
 
 
 def test_every_kernel_is_compiled_for_the_one_kind_of_call_that_is_made() -> None:
-    Calls().compile()
+    Dispatch().compile()
     numbers = {kernel: len(kernel.signatures) for kernel in SIGNATURES}
     sessions = DraftSessions()
     frozen = np.arange(300, dtype=np.int32)
