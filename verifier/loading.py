@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from verifier.config import VerifierConfig
+from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.model import attention
 from verifier.model.linear import pack_linears
@@ -100,7 +101,8 @@ def make_engine(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig
         if addresses
         else None
     )
-    return Engine(model, tokenizer, drafts, load_or_measure(cache_path(), model), config)
+    measured = load_or_measure(cache_path(), model)
+    return Engine(model, tokenizer, drafts, measured, config, Counters())
 
 
 def load_engine(config: VerifierConfig, group: Group) -> tuple[Engine, Tokenizer]:

@@ -3,13 +3,14 @@
 import enum
 from dataclasses import dataclass
 
+from rpc.contract import Learn
 from verifier.constraints.grammar import Grammar
 from verifier.sampling.params import SamplingParams
 from verifier.text.stopping import StoppingParams
 
 
-class Mode(enum.Enum):
-    """Shape of the drafts."""
+class Mode(enum.IntEnum):
+    """Shape of the drafts; numbered as in the contract."""
 
     AUTO = 1
     OFF = 2
@@ -17,20 +18,12 @@ class Mode(enum.Enum):
     TREE = 4
 
 
-class Exactness(enum.Enum):
-    """How sure it is that rounding in wide passes changes no word."""
+class Exactness(enum.IntEnum):
+    """How sure it is that rounding in wide passes changes no word; numbered as in the contract."""
 
     GUARDED = 1  # what is too close to call in a wide pass is decided by a plain one
     EXACT = 2  # all passes have one shape: bit-equal with drafting on or off
     FAST = 3  # no guard
-
-
-class Learning(enum.Enum):
-    """What the memory may learn from the request."""
-
-    NONE = 1
-    OUTPUT = 2
-    ALL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +34,7 @@ class Speculation:
     max_nodes: int = 24
     max_depth: int = 24
     namespace: str = "default"
-    learn: Learning = Learning.ALL
+    learn: Learn = Learn.ALL
     prediction: tuple[int, ...] = ()
     exactness: Exactness = Exactness.GUARDED
 

@@ -45,8 +45,9 @@ async def serve(
             raise
         engine.start()
         await warm_up(engine)
+        engine.counters.reset()
         service.backend = Backend(engine, tokenizer, config, tracer)
-        metrics = VerifierMetrics(engine, service.backend.tally, server.calls)
+        metrics = VerifierMetrics(engine, server.calls)
         registry.register(LoopCollector(metrics.collect))
         logger.info("model_ready %s", _summary(service.backend))
         await server.mark_serving()

@@ -46,6 +46,7 @@ from bench.serving.engine import running_drafter
 from bench.serving.generate import Generate
 from lookahead.stack.model_cache import DEMO, resolve_model
 from verifier.config import VerifierConfig
+from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.request import Exactness, Request
 from verifier.sampling.params import SamplingParams
@@ -196,7 +197,7 @@ async def compare(
     """Decode and compare until there are so many tokens."""
     settings: dict[str, Any] = {"dtype": way.dtype, "max_context": 512}
     config = VerifierConfig(model=path, max_sequences=NUM_SLOTS, **settings)
-    async with running_engine(config, drafter) as (engine, margin):
+    async with running_engine(config, drafter, Counters()) as (engine, margin):
         finding = Finding(name, way.name, margin)
         rounds = Comparison(engine, Generate(path), way, finding)
         while finding.num_compared < num_tokens:

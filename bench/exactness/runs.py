@@ -7,13 +7,15 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rpc.contract import Learn
 from verifier.config import VerifierConfig
+from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion
 from verifier.loading import load_model
 from verifier.model.measurements import Measurements, measure
 from verifier.model.model import VerificationMode
-from verifier.request import Exactness, Learning, Mode, Request, Speculation
+from verifier.request import Exactness, Mode, Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.sampling.ranking import TokenLogprobs
 from verifier.speculation.budget import StepCurve
@@ -82,7 +84,7 @@ class Said:
 
 @asynccontextmanager
 async def running_engine(
-    config: VerifierConfig, drafter: str
+    config: VerifierConfig, drafter: str, counters: Counters
 ) -> AsyncIterator[tuple[Engine, float]]:
     """An engine that is connected to the drafter, and which choices are near ties for its model."""
     model = load_model(config)
@@ -91,7 +93,14 @@ async def running_engine(
         [drafter], vocabulary=model.fingerprint, vocabulary_size=model.vocabulary_size
     )
     free = Measurements(FREE_NODES, measured.margin, measured.rows_agree)
-    engine = Engine(model, NoText(), drafts, free, config)  # type: ignore[arg-type]
+    engine = Engine(
+        model,
+        NoText(),  # type: ignore[arg-type]
+        drafts,
+        free,
+        config,
+        counters,
+    )
     engine.drafting.controller = AlwaysOn(FREE_NODES.plain_units())
     engine.start()
     try:
@@ -155,7 +164,7 @@ def make_request(
         sampling=sampling,
         stopping=StoppingParams(max_tokens=num_tokens),
         speculation=Speculation(
-            mode=Mode.OFF, max_nodes=63, learn=Learning.OUTPUT, exactness=exactness
+            mode=Mode.OFF, max_nodes=63, learn=Learn.OUTPUT, exactness=exactness
         ),
         logprobs=True,
         num_top_logprobs=num_top_logprobs,

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,8 +18,8 @@ from bench.exactness.runs import NUM_SLOTS, running_engine
 from lookahead.stack.child import ChildProcess
 from rpc.health import is_serving
 from verifier.config import VerifierConfig
+from verifier.engine.counters import Counters, StepStats
 from verifier.engine.engine import Engine
-from verifier.engine.step_stats import StepStats
 from verifier.request import Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.text.stopping import StoppingParams
@@ -42,13 +42,19 @@ class Stretch:
     drafter_cores: float  # processor seconds of both drafters per second
 
 
-@dataclass(slots=True)
-class Load:
+class Load(Counters):
     """Generations without a break, and the steps that served them."""
 
-    steps: list[tuple[float, StepStats]] = field(default_factory=list)
-    generated: int = 0
-    failures: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[float, StepStats]] = []
+        self.generated = 0
+        self.failures: list[str] = []
+
+    def count_step(self, stats: StepStats) -> None:
+        """Count a step and keep it, with the time of its end."""
+        super().count_step(stats)
+        self.steps.append((time.monotonic(), stats))
 
     async def stream(self, engine: Engine, number: int) -> None:
         """Ask for the same text again and again."""
@@ -144,8 +150,7 @@ async def traffic(url: str) -> AsyncIterator[tuple[Load, DrafterEndpoints]]:
         # One thread: a model that takes all cores is slowed by whatever else the machine does.
         settings: dict[str, Any] = {"max_context": 512, "threads": 1}
         config = VerifierConfig(model=path, max_sequences=NUM_SLOTS, **settings)
-        engine, _ = await stack.enter_async_context(running_engine(config, drafters.address))
-        engine.on_step = lambda stats: load.steps.append((time.monotonic(), stats))
+        engine, _ = await stack.enter_async_context(running_engine(config, drafters.address, load))
         tasks = [asyncio.create_task(load.stream(engine, n)) for n in range(STREAMS)]
         try:
             yield load, drafters

@@ -14,14 +14,15 @@ from bench.serving.figures import Figure, median_ratio, percentile
 from bench.serving.generate import Generate
 from bench.serving.workloads import mixed
 from lookahead.stack.child import ChildProcess
+from rpc.contract import Learn
 from rpc.health import is_serving
 from verifier.config import VerifierConfig
+from verifier.engine.counters import Counters, StepStats
 from verifier.engine.engine import Engine
-from verifier.engine.step_stats import StepStats
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.model.measurements import Measurements
 from verifier.model.model import TargetModel
-from verifier.request import Learning, Request, Speculation
+from verifier.request import Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.speculation.budget import StepCurve
 from verifier.speculation.draft_client import DraftClient
@@ -33,6 +34,19 @@ ROW_COUNTS = (1, 2, 4, 8, 16, 32)
 STEP_BARS = {4: 1.2, 8: 1.5, 16: 2.0}
 CONTEXT = 256
 NUM_HOPS = 400
+
+
+class StepRecorder(Counters):
+    """Counts, and keeps what every step did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[StepStats] = []
+
+    def count_step(self, stats: StepStats) -> None:
+        """Count a step and keep it."""
+        super().count_step(stats)
+        self.steps.append(stats)
 
 
 def measure_curve(model: TargetModel, rounds: int) -> StepCurve:
@@ -172,9 +186,8 @@ async def _steps(
     )
     measured = Measurements(curve, margin=0.0, rows_agree=True)
     settings: dict[str, Any] = {"model": model.name}
-    engine = Engine(model, tokenizer, drafts, measured, VerifierConfig(**settings))
-    stats: list[StepStats] = []
-    engine.on_step = stats.append
+    recorder = StepRecorder()
+    engine = Engine(model, tokenizer, drafts, measured, VerifierConfig(**settings), recorder)
     engine.start()
     while not engine.drafting.is_connected:
         await asyncio.sleep(0.01)
@@ -182,7 +195,7 @@ async def _steps(
     await asyncio.gather(*(_read(engine, prompt, 1) for prompt in prompts))
     await asyncio.gather(*(_read(engine, prompt, tokens) for prompt in prompts))
     await engine.stop()
-    return [step for step in stats if not step.num_prompt_rows]
+    return [step for step in recorder.steps if not step.num_prompt_rows]
 
 
 async def _read(engine: Engine, prompt: list[int], tokens: int) -> None:
@@ -191,7 +204,7 @@ async def _read(engine: Engine, prompt: list[int], tokens: int) -> None:
         prompt_token_ids=tuple(prompt),
         sampling=SamplingParams(),
         stopping=StoppingParams(max_tokens=tokens),
-        speculation=Speculation(learn=Learning.NONE),
+        speculation=Speculation(learn=Learn.NONE),
     )
     async for _ in engine.submit(request).stream():
         pass
@@ -210,7 +223,7 @@ def drafting_hop(tokenizer: Tokenizer) -> list[Figure]:
 
 async def _hops(tokenizer: Tokenizer, address: str, prompts: list[list[int]]) -> list[float]:
     seconds = []
-    speculation = Speculation(learn=Learning.NONE)
+    speculation = Speculation(learn=Learn.NONE)
     client = DraftClient(
         [address], vocabulary=tokenizer.fingerprint, vocabulary_size=tokenizer.size
     )

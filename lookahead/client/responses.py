@@ -18,13 +18,7 @@ from lookahead.client.results import (
     Usage,
 )
 from protos import verifier_pb2 as pb
-
-SOURCES: dict[int, Source] = {
-    pb.DRAFT_SOURCE_LOCAL: "local",
-    pb.DRAFT_SOURCE_NAMESPACE: "namespace",
-    pb.DRAFT_SOURCE_SUCCESSORS: "successors",
-    pb.DRAFT_SOURCE_CONSTRAINT: "constraint",
-}
+from rpc import contract
 
 
 class Collector:
@@ -67,7 +61,7 @@ def to_run(tokens: pb.Tokens) -> TokenRun:
         text=tokens.text,
         num_drafted=tokens.num_drafted,
         drafted_text_len=tokens.drafted_text_len,
-        sources=_sources(tokens.draft_sources),
+        sources=source_names(tokens.draft_sources),
         logprobs=tuple(
             TokenLogprobs(
                 entry.logprob, tuple(TokenLogprob(top.token_id, top.logprob) for top in entry.top)
@@ -84,14 +78,16 @@ def to_draft_tree(tree: pb.DraftTree) -> DraftTree:
         token_ids=tuple(tree.token_ids),
         parents=tuple(tree.parents),
         probabilities=tuple(tree.probabilities),
-        sources=_sources(tree.sources),
+        sources=source_names(tree.sources),
         texts=tuple(tree.texts),
         accepted=tuple(tree.accepted),
     )
 
 
-def _sources(sources: Iterable[int]) -> tuple[Source, ...]:
-    return tuple(SOURCES.get(source, "unknown") for source in sources)
+def source_names(numbers: Iterable[int]) -> tuple[Source, ...]:
+    """Return the names of the contract's sources."""
+    # The names that the type lists are the labels of the table; a test compares them.
+    return cast("tuple[Source, ...]", tuple(contract.Source.of(n).label for n in numbers))
 
 
 def to_started(started: pb.Started) -> Started:

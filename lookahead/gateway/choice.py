@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from lookahead.client.responses import SOURCES
+from lookahead.client.responses import source_names
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.token_texts import TokenText, TokenTexts
 from lookahead.gateway.verifiers import GenerationCall
@@ -46,8 +46,7 @@ class Choice:
     async def _piece(self, tokens: pb.Tokens, texts: TokenTexts) -> Piece:
         if self.first_time is None:
             self.first_time = time.monotonic()
-        for source in tokens.draft_sources:
-            name = SOURCES.get(source, "unknown")
+        for name in source_names(tokens.draft_sources):
             self.num_accepted[name] = self.num_accepted.get(name, 0) + 1
         logprobs = await texts.of_logprobs(tokens) if tokens.logprobs else ()
         self.text.append(tokens.text)

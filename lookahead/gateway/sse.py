@@ -4,13 +4,14 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from lookahead.client.errors import LookaheadError
-from lookahead.client.responses import SOURCES
+from lookahead.client.responses import source_names, to_draft_tree
 from lookahead.gateway.answer import Answer
 from lookahead.gateway.choice import Choice, Piece
 from lookahead.gateway.concurrency import ClientGone, all_or_none, unless_gone
@@ -115,21 +116,11 @@ def _step(tokens: pb.Tokens) -> dict[str, Any]:
         "token_ids": list(tokens.token_ids),
         "num_drafted": tokens.num_drafted,
         "drafted_text_len": tokens.drafted_text_len,
-        "draft_sources": _sources(tokens.draft_sources),
+        "draft_sources": list(source_names(tokens.draft_sources)),
         "draft_tree": _tree(tokens.draft_tree) if tokens.HasField("draft_tree") else None,
     }
 
 
 def _tree(tree: pb.DraftTree) -> dict[str, Any]:
-    return {
-        "token_ids": list(tree.token_ids),
-        "parents": list(tree.parents),
-        "probabilities": [round(probability, 4) for probability in tree.probabilities],
-        "sources": _sources(tree.sources),
-        "texts": list(tree.texts),
-        "accepted": list(tree.accepted),
-    }
-
-
-def _sources(sources: Any) -> list[str]:  # a repeated enum field, which has no public type
-    return [SOURCES.get(source, "unknown") for source in sources]
+    rounded = [round(probability, 4) for probability in tree.probabilities]
+    return asdict(to_draft_tree(tree)) | {"probabilities": rounded}

@@ -13,10 +13,11 @@ import psutil
 import pytest
 
 from lookahead import Client
+from tests.support.models.engine_runs import steps_of
 from tests.support.servers.fake_verifier import FakeVerifier, serving
 from tests.support.servers.running_gateway import Host, gateway, host
 from tests.support.servers.running_verifier import verifier
-from verifier.engine.step_stats import StepStats
+from verifier.engine.counters import StepStats
 
 COMPLETIONS = "/v1/completions"
 DEADLINE_S = 20.0
@@ -120,14 +121,13 @@ def test_a_slow_reader_still_gets_every_event(loop: Host) -> None:
 
 async def test_idle_readers_cost_the_engine_nothing(loop: Host) -> None:
     """64 clients that read nothing cost the steps of their own answers, and not one more."""
-    steps: list[StepStats] = []
     with (
         loop.holding(verifier()) as (address, engine),
         loop.holding(gateway(address)) as front,
         ExitStack() as idle,
         Client(address) as client,
     ):
-        engine.on_step = steps.append
+        steps = steps_of(engine)
         alone = await _steps_of_an_answer(client, steps)
         for _ in range(NUM_IDLE // 8):
             for _ in range(8):  # as many as run and wait at once without a refusal

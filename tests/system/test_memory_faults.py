@@ -15,7 +15,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ from rpc.health import is_serving
 from tests.support.models.engine_runs import FREE_NODES
 from tests.support.servers.running_verifier import CONFIG
 from tests.verifier.api.test_service import TOKENIZER, serving, small_model
+from verifier.engine.counters import Counters, StepStats
 from verifier.engine.engine import Engine
-from verifier.engine.step_stats import StepStats
 from verifier.speculation.draft_client import DraftClient
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,18 @@ CATCH_UP_S = 2.0
 MAX_OUTBOX_BYTES = 1 << 16
 
 
-@dataclass
-class Traffic:
+class Traffic(Counters):
     """Streams that never end, and the steps that served them."""
 
-    steps: list[tuple[float, StepStats]] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    num_generated: int = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[float, StepStats]] = []
+        self.failures: list[str] = []
+        self.num_generated = 0
+
+    def count_step(self, stats: StepStats) -> None:
+        super().count_step(stats)
+        self.steps.append((time.monotonic(), stats))
 
     async def generate(self, client: AsyncClient, number: int) -> None:
         while True:
@@ -111,16 +116,17 @@ async def traffic(drafter: str) -> AsyncIterator[Traffic]:
     drafts = DraftClient(
         [drafter], vocabulary=TOKENIZER.fingerprint, vocabulary_size=TOKENIZER.size
     )
-    engine = Engine(small_model(), TOKENIZER, drafts, FREE_NODES, CONFIG)
+    engine = Engine(small_model(), TOKENIZER, drafts, FREE_NODES, CONFIG, found)
     engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
-    async with serving(engine, TOKENIZER, CONFIG) as (_, _, port):
-        engine.on_step = lambda stats: found.steps.append((time.monotonic(), stats))
-        async with AsyncClient(f"127.0.0.1:{port}") as client:
-            tasks = [asyncio.create_task(found.generate(client, n)) for n in range(STREAMS)]
-            yield found
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async with (
+        serving(engine, TOKENIZER, CONFIG) as (_, _, port),
+        AsyncClient(f"127.0.0.1:{port}") as client,
+    ):
+        tasks = [asyncio.create_task(found.generate(client, n)) for n in range(STREAMS)]
+        yield found
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(frozen=True)

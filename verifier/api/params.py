@@ -9,8 +9,9 @@ import secrets
 from dataclasses import dataclass
 
 from protos import verifier_pb2 as pb
+from rpc.contract import Learn
 from verifier.api.validation import Limits, Violations, check_ids, check_len
-from verifier.request import Exactness, Learning, Mode, Speculation
+from verifier.request import Exactness, Mode, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.text.stopping import StoppingParams
 from verifier.text.tokenizer import Tokenizer
@@ -25,24 +26,6 @@ MAX_PREDICTION_TOKENS = 1 << 16
 DEFAULT_MAX_TOKENS = 1024
 DEFAULT_NAMESPACE = "default"
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,128}")
-MODES = {
-    pb.Speculation.MODE_UNSPECIFIED: Mode.AUTO,
-    pb.Speculation.MODE_AUTO: Mode.AUTO,
-    pb.Speculation.MODE_OFF: Mode.OFF,
-    pb.Speculation.MODE_CHAIN: Mode.CHAIN,
-    pb.Speculation.MODE_TREE: Mode.TREE,
-}
-LEARNINGS = {
-    pb.Speculation.LEARNING_UNSPECIFIED: Learning.ALL,
-    pb.Speculation.LEARNING_NONE: Learning.NONE,
-    pb.Speculation.LEARNING_OUTPUT: Learning.OUTPUT,
-    pb.Speculation.LEARNING_ALL: Learning.ALL,
-}
-EXACTNESS = {
-    pb.Speculation.EXACTNESS_GUARDED: Exactness.GUARDED,
-    pb.Speculation.EXACTNESS_EXACT: Exactness.EXACT,
-    pb.Speculation.EXACTNESS_FAST: Exactness.FAST,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +165,10 @@ def check_output(message: pb.Output, violations: Violations) -> None:
 
 def check_speculation(message: pb.Speculation, limits: Limits, violations: Violations) -> None:
     """Check how drafting is used."""
-    violations.require(message.mode in MODES, "speculation.mode", "is unknown", message.mode)
-    violations.require(message.learn in LEARNINGS, "speculation.learn", "is unknown", message.learn)
-    violations.require(
-        not message.exactness or message.exactness in EXACTNESS,
-        "speculation.exactness",
-        "is unknown",
-        message.exactness,
-    )
+    for field, known in (("mode", Mode), ("learn", Learn), ("exactness", Exactness)):
+        number = getattr(message, field)  # 0 takes the default
+        is_known = number == 0 or number in set(known)
+        violations.require(is_known, f"speculation.{field}", "is unknown", number)
     for name in ("max_nodes", "max_depth"):
         value = getattr(message, name)
         violations.require(
@@ -212,12 +191,12 @@ def parse_speculation(message: pb.Speculation, tokenizer: Tokenizer, limits: Lim
     allows_drafts = limits.allows_drafts and limits.max_nodes > 0
     prediction = tokenizer.encode(message.prediction, special_tokens=False)
     return Speculation(
-        mode=MODES[message.mode] if allows_drafts else Mode.OFF,
+        mode=Mode(message.mode or Mode.AUTO) if allows_drafts else Mode.OFF,
         max_nodes=min(message.max_nodes or MAX_NODES, limits.max_nodes),
         max_depth=min(message.max_depth or MAX_NODES, limits.max_depth),
         namespace=message.namespace or DEFAULT_NAMESPACE,
-        learn=LEARNINGS[message.learn],
-        exactness=EXACTNESS.get(message.exactness, limits.exactness),
+        learn=Learn(message.learn or Learn.ALL),
+        exactness=Exactness(message.exactness or limits.exactness),
         # What is beyond the context cannot be in the output.
         prediction=tuple(prediction[: min(limits.max_context, MAX_PREDICTION_TOKENS)]),
     )

@@ -24,7 +24,6 @@ from verifier.engine.sequence import Sequence
 from verifier.model.model import VerificationMode
 from verifier.request import Exactness, Request
 from verifier.sampling.params import SamplingError
-from verifier.telemetry.counters import Counters
 from verifier.telemetry.request_log import RequestLog, log_refusal
 from verifier.text.tokenizer import Tokenizer
 
@@ -56,11 +55,7 @@ class Backend:
         self.tokenizer = tokenizer
         self.tracer = tracer
         self.write_timeout_s = config.write_timeout_s
-        # From here on: what was generated to warm up counts nowhere.
-        self.tally = Counters()
-        self.ends = RequestLog(self.tally)
-        engine.on_step = self.tally.count_step
-        engine.on_emit = self.tally.count_emission
+        self.request_log = RequestLog(engine.counters)
         model = engine.model
         self.limits = Limits(
             vocabulary_size=model.vocabulary_size,
@@ -118,7 +113,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
                 async for event in events:
                     if isinstance(event, Completion):
                         reason = ""
-                        backend.ends.complete(sequence, event, span)
+                        backend.request_log.complete(sequence, event, span)
                     with writing:
                         yield event_reply(event, backend.tokenizer.token_text)
         except (SamplingError, EngineError) as error:
@@ -127,7 +122,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
         finally:
             backend.engine.cancel(sequence)
             if reason:
-                backend.ends.break_off(
+                backend.request_log.break_off(
                     sequence, "CLIENT_TOO_SLOW" if writing.has_expired else reason, span
                 )
 

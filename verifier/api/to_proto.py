@@ -4,22 +4,12 @@ from collections.abc import Callable
 from typing import cast
 
 from protos import verifier_pb2 as pb
-from verifier.api.params import EXACTNESS, LEARNINGS, MODES
 from verifier.constraints.constraint import Constraint, Kind
 from verifier.engine.events import Completion, TokenRun, VerifiedDraft
 from verifier.request import Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.sampling.ranking import TokenLogprobs
-from verifier.text.stopping import FinishReason, StoppingParams
-
-WIRE_MODES = {mode: wire for wire, mode in MODES.items()}  # the last wins: never UNSPECIFIED
-WIRE_LEARNINGS = {learn: wire for wire, learn in LEARNINGS.items()}
-WIRE_EXACTNESS = {exactness: wire for wire, exactness in EXACTNESS.items()}
-WIRE_REASONS = {
-    FinishReason.STOP: pb.Finished.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.Finished.FINISH_REASON_LENGTH,
-    FinishReason.SHUTDOWN: pb.Finished.FINISH_REASON_SHUTDOWN,
-}
+from verifier.text.stopping import StoppingParams
 
 
 def started_reply(request: Request, model: pb.GetModelResponse) -> pb.GenerateResponse:
@@ -80,7 +70,7 @@ def _logprobs(logprobs: TokenLogprobs) -> pb.TokenLogprobs:
 
 def _finished(completion: Completion) -> pb.Finished:
     return pb.Finished(
-        reason=WIRE_REASONS[completion.finish.reason],
+        reason=pb.Finished.FinishReason.Value(f"FINISH_REASON_{completion.finish.reason.name}"),
         stop_string=completion.finish.stop_string,
         stop_token_id=completion.finish.stop_token_id,
         text=completion.text,
@@ -142,10 +132,10 @@ def _constraint(constraint: Constraint) -> pb.Constraint:
 def _speculation(speculation: Speculation) -> pb.Speculation:
     """All but the prediction, which its sender has."""
     return pb.Speculation(
-        mode=WIRE_MODES[speculation.mode],
+        mode=pb.Speculation.Mode.Value(f"MODE_{speculation.mode.name}"),
         max_nodes=speculation.max_nodes,
         max_depth=speculation.max_depth,
         namespace=speculation.namespace,
-        learn=WIRE_LEARNINGS[speculation.learn],
-        exactness=WIRE_EXACTNESS[speculation.exactness],
+        learn=pb.Speculation.Learning.Value(f"LEARNING_{speculation.learn.name}"),
+        exactness=pb.Speculation.Exactness.Value(f"EXACTNESS_{speculation.exactness.name}"),
     )

@@ -1,34 +1,58 @@
-"""When the engine asks for drafts, how long it waits, and what it learns from what they brought.
+"""The one owner of drafting: which trees a step verifies, what is asked next, and what is learned.
 
-Everything here does nothing where there is no drafter.
+Its parts: the draft client brings trees, the controller says whether drafting pays, the back-off
+says which sequences to ask about, the budget says how many nodes are worth their rows. Without a
+drafter only constraints draft.
 """
 
 import time
 from collections.abc import Sequence as Sequences
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from verifier.engine.counters import StepStats, saved_beside_prompts
 from verifier.engine.sequence import Sequence
 from verifier.engine.step import Result, StepResult
-from verifier.engine.step_stats import StepStats
-from verifier.speculation.budget import StepCurve
-from verifier.speculation.controller import Controller
-from verifier.speculation.draft_backoff import DraftBackoff
+from verifier.model.measurements import EXACT_ROWS, Measurements
+from verifier.model.model import TargetModel, VerificationMode
+from verifier.request import Mode
+from verifier.speculation.budget import Offer, choose_nodes
+from verifier.speculation.controller import Controller, DraftBackoff
 from verifier.speculation.draft_client import DraftClient
+from verifier.speculation.grammar_draft import grammar_draft, merged
+from verifier.speculation.tree import EMPTY_TREE, DraftTree, best_chain, limit_depth, prefix
 
 # A draft may take this share of a plain step before the step goes on without it.
 DRAFT_SHARE = 0.25
 MAX_DRAFT_WAIT_S = 0.02
 
 
-class DraftCoordinator:
-    """One engine's side of its drafter, and the controller that says whether it pays."""
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """What the next step verifies."""
 
-    def __init__(self, client: DraftClient | None, curve: StepCurve) -> None:
-        self.client = client
-        self.controller = Controller(curve.plain_units())
-        self._curve = curve
-        self._asking = DraftBackoff()
+    trees: dict[int, DraftTree] = field(default_factory=dict)  # by sequence id, cut by the budget
+    is_drafting: bool = False  # the step is judged by what drafts bring, though it may have none
+    wait_s: float = 0.0
+
+    def tree(self, sequence: Sequence) -> DraftTree:
+        """The sequence's tree; empty where it has none."""
+        return self.trees.get(sequence.id, EMPTY_TREE)
+
+
+class DraftCoordinator:
+    """One engine's drafting. Lives on the event loop."""
+
+    def __init__(
+        self, client: DraftClient | None, model: TargetModel, measured: Measurements
+    ) -> None:
+        self.client = client if model.form is not VerificationMode.PLAIN else None
+        self.controller = Controller(measured.curve.plain_units())
+        self._model = model
+        self._measured = measured
+        self._backoff = DraftBackoff()
+        self._is_recheck_due = False  # a choice was too close to call in the last pass
         self._has_asked = False  # after the last step
         self._has_closed = False  # a sequence, and the drafter was not told yet
 
@@ -47,14 +71,6 @@ class DraftCoordinator:
         if self.client is not None:
             await self.client.stop()
 
-    def is_on(self, running: Sequences[Sequence]) -> bool:
-        """Whether the next step may verify drafts, and is to be judged by what they bring."""
-        return self._may_draft(running) and any(s.uses_drafts and s.num_output for s in running)
-
-    def wants_plain(self, running: Sequences[Sequence]) -> bool:
-        """Whether the next step is one that drafting is compared with."""
-        return self.client is not None and self.controller.is_on and not self._may_draft(running)
-
     def open(self, sequence: Sequence) -> None:
         """Let the drafter read a sequence's prompt while the model does."""
         if self.client is None or not sequence.uses_drafts:
@@ -66,25 +82,47 @@ class DraftCoordinator:
             sequence.request.speculation,
             sequence.request.traceparent,
         )
-        self._asking.open(sequence.id)
+        self._backoff.open(sequence.id)
         self.client.request({})
 
     def close(self, sequence: Sequence, *, learn: bool) -> None:
-        """Let go of a sequence; the drafter hears of it with the next request."""
+        """Let go of a sequence; the drafter is told with the next request."""
         if self.client is not None:
             self.client.close(sequence.id, learn=learn)
-            self._asking.forget(sequence.id)
+            self._backoff.forget(sequence.id)
             self._has_closed = True
+
+    async def drafts(self, running: Sequences[Sequence]) -> Drafts:
+        """Wait for the trees that were asked for, and cut them to what pays."""
+        is_drafting = self._is_on(running)
+        is_plain = self._is_recheck_due or self._wants_plain(running)
+        self._is_recheck_due = False
+        if is_plain:
+            return Drafts(is_drafting=is_drafting)
+        wait_s = await self._wait() if is_drafting else 0.0
+        decoding = [s for s in running if s.is_decoding and self._may_verify(s)]
+        trees = [self._tree(sequence, uses_drafter=is_drafting) for sequence in decoding]
+        num_plain = sum(s.is_decoding for s in running)
+        counts = self._budget(decoding, trees, num_plain, uses_trust=is_drafting)
+        cuts = {s.id: prefix(t, n) for s, t, n in zip(decoding, trees, counts, strict=True) if n}
+        return Drafts(cuts, is_drafting, wait_s)
+
+    def wants_successors(self, sequence: Sequence) -> bool:
+        """Whether the drafter learns from the target's other likely tokens."""
+        return sequence.uses_drafts and self.is_connected
 
     def observe(self, result: Result) -> None:
         """Note what a step emitted for a sequence, and how much of its tree was verified."""
-        if self.client is not None and result.accepted is not None:
+        accepted = result.accepted
+        if accepted is None:
+            return
+        self._is_recheck_due |= accepted.is_broken_off
+        if self.client is not None:
+            # What follows a walk that was broken off says nothing about the draft.
+            is_judged = not accepted.is_broken_off and not result.tree.is_own
             self.client.observe(
                 result.sequence.id,
-                # What follows a walk that was broken off says nothing about the draft.
-                num_verified=(
-                    0 if result.accepted.is_broken_off or result.tree.is_own else len(result.tree)
-                ),
+                num_verified=len(result.tree) if is_judged else 0,
                 successors=result.successors,
             )
 
@@ -96,22 +134,14 @@ class DraftCoordinator:
         max_nodes = {
             sequence.id: sequence.request.speculation.max_nodes
             for sequence in running
-            if sequence.uses_drafts and sequence.num_output and sequence.num_left > 1
+            if sequence.uses_drafts and sequence.is_decoding and sequence.num_left > 1
         }
         if max_nodes and self._may_draft(running):
-            due = self._asking.due(max_nodes)
+            due = self._backoff.due(max_nodes)
         self._has_asked = bool(due)
         if due or self._has_closed:
             self._has_closed = False
             self.client.request({sequence_id: max_nodes[sequence_id] for sequence_id in due})
-
-    async def wait(self) -> float:
-        """Wait for the trees that were asked for; return for how many seconds."""
-        if self.client is None:
-            return 0.0
-        started = time.perf_counter()
-        await self.client.wait(min(DRAFT_SHARE * self._curve.plain_s, MAX_DRAFT_WAIT_S))
-        return time.perf_counter() - started
 
     def learn(self, step: StepResult, stats: StepStats) -> None:
         """Compare what was promised with what a step brought, and with its time."""
@@ -129,16 +159,83 @@ class DraftCoordinator:
                 drafted=is_drafted,
             )
         elif stats.num_decoding and stats.is_drafting:
-            self.controller.record_saved(saved_beside_prompts(stats, self._curve))
+            self.controller.record_saved(saved_beside_prompts(stats, self._measured.curve))
         elif stats.num_decoding:  # prompts that keep coming must not keep drafting off
             self.controller.rest()
+
+    def _is_on(self, running: Sequences[Sequence]) -> bool:
+        """Whether the next step may verify drafts, and is to be judged by what they bring."""
+        return self._may_draft(running) and any(s.uses_drafts and s.is_decoding for s in running)
+
+    def _wants_plain(self, running: Sequences[Sequence]) -> bool:
+        """Whether the next step is one that drafting is compared with."""
+        return self.client is not None and self.controller.is_on and not self._may_draft(running)
 
     def _may_draft(self, running: Sequences[Sequence]) -> bool:
         if self.client is None or not self.controller.is_on:
             return False
         # Steps that read prompts beside decoding compare with nothing: no plain ones are due.
-        reads_prompts = any(not s.num_output for s in running)
+        reads_prompts = not all(sequence.is_decoding for sequence in running)
         return reads_prompts or self.controller.allows_drafts
+
+    async def _wait(self) -> float:
+        """Wait for the trees that were asked for; return for how many seconds."""
+        assert self.client is not None, "nobody was asked"
+        started = time.perf_counter()
+        await self.client.wait(min(DRAFT_SHARE * self._measured.curve.plain_s, MAX_DRAFT_WAIT_S))
+        return time.perf_counter() - started
+
+    def _may_verify(self, sequence: Sequence) -> bool:
+        if not sequence.uses_drafts or self._model.form is VerificationMode.PLAIN:
+            return False
+        return self._measured.rows_agree or not sequence.is_exact
+
+    def _tree(self, sequence: Sequence, *, uses_drafter: bool) -> DraftTree:
+        """The sequence's tree in the shape it asked for, no deeper than it may still emit."""
+        speculation = sequence.request.speculation
+        # The step's own next token takes one place of what is left.
+        max_depth = min(speculation.max_depth, sequence.num_left - 1)
+        tree = EMPTY_TREE
+        if self.client is not None and uses_drafter:
+            tree = limit_depth(self.client.tree(sequence.id), max_depth)
+        state = sequence.sampler.grammar_state
+        if state is not None:
+            implied = grammar_draft(state, speculation.max_nodes, max_depth)
+            tree = merged(implied, tree) if implied else tree
+        if sequence.is_exact:
+            return best_chain(tree, min(speculation.max_nodes, EXACT_ROWS - 1))
+        if speculation.mode is Mode.CHAIN:
+            return best_chain(tree, speculation.max_nodes)
+        return prefix(tree, speculation.max_nodes)
+
+    def _budget(
+        self,
+        drafted: Sequences[Sequence],
+        trees: Sequences[DraftTree],
+        num_decoding: int,
+        *,
+        uses_trust: bool,
+    ) -> list[int]:
+        """How many nodes of each tree to verify, in a step with so many decoding sequences."""
+        counts = [len(tree) for tree in trees]
+        free = [i for i, s in enumerate(drafted) if s.has_free_drafts and counts[i]]
+        if not free:
+            return counts
+        offers = [self._offer(drafted[i], trees[i], uses_trust=uses_trust) for i in free]
+        if self._model.form is VerificationMode.SINGLE:  # each sequence has a pass of its own
+            chosen = [choose_nodes(self._measured.curve, [offer], 1, 1)[0] for offer in offers]
+        else:
+            num_rows = num_decoding + sum(counts) - sum(counts[i] for i in free)
+            chosen = choose_nodes(self._measured.curve, offers, num_decoding, num_rows)
+        for i, count in zip(free, chosen, strict=True):
+            counts[i] = count
+        return counts
+
+    def _offer(self, sequence: Sequence, tree: DraftTree, *, uses_trust: bool) -> Offer:
+        """A tree as the budget sees it. What a constraint implies needs no trust."""
+        trust = self.controller.trust.of(sequence.namespace) if uses_trust else 1.0
+        probabilities = (1.0 if tree.is_own else trust) * np.array(tree.probabilities)
+        return Offer(probabilities, self._model.slots.length(sequence.slot))
 
     def _learn_use(self, step: StepResult) -> None:
         for result in step.results:
@@ -146,20 +243,7 @@ class DraftCoordinator:
             # What follows a walk that was broken off says nothing about the draft.
             if accepted is None or accepted.is_broken_off or result.tree.is_own:
                 continue
-            self._asking.note(sequence.id, was_useful=len(result.tree) > 0)
+            self._backoff.note(sequence.id, was_useful=len(result.tree) > 0)
             if sequence.has_free_drafts:
                 promised = sum(result.tree.probabilities)
                 self.controller.trust.record(sequence.namespace, promised, len(accepted.path))
-
-
-def saved_beside_prompts(stats: StepStats, curve: StepCurve) -> float:
-    """Plain steps' worth of time that the drafts of a step with prompt rows saved.
-
-    No two such steps are alike, so what the drafted rows added comes from the curve; what they
-    brought was counted. Prompt rows would have been read with or without them.
-    """
-    num_rows = stats.num_decoding + stats.num_prompt_rows
-    rows = np.array([stats.num_decoding, num_rows, num_rows + stats.num_draft_nodes])
-    plain_s, undrafted_s, drafted_s = curve.seconds(rows).tolist()
-    taken: float = (drafted_s - undrafted_s) / plain_s
-    return stats.num_emitted / stats.num_decoding - 1.0 - taken

@@ -8,23 +8,20 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from verifier.cache.prefix_cache import PrefixCache
 from verifier.config import VerifierConfig
-from verifier.engine.draft_coordinator import DraftCoordinator
+from verifier.engine.counters import Counters, StepStats
+from verifier.engine.draft_coordinator import DraftCoordinator, Drafts
 from verifier.engine.planner import Planner
 from verifier.engine.scheduler import Scheduler
-from verifier.engine.sequence import NO_SLOT, PlainStep, Sequence
-from verifier.engine.step import Result, StepResult, Work, run_step
-from verifier.engine.step_stats import PlainTime, StepStats, is_decoding
+from verifier.engine.sequence import NO_SLOT, Emission, PlainStep, Sequence
+from verifier.engine.step import PlainTime, Result, StepResult, Work, run_step
 from verifier.model.measurements import Measurements
-from verifier.model.model import TargetModel, VerificationMode
+from verifier.model.model import TargetModel
 from verifier.request import Request
-from verifier.speculation.acceptance import Accepted
 from verifier.speculation.draft_client import DraftClient
-from verifier.speculation.tree import DraftTree
 from verifier.text.stopping import Finish, FinishReason
 from verifier.text.tokenizer import Tokenizer
 
@@ -45,18 +42,15 @@ class Engine:
         drafts: DraftClient | None,
         measured: Measurements,
         config: VerifierConfig,
+        counters: Counters,
     ) -> None:
         self.model = model
+        self.counters = counters
+        self.drafting = DraftCoordinator(drafts, model, measured)
         self._tokenizer = tokenizer
-        drafts = drafts if model.form is not VerificationMode.PLAIN else None
-        self.drafting = DraftCoordinator(drafts, measured.curve)
-        self.on_step: Callable[[StepStats], None] = lambda stats: None
-        # Told what a step emitted for a sequence, and how many tokens of it.
-        self.on_emit: Callable[[Sequence, DraftTree, Accepted, int], None] = lambda *emission: None
         self._curve = measured.curve
         self._plain_time = PlainTime(measured.curve)
-        self._planner = Planner(model, drafts, measured, config.prefill_rows)
-        self._must_be_plain = False  # a choice was too close to call in the last pass
+        self._planner = Planner(model, self.drafting, measured, config.prefill_rows)
         self._step_ended = 0.0
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
@@ -141,40 +135,43 @@ class Engine:
 
     async def _step(self) -> None:
         """One iteration: the drafts asked for after the last step, one pass, its consequences."""
-        drafting = self.drafting
-        is_drafting = drafting.is_on(self._scheduler.running)
-        waits = is_drafting and not self._must_be_plain
-        draft_wait_s = await drafting.wait() if waits else 0.0
-        trust = drafting.controller.trust if is_drafting else None
-        is_plain = self._must_be_plain or drafting.wants_plain(self._scheduler.running)
-        works = self._planner.plan(self._ready(), trust, is_plain=is_plain)
-        num_before = sum(work.sequence.num_output for work in works if is_decoding(work))
+        running = self._ready()
+        drafts = await self.drafting.drafts(running)
+        works = self._planner.plan(running, drafts)
         step = await self._forward(works)
         if step is None:
             return
-        self._must_be_plain = False
         plain = self._plain_time.of(works, step.forward_s)
-        for result in step.results:
-            self._settle(result, plain)
-        num_after = sum(work.sequence.num_output for work in works if is_decoding(work))
+        emissions = [self._settle(result, plain) for result in step.results]
+        stats = self._measure(works, step, emissions, drafts)
+        self.drafting.learn(step, stats)
+        self.drafting.ask(self._scheduler.running)
+        self.counters.count_step(stats)
+        # Let clients read and new requests in, even when no draft is waited for.
+        await asyncio.sleep(0)
+
+    def _measure(
+        self,
+        works: list[Work],
+        step: StepResult,
+        emissions: list[Emission | None],
+        drafts: Drafts,
+    ) -> StepStats:
+        """Count a step that has just ended, and follow what it took."""
         now = time.perf_counter()
         stats = StepStats.of(
             works,
             step,
-            num_emitted=num_after - num_before,
-            is_drafting=is_drafting,
+            num_emitted=sum(e.num_tokens for e in emissions if e and not e.is_first),
+            is_drafting=drafts.is_drafting,
             step_s=now - self._step_ended,
-            draft_wait_s=draft_wait_s,
+            draft_wait_s=drafts.wait_s,
         )
         self._step_ended = now
-        self._plain_time.track(stats)
+        self._plain_time.track(stats.step_s - stats.forward_s - stats.draft_wait_s)
         if not stats.num_prompt_rows and not any(work.is_alone for work in works):
             self._curve.track(step.num_rows, step.forward_s)
-        drafting.learn(step, stats)
-        drafting.ask(self._scheduler.running)
-        self.on_step(stats)
-        # Let clients read and new requests in, even when no draft is waited for.
-        await asyncio.sleep(0)
+        return stats
 
     def _ready(self) -> list[Sequence]:
         """The running sequences but those that wait for rows that another one computes."""
@@ -213,19 +210,18 @@ class Engine:
                 self._release(work.sequence, learn=False)
             return None
 
-    def _settle(self, result: Result, plain: PlainStep) -> None:
+    def _settle(self, result: Result, plain: PlainStep) -> Emission | None:
         """Emit a sequence's tokens, tell the drafter, and end it if it is at its end."""
         sequence = result.sequence
         if result.error is not None:
             sequence.fail(result.error)
             self._release(sequence, learn=False)
         if result.accepted is None:
-            return
-        self._must_be_plain |= result.accepted.is_broken_off
-        num_before = sequence.num_output
-        finish = sequence.emit(result.accepted, result.tree, result.logprobs, plain)
-        self.on_emit(sequence, result.tree, result.accepted, sequence.num_output - num_before)
+            return None
+        emission = sequence.emit(result.accepted, result.tree, result.logprobs, plain)
+        self.counters.count_emission(sequence, emission)
         self.drafting.observe(result)
-        if finish is not None:
-            sequence.complete(finish)
+        if emission.finish is not None:
+            sequence.complete(emission.finish)
             self._release(sequence, learn=True)
+        return emission

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
+from rpc.contract import Source
 from verifier.engine.events import Completion, TokenRun, VerifiedDraft
 from verifier.request import Exactness, Mode, Request
 from verifier.sampling.ranking import TokenLogprobs
@@ -28,12 +29,60 @@ class PlainStep:
 
 @dataclass(slots=True)
 class Clock:
-    """When a sequence passed its stations, in seconds."""
+    """When a sequence passed its stations, in seconds; 0 where it has not yet."""
 
     submitted: float = field(default_factory=time.perf_counter)
     admitted: float = 0.0
     first_token: float = 0.0
+    ended: float = 0.0
     plain_decode_s: float = 0.0  # what the decoding steps so far would have taken without drafts
+
+    def phases(self) -> "Phases":
+        """Return where each phase ended, or now for one that has not ended yet."""
+        end = self.ended or time.perf_counter()
+        return Phases(self.submitted, self.admitted or end, self.first_token or end, end)
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """A request's time in the queue, reading its prompt, and decoding; in seconds."""
+
+    submitted: float
+    admitted: float
+    first_token: float
+    ended: float
+
+    @property
+    def queue_s(self) -> float:
+        """From submission to a slot."""
+        return self.admitted - self.submitted
+
+    @property
+    def prefill_s(self) -> float:
+        """From a slot to the first token."""
+        return self.first_token - self.admitted
+
+    @property
+    def decode_s(self) -> float:
+        """From the first token to the end."""
+        return self.ended - self.first_token
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What one step emitted for a sequence, after stop handling."""
+
+    num_tokens: int
+    num_verified: int  # nodes of the tree that was verified
+    sources: tuple[Source, ...]  # of the emitted tokens that were drafted
+    is_first: bool  # they begin the output, and come from the prompt's last row
+    is_broken_off: bool  # a choice was left open, to be made by a plain step
+    finish: Finish | None
+
+    @property
+    def num_accepted(self) -> int:
+        """Drafted tokens emitted."""
+        return len(self.sources)
 
 
 @dataclass(slots=True)
@@ -46,12 +95,15 @@ class Stats:
     num_rechecks: int = 0
     accept_lens: Counter[int] = field(default_factory=Counter)
 
-    def count(self, num_nodes: int, num_accepted: int) -> None:
-        """Count one decode step."""
+    def count(self, emission: Emission) -> None:
+        """Count one step."""
+        self.num_rechecks += emission.is_broken_off
+        if emission.is_first:
+            return
         self.num_steps += 1
-        self.num_drafts += num_nodes > 0
-        self.num_draft_tokens += num_nodes
-        self.accept_lens[num_accepted] += 1
+        self.num_drafts += emission.num_verified > 0
+        self.num_draft_tokens += emission.num_verified
+        self.accept_lens[emission.num_accepted] += 1
 
     @property
     def num_accepted(self) -> int:
@@ -113,6 +165,11 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt
 
     @property
+    def is_decoding(self) -> bool:
+        """Its prompt is read: its first token is out."""
+        return self.num_output > 0
+
+    @property
     def num_left(self) -> int:
         """Tokens it may still emit."""
         return self.request.stopping.max_tokens - self.num_output
@@ -123,49 +180,65 @@ class Sequence:
         tree: DraftTree,
         logprobs: tuple[TokenLogprobs, ...],
         plain: PlainStep,
-    ) -> Finish | None:
+    ) -> Emission:
         """Emit a step's tokens one by one, as plain decoding would; what follows an end is cut.
 
         `plain`: what the step would have taken without drafts.
         """
         first_index = self.num_output
-        finish = None
+        finish = self._push(accepted)
+        num_tokens = self.num_output - first_index
+        path = accepted.path[:num_tokens]
+        sources = tuple(
+            Source.of(tree.sources[i]) if tree.sources else Source.UNKNOWN for i in path
+        )
+        emission = Emission(
+            num_tokens, len(tree), sources, first_index == 0, accepted.is_broken_off, finish
+        )
+        self.stats.count(emission)
+        if emission.is_first:
+            self.clock.first_token = time.perf_counter()
+        else:
+            self.clock.plain_decode_s += num_tokens * plain.token_s + plain.prompts_s
+        if num_tokens:
+            self._tell(first_index, accepted, VerifiedDraft(tree, path), emission, logprobs)
+        return emission
+
+    def _push(self, accepted: Accepted) -> Finish | None:
         for i, token_id in enumerate(accepted.token_ids):
             finish = self.output.push(token_id, is_drafted=i < len(accepted.path))
             self.token_ids.append(token_id)
             if finish is not None:
-                break
-        num_emitted = self.num_output - first_index
-        self.stats.num_rechecks += accepted.is_broken_off
-        num_drafted = min(len(accepted.path), num_emitted)
-        if first_index:
-            self.stats.count(len(tree), num_drafted)
-            self.clock.plain_decode_s += num_emitted * plain.token_s + plain.prompts_s
-        else:
-            self.clock.first_token = time.perf_counter()
-        if not num_emitted:
-            return None
+                return finish
+        return None
+
+    def _tell(
+        self,
+        first_index: int,
+        accepted: Accepted,
+        draft: VerifiedDraft,
+        emission: Emission,
+        logprobs: tuple[TokenLogprobs, ...],
+    ) -> None:
+        """Send the client what was emitted."""
         text, drafted_len = self.output.take_text()
-        path = accepted.path[:num_drafted]
         self.events.put_nowait(
             TokenRun(
                 first_index=first_index,
-                token_ids=accepted.token_ids[:num_emitted],
+                token_ids=accepted.token_ids[: emission.num_tokens],
                 text=text,
-                num_drafted=num_drafted,
+                num_drafted=emission.num_accepted,
                 drafted_text_len=drafted_len,
-                logprobs=logprobs[:num_emitted],
-                sources=tuple(tree.sources[i] for i in path if tree.sources),
-                draft=VerifiedDraft(tree, path) if self.request.draft_trees and tree else None,
+                logprobs=logprobs[: emission.num_tokens],
+                sources=emission.sources if draft.tree.sources else (),
+                draft=draft if self.request.draft_trees and draft.tree else None,
             )
         )
-        return finish
 
     def complete(self, finish: Finish) -> None:
         """Send the last event."""
-        now = time.perf_counter()
-        admitted = self.clock.admitted or now
-        first = self.clock.first_token or now
+        self.clock.ended = time.perf_counter()
+        phases = self.clock.phases()
         self.events.put_nowait(
             Completion(
                 finish=finish,
@@ -173,9 +246,9 @@ class Sequence:
                 num_prompt_tokens=self.num_prompt,
                 num_output_tokens=self.num_output,
                 num_reused_tokens=self.num_reused,
-                queue_ms=(admitted - self.clock.submitted) * 1e3,
-                prefill_ms=(first - admitted) * 1e3,
-                decode_ms=(now - first) * 1e3,
+                queue_ms=phases.queue_s * 1e3,
+                prefill_ms=phases.prefill_s * 1e3,
+                decode_ms=phases.decode_s * 1e3,
                 plain_decode_ms=self.clock.plain_decode_s * 1e3,
                 num_steps=self.stats.num_steps,
                 num_drafts=self.stats.num_drafts,
@@ -188,6 +261,7 @@ class Sequence:
 
     def fail(self, error: Exception) -> None:
         """End with an error instead of a completion."""
+        self.clock.ended = time.perf_counter()
         self.events.put_nowait(error)
 
     async def stream(self) -> AsyncGenerator[TokenRun | Completion, None]:

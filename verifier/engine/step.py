@@ -1,20 +1,27 @@
-"""One step on tensors: forward, choose along each tree, commit. Runs in the worker thread."""
+"""One step: its works, the pass over them, and what it would have cost without drafts.
+
+`run_step` is the part on tensors (forward, choose along each tree, commit); it runs in the worker
+thread.
+"""
 
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.engine.sequence import Sequence
+from verifier.engine.sequence import PlainStep, Sequence
 from verifier.model.batch import Segment
 from verifier.model.model import TargetModel
 from verifier.sampling.params import SamplingError
 from verifier.sampling.ranking import Best, Ranking, TokenLogprobs, logprobs, rank
 from verifier.speculation.acceptance import Accepted, accept
+from verifier.speculation.budget import StepCurve
 from verifier.speculation.tree import DraftTree
 
 SUCCESSORS_PER_TOKEN = 8
+OVERHEAD_MEMORY = 0.9  # what of the running overhead stays at each step
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,11 @@ class Work:
     wants_successors: bool
     margin: float  # choices that logits so far off could change are left open; 0 leaves none
     is_alone: bool  # in a pass of its own, whose shape nobody else changes
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the work is past its sequence's prompt."""
+        return self.segment.tree is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +117,27 @@ def _logprobs(sequence: Sequence, logits: Tensor, accepted: Accepted) -> tuple[T
         logprobs(row, token_id, request.num_top_logprobs)
         for row, token_id in zip(logits, accepted.token_ids, strict=True)
     )
+
+
+class PlainTime:
+    """Prices steps; follows what the engine adds to a pass, which the curve does not hold."""
+
+    def __init__(self, curve: StepCurve) -> None:
+        self._curve = curve
+        self._overhead_s = 0.0
+
+    def of(self, works: list[Work], forward_s: float) -> PlainStep:
+        """Price the step of these works."""
+        if not any(work.tree for work in works) or any(work.is_alone for work in works):
+            # It was a plain pass, or one whose shape drafts do not change.
+            return PlainStep(forward_s + self._overhead_s)
+        decoding = [work.segment.num_rows for work in works if work.is_decoding]
+        rows = np.array([len(decoding), sum(decoding)])
+        plain_s, drafted_s = self._curve.seconds(rows).tolist()
+        has_prompts = len(decoding) < len(works)
+        prompts_s = max(forward_s - drafted_s, 0.0) if has_prompts else 0.0
+        return PlainStep(plain_s + self._overhead_s, prompts_s)
+
+    def track(self, overhead_s: float) -> None:
+        """Follow what the engine added to a step just measured."""
+        self._overhead_s += (1 - OVERHEAD_MEMORY) * (max(overhead_s, 0.0) - self._overhead_s)

@@ -11,7 +11,7 @@ drafter says and however wrong the step-time curve is.
 import logging
 import statistics
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
@@ -175,3 +175,41 @@ class Trust:
         self._promises.move_to_end(namespace)
         if len(self._promises) > MAX_NAMESPACES:
             self._promises.popitem(last=False)
+
+
+# By the drafting steps of a sequence since a node of its drafts was verified: at which multiple
+# of the engine's steps it is asked about.
+EVERY_STEP_BELOW, RARELY_BELOW = 4, 32
+RARELY, SELDOM = 4, 8
+
+
+class DraftBackoff:
+    """Counts, per live sequence, the drafting steps since a draft was of use."""
+
+    def __init__(self) -> None:
+        self._num_unused: dict[int, int] = {}
+        self._step = 0
+
+    def open(self, sequence_id: int) -> None:
+        """Follow a sequence; nothing is known of its drafts yet."""
+        self._num_unused[sequence_id] = 0
+
+    def due(self, sequence_ids: Iterable[int]) -> list[int]:
+        """Those to ask about after this step."""
+        self._step += 1
+        return [each for each in sequence_ids if not self._step % self._interval(each)]
+
+    def note(self, sequence_id: int, *, was_useful: bool) -> None:
+        """Whether a node of its draft was verified; of one that has just ended it says nothing."""
+        if sequence_id in self._num_unused:
+            self._num_unused[sequence_id] = 0 if was_useful else self._num_unused[sequence_id] + 1
+
+    def forget(self, sequence_id: int) -> None:
+        """Let go of a sequence that has ended."""
+        self._num_unused.pop(sequence_id, None)
+
+    def _interval(self, sequence_id: int) -> int:
+        num_unused = self._num_unused[sequence_id]
+        if num_unused < EVERY_STEP_BELOW:
+            return 1
+        return RARELY if num_unused < RARELY_BELOW else SELDOM

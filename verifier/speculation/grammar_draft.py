@@ -9,12 +9,12 @@ import heapq
 import itertools
 from typing import Protocol
 
+from rpc.contract import Source
 from verifier.speculation.tree import DraftTree, child_index
 
 MAX_CHOICES = 6  # more possible tokens say too little about the next one
 MAX_STATES = 12  # places of the output that are looked at for one draft, 0.1 ms each
 MIN_PROBABILITY = 0.1
-UNKNOWN, CONSTRAINT = 0, 4  # sources, numbered as on the wire
 
 
 class State(Protocol):
@@ -57,7 +57,7 @@ def grammar_draft(state: State, max_nodes: int, max_depth: int) -> DraftTree:
         if len(states) < MAX_STATES:
             states[node] = states[parent].after(token_id)
             offer(node, depth, -share)
-    sources = (CONSTRAINT,) * len(token_ids)
+    sources = (Source.CONSTRAINT,) * len(token_ids)
     return DraftTree(tuple(token_ids), tuple(parents), tuple(probabilities), sources, is_own=True)
 
 
@@ -70,7 +70,7 @@ def merged(certain: DraftTree, other: DraftTree) -> DraftTree:
     closed = set(certain.parents)
     places: dict[int, int | None] = {-1: -1}  # of the other tree's nodes in the first
     added: list[tuple[float, int, int, int]] = []
-    sources = other.sources or (UNKNOWN,) * len(other)
+    sources = other.sources or (Source.UNKNOWN,) * len(other)
     boosts: dict[int, float] = {}
     for i, (token_id, parent) in enumerate(zip(other.token_ids, other.parents, strict=True)):
         above = places[parent]
@@ -91,7 +91,7 @@ def _sorted(
 ) -> DraftTree:
     """One tree in falling order of probability, parents first."""
     nodes = [
-        (max(p, boosts.get(i, 0.0)), certain.token_ids[i], certain.parents[i], CONSTRAINT)
+        (max(p, boosts.get(i, 0.0)), certain.token_ids[i], certain.parents[i], Source.CONSTRAINT)
         for i, p in enumerate(certain.probabilities)
     ] + added
     capped: list[float] = []

@@ -4,14 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from protos import drafter_pb2 as pb
-from verifier.request import Learning, Speculation
+from verifier.request import Speculation
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, InvalidTree, checked_tree, reroot
-
-LEARN = {
-    Learning.NONE: pb.LEARN_NONE,
-    Learning.OUTPUT: pb.LEARN_OUTPUT,
-    Learning.ALL: pb.LEARN_ALL,
-}
 
 
 @dataclass(slots=True)
@@ -73,7 +67,7 @@ class RemoteSequence:
             token_ids=self.token_ids,
             num_prompt_tokens=self.num_prompt,
             prediction=self.speculation.prediction,
-            learn=LEARN[self.speculation.learn],
+            learn=pb.Learn.Value(f"LEARN_{self.speculation.learn.name}"),
             max_nodes=max_nodes,
             traceparent=self.traceparent,
         )

@@ -1,4 +1,4 @@
-"""A verifier's metrics: names and meanings for what the engine and its tally count.
+"""A verifier's metrics: names and meanings for what the engine counts.
 
 Names are vLLM's where vLLM has the same thing, with our prefix.
 """
@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
+from rpc.contract import Source
 from rpc.metrics import PREFIX, counter, gauge, histogram, labelled_counter, labelled_gauge
 from verifier.engine.engine import Engine
-from verifier.telemetry.counters import SOURCES, Counters
 
 GENERATE = "Generate"
 
@@ -18,12 +18,9 @@ GENERATE = "Generate"
 class VerifierMetrics:
     """Reads the numbers when somebody scrapes; to be called on the engine's event loop."""
 
-    def __init__(
-        self, engine: Engine, tally: Counters, calls: Mapping[tuple[str, str], int]
-    ) -> None:
+    def __init__(self, engine: Engine, calls: Mapping[tuple[str, str], int]) -> None:
         """`calls` counts calls that ended, by method and status."""
         self._engine = engine
-        self._tally = tally
         self._calls = calls
 
     def collect(self) -> Iterator[Metric]:
@@ -50,20 +47,22 @@ class VerifierMetrics:
         yield info
 
     def _requests(self) -> Iterator[Metric]:
-        tally = self._tally
+        counters = self._engine.counters
         yield counter(
             "prompt_tokens",
             "Prompt tokens of requests that began to be answered.",
-            tally.num_prompt_tokens,
+            counters.num_prompt_tokens,
         )
         yield counter(
-            "generation_tokens", "Tokens emitted, after stop handling.", tally.num_generation_tokens
+            "generation_tokens",
+            "Tokens emitted, after stop handling.",
+            counters.num_generation_tokens,
         )
         yield labelled_counter(
             "request_success",
             "Requests that came to their end, by why.",
             "finish_reason",
-            tally.finished,
+            counters.finished,
         )
         yield labelled_counter(
             "request_errors",
@@ -75,62 +74,64 @@ class VerifierMetrics:
             (
                 "time_to_first_token",
                 "From submission to the first token.",
-                tally.time_to_first_token_s,
+                counters.time_to_first_token_s,
             ),
-            ("e2e_request_latency", "From submission to the last token.", tally.request_s),
-            ("request_queue_time", "From submission to a slot.", tally.queue_s),
-            ("request_prefill_time", "From a slot to the first token.", tally.prefill_s),
-            ("request_decode_time", "From the first token to the last.", tally.decode_s),
+            ("e2e_request_latency", "From submission to the last token.", counters.request_s),
+            ("request_queue_time", "From submission to a slot.", counters.queue_s),
+            ("request_prefill_time", "From a slot to the first token.", counters.prefill_s),
+            ("request_decode_time", "From the first token to the last.", counters.decode_s),
             (
                 "time_per_output_token",
                 "Decode time over tokens after the first, once a request.",
-                tally.time_per_output_token_s,
+                counters.time_per_output_token_s,
             ),
         ):
             yield histogram(name + "_seconds", what, counted)
 
     def _steps(self) -> Iterator[Metric]:
-        tally = self._tally
+        counters = self._engine.counters
         yield histogram(
             "step_latency_seconds",
             "One iteration of the engine, waiting for drafts included.",
-            tally.step_s,
+            counters.step_s,
         )
-        yield histogram("step_forward_seconds", "The model's part of a step.", tally.forward_s)
+        yield histogram("step_forward_seconds", "The model's part of a step.", counters.forward_s)
         yield histogram(
-            "draft_wait_seconds", "What drafting steps waited for their drafts.", tally.draft_wait_s
+            "draft_wait_seconds",
+            "What drafting steps waited for their drafts.",
+            counters.draft_wait_s,
         )
         yield histogram(
             "emitted_tokens_per_step",
             "Tokens that a decode step emitted for one sequence, after stop handling.",
-            tally.emitted_per_step,
+            counters.emitted_per_step,
         )
         yield counter(
             "guard_recomputations",
             "Choices too close to call in a wide pass, which a plain pass made.",
-            tally.num_rechecks,
+            counters.num_rechecks,
         )
 
     def _speculation(self) -> Iterator[Metric]:
-        tally, controller = self._tally, self._engine.drafting.controller
-        yield counter("drafts", "Draft trees verified.", tally.num_drafts)
-        yield counter("draft_tokens", "Drafted tokens verified.", tally.num_draft_tokens)
+        counters, controller = self._engine.counters, self._engine.drafting.controller
+        yield counter("drafts", "Draft trees verified.", counters.num_drafts)
+        yield counter("draft_tokens", "Drafted tokens verified.", counters.num_draft_tokens)
         yield counter(
             "draft_expected_tokens",
             "Sum of their probabilities: accepted tokens over this is 1 when they are true.",
-            tally.num_expected,
+            counters.num_expected,
         )
         yield labelled_counter(
             "accepted_tokens",
             "Drafted tokens emitted, by where they came from.",
             "source",
-            {name: tally.accepted_by_source[i] for i, name in enumerate(SOURCES)},
+            {source.label: counters.accepted_by_source[source] for source in Source},
         )
         yield labelled_counter(
             "accepted_tokens_per_position",
             "Drafted tokens emitted, by their place in the draft from 0.",
             "position",
-            {str(i): n for i, n in sorted(tally.accepted_by_position.items())},
+            {str(i): n for i, n in sorted(counters.accepted_by_position.items())},
         )
         yield gauge(
             "speculation_gain_ratio",

@@ -4,13 +4,12 @@ Never a word of the prompt or the output.
 """
 
 import logging
-import time
 
 from rpc.errors import InvalidRequest, ServiceError
 from rpc.tracing import Attributes, Span
+from verifier.engine.counters import Counters
 from verifier.engine.events import Completion
-from verifier.engine.sequence import Sequence
-from verifier.telemetry.counters import Counters
+from verifier.engine.sequence import Clock, Phases, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +30,12 @@ def log_refusal(request_id: str, error: ServiceError) -> None:
 class RequestLog:
     """Tells of the requests of one engine."""
 
-    def __init__(self, tally: Counters) -> None:
-        self._tally = tally
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
 
     def complete(self, sequence: Sequence, completion: Completion, span: Span | None) -> None:
         """Tell of a request that came to its end."""
-        self._tally.count_end(completion)
+        self._counters.count_end(completion)
         self._tell(sequence, completion.finish.reason.name, span)
 
     def break_off(self, sequence: Sequence, reason: str, span: Span | None) -> None:
@@ -44,9 +43,7 @@ class RequestLog:
         self._tell(sequence, reason, span, error=reason)
 
     def _tell(self, sequence: Sequence, reason: str, span: Span | None, error: str = "") -> None:
-        clock, stats, now = sequence.clock, sequence.stats, time.perf_counter()
-        admitted = clock.admitted or now
-        first = clock.first_token or now
+        phases, stats = sequence.clock.phases(), sequence.stats
         logger.info(
             "request_end request_id=%s reason=%s prompt_tokens=%d output_tokens=%d accepted=%d "
             "steps=%d queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f",
@@ -56,23 +53,29 @@ class RequestLog:
             sequence.num_output,
             stats.num_accepted,
             stats.num_steps,
-            1e3 * (admitted - clock.submitted),
-            1e3 * (first - admitted),
-            1e3 * (now - first),
+            1e3 * phases.queue_s,
+            1e3 * phases.prefill_s,
+            1e3 * phases.decode_s,
         )
-        if span is None:
-            return
-        span.add_part("queue", clock.submitted, admitted)
-        if clock.admitted:
-            span.add_part("prefill", admitted, first)
-        if clock.first_token:
-            span.add_part("decode", first, now)
-        attributes: Attributes = {
-            "lookahead.request_id": sequence.request.request_id,
-            "lookahead.finish_reason": reason.lower(),
-            "lookahead.steps": stats.num_steps,
-            "lookahead.accepted_tokens": stats.num_accepted,
-            "gen_ai.usage.input_tokens": sequence.num_prompt,
-            "gen_ai.usage.output_tokens": sequence.num_output,
-        }
-        span.end(attributes, error=error)
+        if span is not None:
+            _add_phases(span, sequence.clock, phases)
+            span.end(_attributes(sequence, reason), error=error)
+
+
+def _add_phases(span: Span, clock: Clock, phases: Phases) -> None:
+    span.add_part("queue", phases.submitted, phases.admitted)
+    if clock.admitted:
+        span.add_part("prefill", phases.admitted, phases.first_token)
+    if clock.first_token:
+        span.add_part("decode", phases.first_token, phases.ended)
+
+
+def _attributes(sequence: Sequence, reason: str) -> Attributes:
+    return {
+        "lookahead.request_id": sequence.request.request_id,
+        "lookahead.finish_reason": reason.lower(),
+        "lookahead.steps": sequence.stats.num_steps,
+        "lookahead.accepted_tokens": sequence.stats.num_accepted,
+        "gen_ai.usage.input_tokens": sequence.num_prompt,
+        "gen_ai.usage.output_tokens": sequence.num_output,
+    }

@@ -45,7 +45,7 @@ class Finish:
 
 
 class Output:
-    """The output of one sequence: ids, certain text, held-back text.
+    """The output of one sequence: certain text and held-back text; its ids belong to the sequence.
 
     An ending id is kept among the ids and shows no text. A stop string cuts the text before it
     (after it with `include_stop_string`); the ids up to the token that completed it are kept. Of
@@ -53,7 +53,7 @@ class Output:
     """
 
     def __init__(self, detokenizer: Detokenizer, params: StoppingParams) -> None:
-        self.token_ids: list[int] = []
+        self.num_tokens = 0
         self._detokenizer = detokenizer
         self._params = params
         self._certain = ""  # text ready to be taken
@@ -64,7 +64,7 @@ class Output:
 
     def push(self, token_id: int, *, is_drafted: bool) -> Finish | None:
         """Emit one token; return why it ended the output, if it did."""
-        self.token_ids.append(token_id)
+        self.num_tokens += 1
         if token_id in self._params.ending_ids:
             return Finish(FinishReason.STOP, stop_token_id=token_id)
         delta = self._detokenizer.push(token_id)
@@ -92,7 +92,7 @@ class Output:
             return None
         text = self._held + delta
         # Below min_tokens nothing may end the output, and text passed by then is past.
-        if len(self.token_ids) >= self._params.min_tokens:
+        if self.num_tokens >= self._params.min_tokens:
             # Bytes that are whole characters by now count, though more bytes may follow.
             pending = text + self._detokenizer.pending()
             stop = first_stop(pending, stop_strings, past_len=len(self._held))
@@ -110,7 +110,7 @@ class Output:
         return Finish(FinishReason.STOP, stop_string=text[stop.start : stop.end])
 
     def _finish_by_length(self) -> Finish | None:
-        is_full = len(self.token_ids) >= self._params.max_tokens
+        is_full = self.num_tokens >= self._params.max_tokens
         return Finish(FinishReason.LENGTH) if is_full else None
 
     def _release(self, text: str, is_drafted: bool) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from bench.exactness.runs import AlwaysOn, FreeNodes
+from bench.serving.engine import StepRecorder
 from tests.support.models.fake_drafts import FakeDrafts
 from verifier.config import VerifierConfig
+from verifier.engine.counters import StepStats
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion, TokenRun
 from verifier.model.measurements import Measurements
@@ -52,9 +54,16 @@ def target_model(hf: PreTrainedModel, *, max_sequences: int, max_context: int) -
 def make_engine(model: TargetModel, drafts: FakeDrafts | None, **settings: Any) -> Engine:
     """An engine over fake drafts."""
     config = VerifierConfig(model="small", **settings)
-    engine = Engine(model, LetterTokenizer(), drafts, FREE_NODES, config)  # type: ignore[arg-type]
+    tokenizer: Any = LetterTokenizer()
+    engine = Engine(model, tokenizer, drafts, FREE_NODES, config, StepRecorder())  # type: ignore[arg-type]
     engine.drafting.controller = AlwaysOn(FREE_NODES.curve.plain_units())
     return engine
+
+
+def steps_of(engine: Engine) -> list[StepStats]:
+    """The steps of an engine of the tests, up to now; the list goes on growing."""
+    assert isinstance(engine.counters, StepRecorder)
+    return engine.counters.steps
 
 
 def make_request(

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos import verifier_pb2 as pb
+from rpc.contract import Learn
 from rpc.errors import InvalidRequest
 from tests.support.models.small_tokenizers import small_tokenizer
 from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
 from verifier.api.to_proto import started_reply
 from verifier.api.validation import Limits
-from verifier.request import Learning, Mode, Request
+from verifier.request import Mode, Request
 
 TOKENIZER = small_tokenizer("byte_level")
 LIMITS = Limits(
@@ -170,7 +171,7 @@ def test_defaults_are_greedy_and_fill_the_context() -> None:
     assert request.stopping.max_tokens == 100 - len(request.prompt_token_ids)
     assert request.stopping.eos_token_ids == TOKENIZER.eos_token_ids
     speculation = request.speculation
-    assert (speculation.mode, speculation.learn) == (Mode.AUTO, Learning.ALL)
+    assert (speculation.mode, speculation.learn) == (Mode.AUTO, Learn.ALL)
     assert (speculation.max_nodes, speculation.max_depth) == (24, 16)
     assert speculation.namespace == "default"
     assert len(request.request_id) == 16

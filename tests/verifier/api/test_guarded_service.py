@@ -17,6 +17,7 @@ from tests.support.models.small_tokenizers import small_tokenizer
 from tests.support.servers.running_verifier import AlwaysOn
 from tests.verifier.api.test_service import ids_of, serving
 from verifier.config import VerifierConfig
+from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.model.measurements import measure
 from verifier.model.model import TargetModel
@@ -105,11 +106,11 @@ def is_near_tie(
 async def test_drafted_text_is_plain_text_but_for_near_ties(model: TargetModel, name: str) -> None:
     sampling = SAMPLINGS[name]
     measured = replace(FREE_NODES, margin=measure(model).margin)
-    engine = Engine(model, TOKENIZER, None, measured, CONFIG)
+    engine = Engine(model, TOKENIZER, None, measured, CONFIG, Counters())
     plain = [ids_of(events) for events in await ask(engine, sampling, "MODE_OFF")]
     prompts = [TOKENIZER.encode(text) for text in TEXTS]
     drafts: Any = knowing({tuple(p): ids for p, ids in zip(prompts, plain, strict=True)})
-    engine = Engine(model, TOKENIZER, drafts, measured, CONFIG)
+    engine = Engine(model, TOKENIZER, drafts, measured, CONFIG, Counters())
     engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
     drafted = await ask(engine, sampling, "MODE_TREE")
     # How many depends on how wide this processor's roundings make the guard's margin.

@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.serving.engine import StepRecorder
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.server import RpcServer
@@ -82,7 +83,7 @@ def small_model() -> TargetModel:
 async def running(propose: Propose = no_draft) -> AsyncIterator[Running]:
     model = small_model()
     drafts: Any = FakeDrafts(propose)
-    engine = Engine(model, TOKENIZER, drafts, FREE_NODES, CONFIG)
+    engine = Engine(model, TOKENIZER, drafts, FREE_NODES, CONFIG, StepRecorder())
     async with (
         serving(engine, TOKENIZER, CONFIG) as (server, service, port),
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,

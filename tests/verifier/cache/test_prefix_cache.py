@@ -11,13 +11,13 @@ from tests.support.models.engine_runs import (
     make_engine,
     make_request,
     run_all,
+    steps_of,
     target_model,
 )
 from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.support.models.reference import FAMILIES, VOCABULARY_SIZE, family, generate
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion, TokenRun
-from verifier.engine.step_stats import StepStats
 from verifier.model.model import TargetModel
 from verifier.request import Mode
 
@@ -112,15 +112,9 @@ def test_models_without_slots_reuse_nothing() -> None:
     assert [completion.num_reused_tokens for _, completion in results] == [0, 0]
 
 
-class PromptRows:
-    """Counts the prompt rows that an engine computes."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.num = 0
-        engine.on_step = self._count
-
-    def _count(self, stats: StepStats) -> None:
-        self.num += stats.num_prompt_rows
+def num_prompt_rows(engine: Engine) -> int:
+    """The prompt rows that an engine has computed."""
+    return sum(step.num_prompt_rows for step in steps_of(engine))
 
 
 @pytest.mark.parametrize("prefill_rows", [1, 7, 64])
@@ -129,10 +123,11 @@ def test_samples_of_one_prompt_cost_one_prefill(prefill_rows: int) -> None:
     engine = make_engine(
         target_model(small, max_sequences=6, max_context=120), None, prefill_rows=prefill_rows
     )
-    rows = PromptRows(engine)
     results = run_all(engine, [make_request(PROMPTS[0], 12)] * 6)
     assert [ids_of(runs) for runs, _ in results] == [generate(hf, PROMPTS[0], 12, [])] * 6
-    assert rows.num == len(PROMPTS[0]) + 5, "each further one computes its last row only"
+    assert num_prompt_rows(engine) == len(PROMPTS[0]) + 5, (
+        "each further one computes its last row only"
+    )
 
 
 def test_a_herd_waits_for_the_beginning_that_it_shares() -> None:
@@ -140,11 +135,10 @@ def test_a_herd_waits_for_the_beginning_that_it_shares() -> None:
     engine = make_engine(
         target_model(small, max_sequences=4, max_context=120), None, prefill_rows=6
     )
-    rows = PromptRows(engine)
     prompts = [[*DOCUMENT, 50 + i, 3] for i in range(4)]
     results = run_all(engine, [make_request(p, 12) for p in prompts])
     assert [ids_of(runs) for runs, _ in results] == [generate(hf, p, 12, []) for p in prompts]
-    assert rows.num == len(DOCUMENT) + 4 * 2
+    assert num_prompt_rows(engine) == len(DOCUMENT) + 4 * 2
     assert [completion.num_reused_tokens for _, completion in results] == [0, 40, 40, 40]
 
 
@@ -152,9 +146,8 @@ def test_no_one_follows_into_another_namespace() -> None:
     engine = make_engine(
         target_model(FAMILIES[0].build(), max_sequences=2, max_context=120), None, prefill_rows=6
     )
-    rows = PromptRows(engine)
     run_all(engine, [make_request(PROMPTS[0], 4, namespace=name) for name in "ab"])
-    assert rows.num == 2 * len(PROMPTS[0])
+    assert num_prompt_rows(engine) == 2 * len(PROMPTS[0])
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 3])
@@ -162,16 +155,15 @@ async def test_a_leader_that_leaves_lets_its_followers_go_on(
     num_steps: int, model: TargetModel
 ) -> None:
     engine = make_engine(model, None, prefill_rows=6)
-    rows = PromptRows(engine)
     leader = engine.submit(make_request(PROMPTS[0], 12))
     engine.start()
     followers = [asyncio.create_task(collect(engine, make_request(p, 12))) for p in PROMPTS[:2]]
     async with asyncio.timeout(20):
-        while rows.num < 6 * num_steps:
+        while num_prompt_rows(engine) < 6 * num_steps:
             await asyncio.sleep(0)
         engine.cancel(leader)
         results = await asyncio.gather(*followers)
     await engine.stop()
     hf = FAMILIES[0].build()
     assert [ids_of(runs) for runs, _ in results] == [generate(hf, p, 12, []) for p in PROMPTS[:2]]
-    assert rows.num <= len(PROMPTS[0]) + 12, "rows were computed twice"
+    assert num_prompt_rows(engine) <= len(PROMPTS[0]) + 12, "rows were computed twice"

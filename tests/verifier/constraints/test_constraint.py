@@ -17,6 +17,7 @@ from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.support.models.small_tokenizers import small_tokenizer
 from verifier.config import VerifierConfig
 from verifier.constraints.constraint import Constraint, ConstraintError, Kind
+from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion, TokenRun
 from verifier.model.model import TargetModel
@@ -121,7 +122,14 @@ Outcome = tuple[list[TokenRun], Completion]
 def run(kind: str, requests: list[Request], drafts: FakeDrafts | None = None) -> list[Outcome]:
     config = VerifierConfig(model="small")
     tokenizer = small_tokenizer(kind)
-    engine = Engine(model(kind), tokenizer, drafts, FREE_NODES, config)  # type: ignore[arg-type]
+    engine = Engine(
+        model(kind),
+        tokenizer,
+        drafts,  # type: ignore[arg-type]
+        FREE_NODES,
+        config,
+        Counters(),
+    )
     engine.drafting.controller = AlwaysOn(FREE_NODES.curve.plain_units())
     return run_all(engine, requests)
 

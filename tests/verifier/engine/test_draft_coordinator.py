@@ -12,12 +12,12 @@ from tests.support.models.engine_runs import (
 )
 from tests.support.models.fake_drafts import FakeDrafts, path_tree
 from tests.support.models.reference import FAMILIES, generate
-from verifier.engine.draft_coordinator import DraftCoordinator, saved_beside_prompts
+from verifier.engine.counters import StepStats, saved_beside_prompts
+from verifier.engine.draft_coordinator import DraftCoordinator
 from verifier.engine.step import StepResult
-from verifier.engine.step_stats import StepStats
+from verifier.model.measurements import Measurements
 from verifier.speculation.budget import StepCurve
-from verifier.speculation.controller import LIMIT, Controller
-from verifier.speculation.draft_backoff import EVERY_STEP_BELOW, RARELY, SELDOM
+from verifier.speculation.controller import EVERY_STEP_BELOW, LIMIT, RARELY, SELDOM, Controller
 from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
 PROMPT = [5, 9, 33, 4, 17]
@@ -61,7 +61,7 @@ def test_drafts_that_are_no_use_are_asked_for_seldom_until_they_are(start: int) 
 
 
 def test_prompts_that_keep_coming_do_not_keep_drafting_off() -> None:
-    drafting = DraftCoordinator(None, FREE_NODES.curve)
+    drafting = coordinator(FREE_NODES.curve)
     controller = drafting.controller = Controller(lambda num_sequences: 1.0)
     while controller.is_on:
         drafted = controller.allows_drafts  # and takes twice as long as without
@@ -73,7 +73,7 @@ def test_prompts_that_keep_coming_do_not_keep_drafting_off() -> None:
 
 
 def test_steps_that_neither_ask_nor_verify_are_plain_ones() -> None:
-    drafting = DraftCoordinator(None, CURVE)
+    drafting = coordinator(CURVE)
     for _ in range(100):  # slow ones, which would put drafting off if they were its own
         drafting.learn(StepResult([], 0, 0.1), decoding(num_prompt_rows=0, is_drafting=True))
         drafting.learn(StepResult([], 0, 0.1), decoding(num_prompt_rows=0, step_s=0.01))
@@ -82,7 +82,7 @@ def test_steps_that_neither_ask_nor_verify_are_plain_ones() -> None:
 
 
 def test_drafts_that_lose_beside_prompts_that_keep_coming_go_off() -> None:
-    drafting = DraftCoordinator(None, CURVE)
+    drafting = coordinator(CURVE)
     controller = drafting.controller
     nothing = StepResult([], 0, 0.1)
     useless = decoding(num_draft_nodes=10)  # each takes 0.2 of a plain step
@@ -93,7 +93,7 @@ def test_drafts_that_lose_beside_prompts_that_keep_coming_go_off() -> None:
 
 
 def test_drafts_that_pay_beside_prompts_that_keep_coming_stay_on() -> None:
-    drafting = DraftCoordinator(None, CURVE)
+    drafting = coordinator(CURVE)
     useful = decoding(num_draft_nodes=10, num_emitted=2)
     for _ in range(100):
         drafting.learn(StepResult([], 0, 0.1), useful)
@@ -107,6 +107,12 @@ def test_what_drafts_save_beside_prompts_is_tokens_less_rows() -> None:
 
 
 CURVE = StepCurve([1, 101], [0.5, 1.5])  # each row a fiftieth of a plain step
+
+
+def coordinator(curve: StepCurve) -> DraftCoordinator:
+    """Without a drafter: what it learns does not depend on one."""
+    model = target_model(FAMILIES[0].build(), max_sequences=1, max_context=8)
+    return DraftCoordinator(None, model, Measurements(curve, margin=0.0, rows_agree=True))
 
 
 def decoding(

@@ -11,6 +11,7 @@ from tests.support.models.engine_runs import (
     make_engine,
     make_request,
     run_all,
+    steps_of,
     target_model,
 )
 from tests.support.models.fake_drafts import FakeDrafts
@@ -18,7 +19,6 @@ from tests.support.models.reference import FAMILIES, generate
 from verifier.engine.engine import Engine, EngineError
 from verifier.engine.events import Completion
 from verifier.engine.scheduler import QueueFull
-from verifier.engine.step_stats import StepStats
 from verifier.model.model import TargetModel
 from verifier.request import Mode
 from verifier.sampling.params import SamplingParams
@@ -158,8 +158,7 @@ async def test_a_short_prompt_is_read_in_the_next_pass_and_a_long_one_goes_on_be
     model: TargetModel, length: int
 ) -> None:
     engine = make_engine(model, None, prefill_rows=8)
-    steps: list[StepStats] = []
-    engine.on_step = steps.append
+    steps = steps_of(engine)
     long = engine.submit(make_request([(7 * i) % 61 + 3 for i in range(200)], 4))
     engine.start()
     await wait_until(lambda: steps)
@@ -187,8 +186,7 @@ async def test_short_prompts_without_end_do_not_starve_a_long_one(model: TargetM
 
 async def test_the_times_of_all_steps_add_up_to_what_has_passed(model: TargetModel) -> None:
     engine = make_engine(model, None)
-    steps: list[StepStats] = []
-    engine.on_step = steps.append
+    steps = steps_of(engine)
     started = time.perf_counter()
     engine.start()  # the first request is there before the loop runs for the first time
     await collect(engine, make_request(PROMPT, 8))

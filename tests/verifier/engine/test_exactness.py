@@ -17,6 +17,7 @@ from tests.support.models.engine_runs import (
 from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.support.models.reference import FAMILIES, VOCABULARY_SIZE, family, generate
 from verifier.config import VerifierConfig
+from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.model.measurements import measure
 from verifier.model.model import TargetModel, VerificationMode
@@ -40,7 +41,7 @@ def make_engine(model: TargetModel, drafts: FakeDrafts | None, margin: float) ->
     config = VerifierConfig(model="small")
     rows_agree = model.form is not VerificationMode.PLAIN and measure(model).rows_agree
     measured = replace(FREE_NODES, margin=margin, rows_agree=rows_agree)
-    return Engine(model, LetterTokenizer(), drafts, measured, config)  # type: ignore[arg-type]
+    return Engine(model, LetterTokenizer(), drafts, measured, config, Counters())  # type: ignore[arg-type]
 
 
 def with_exactness(request: Request, exactness: Exactness) -> Request:

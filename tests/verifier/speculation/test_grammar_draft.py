@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rpc.contract import Source
 from tests.support.models.engine_runs import ids_of
 from tests.support.models.fake_drafts import FakeDrafts
 from tests.support.models.small_tokenizers import small_tokenizer
 from tests.verifier.constraints.test_constraint import SAMPLINGS, constraints, knowing, request, run
 from verifier.constraints.constraint import Constraint, Kind
 from verifier.request import Mode
-from verifier.speculation.grammar_draft import CONSTRAINT, MAX_CHOICES, grammar_draft, merged
+from verifier.speculation.grammar_draft import MAX_CHOICES, grammar_draft, merged
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, checked_tree, depths
 
 RECORD = {
@@ -72,7 +73,7 @@ def test_what_is_forced_is_certain_to_the_end() -> None:
     tree = grammar_draft(Words([[4, 2, 7, 7, 1]]), 12, 12)
     assert tree.token_ids == (4, 2, 7, 7, 1)
     assert set(tree.probabilities) == {1.0}
-    assert set(tree.sources) == {CONSTRAINT}
+    assert set(tree.sources) == {Source.CONSTRAINT}
 
 
 def test_few_choices_share_and_many_are_not_drafted() -> None:
@@ -122,7 +123,7 @@ def test_a_schema_takes_several_tokens_a_step_without_any_drafter() -> None:
     form = Constraint(Kind.JSON_SCHEMA, (json.dumps(RECORD),))
     [(runs, end)] = run("byte_level", [request("byte_level", form, mode=Mode.AUTO)])
     assert len(ids_of(runs)) / end.num_steps > 2
-    assert {source for each in runs for source in each.sources} == {CONSTRAINT}
+    assert {source for each in runs for source in each.sources} == {Source.CONSTRAINT}
 
 
 def test_a_drafter_and_the_grammar_together_change_no_output() -> None:

@@ -21,7 +21,7 @@ def scraped(verifier: Running) -> dict[str, float]:
     """Return what a scrape would read: samples by name and labels."""
     backend = verifier.service.backend
     assert backend is not None
-    families = VerifierMetrics(backend.engine, backend.tally, verifier.server.calls).collect()
+    families = VerifierMetrics(backend.engine, verifier.server.calls).collect()
     return {
         sample.name.removeprefix(PREFIX)
         + "".join(f",{name}={value}" for name, value in sample.labels.items()): sample.value

@@ -2,7 +2,7 @@
 
 import pytest
 
-from verifier.speculation.draft_backoff import (
+from verifier.speculation.controller import (
     EVERY_STEP_BELOW,
     RARELY,
     RARELY_BELOW,

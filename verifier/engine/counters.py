@@ -1,0 +1,145 @@
+"""What the engine counts, as plain numbers: steps, tokens, drafts, requests and their times.
+
+Tokens are counted as they are emitted, after stop handling: what lies behind an end inside an
+accepted run counts nowhere.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from rpc.contract import Source
+from rpc.histogram import REQUEST_S, STEP_S, Histogram
+from verifier.engine.events import Completion
+from verifier.engine.sequence import Emission, Sequence
+from verifier.engine.step import StepResult, Work
+from verifier.speculation.budget import StepCurve
+
+EMITTED_PER_STEP = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
+MS = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """Counts and seconds of one step."""
+
+    num_decoding: int  # sequences past their prompt
+    num_prompt_rows: int
+    num_draft_nodes: int  # drafted tokens verified
+    num_expected: float  # of them to be accepted: the sum of their calibrated probabilities
+    num_accepted: int
+    num_emitted: int  # tokens of decoding sequences
+    is_drafting: bool  # drafts were asked for; perhaps none was worth verifying
+    step_s: float  # from the end of the step before, waiting for drafts included
+    forward_s: float
+    draft_wait_s: float
+
+    @classmethod
+    def of(
+        cls,
+        works: list[Work],
+        step: StepResult,
+        *,
+        num_emitted: int,
+        is_drafting: bool,
+        step_s: float,
+        draft_wait_s: float,
+    ) -> "StepStats":
+        """Count a step's works and results."""
+        num_decoding = sum(work.is_decoding for work in works)
+        accepted = [result.accepted for result in step.results if result.accepted is not None]
+        return cls(
+            num_decoding=num_decoding,
+            num_prompt_rows=sum(w.segment.num_rows for w in works if not w.is_decoding),
+            num_draft_nodes=sum(len(work.tree) for work in works),
+            num_expected=sum(sum(work.tree.probabilities) for work in works),
+            # Every decoding sequence emits one token more than it accepts, but for ends and
+            # choices left open; neither may count more than was emitted.
+            num_accepted=min(sum(len(a.path) for a in accepted), num_emitted),
+            num_emitted=num_emitted,
+            is_drafting=is_drafting,
+            step_s=step_s,
+            forward_s=step.forward_s,
+            draft_wait_s=draft_wait_s,
+        )
+
+
+def saved_beside_prompts(stats: StepStats, curve: StepCurve) -> float:
+    """Plain steps' worth of time that the drafts of a step with prompt rows saved.
+
+    No two such steps are alike, so what the drafted rows added comes from the curve; what they
+    brought was counted. Prompt rows would have been read with or without them.
+    """
+    num_rows = stats.num_decoding + stats.num_prompt_rows
+    rows = np.array([stats.num_decoding, num_rows, num_rows + stats.num_draft_nodes])
+    plain_s, undrafted_s, drafted_s = curve.seconds(rows).tolist()
+    taken: float = (drafted_s - undrafted_s) / plain_s
+    return stats.num_emitted / stats.num_decoding - 1.0 - taken
+
+
+class Counters:
+    """One engine's counts since its start. Written on the event loop only."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from zero: what was generated to warm up is not to be counted."""
+        self.num_prompt_tokens = 0
+        self.num_generation_tokens = 0
+        self.num_drafts = 0
+        self.num_draft_tokens = 0
+        self.num_expected = 0.0
+        self.num_rechecks = 0
+        self.accepted_by_source: Counter[Source] = Counter()
+        self.accepted_by_position: Counter[int] = Counter()
+        self.finished: Counter[str] = Counter()
+        self.emitted_per_step = Histogram(EMITTED_PER_STEP)
+        self.step_s = Histogram(STEP_S)
+        self.forward_s = Histogram(STEP_S)
+        self.draft_wait_s = Histogram(STEP_S)
+        self.time_to_first_token_s = Histogram(REQUEST_S)
+        self.request_s = Histogram(REQUEST_S)
+        self.queue_s = Histogram(REQUEST_S)
+        self.prefill_s = Histogram(REQUEST_S)
+        self.decode_s = Histogram(REQUEST_S)
+        self.time_per_output_token_s = Histogram(STEP_S)
+
+    def count_step(self, stats: StepStats) -> None:
+        """Count one pass over all sequences."""
+        self.step_s.observe(stats.step_s)
+        self.forward_s.observe(stats.forward_s)
+        self.num_expected += stats.num_expected
+        if stats.is_drafting:
+            self.draft_wait_s.observe(stats.draft_wait_s)
+
+    def count_emission(self, sequence: Sequence, emission: Emission) -> None:
+        """Count what a step emitted for one sequence."""
+        self.num_generation_tokens += emission.num_tokens
+        self.num_rechecks += emission.is_broken_off
+        if emission.is_first:
+            if emission.num_tokens:
+                self._count_first(sequence)
+            return
+        self.emitted_per_step.observe(emission.num_tokens)
+        self.num_drafts += emission.num_verified > 0
+        self.num_draft_tokens += emission.num_verified
+        self.accepted_by_source.update(emission.sources)
+        self.accepted_by_position.update(range(emission.num_accepted))
+
+    def count_end(self, completion: Completion) -> None:
+        """Count a request that came to its end."""
+        self.finished[completion.finish.reason.name.lower()] += 1
+        queue_s, prefill_s = completion.queue_ms * MS, completion.prefill_ms * MS
+        decode_s = completion.decode_ms * MS
+        self.queue_s.observe(queue_s)
+        self.prefill_s.observe(prefill_s)
+        self.decode_s.observe(decode_s)
+        self.request_s.observe(queue_s + prefill_s + decode_s)
+        if completion.num_output_tokens > 1:
+            self.time_per_output_token_s.observe(decode_s / (completion.num_output_tokens - 1))
+
+    def _count_first(self, sequence: Sequence) -> None:
+        self.num_prompt_tokens += sequence.num_prompt
+        self.time_to_first_token_s.observe(sequence.clock.first_token - sequence.clock.submitted)
