@@ -11,7 +11,7 @@ from bench.exactness.__main__ import WAYS, Finding, compare
 from bench.exactness.random_models import save_all
 from bench.serving.engine import running_drafter
 from verifier.engine import step
-from verifier.speculation.acceptance import Accepted, accept
+from verifier.speculation.tree import Accepted, accept
 
 
 @pytest.fixture(scope="module")

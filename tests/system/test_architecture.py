@@ -144,7 +144,7 @@ def test_the_drafter_never_imports_torch() -> None:
     [
         ("numba", ("drafter/kernels/",)),
         ("redis", ("drafter/log/",)),
-        ("grpc", ("rpc/", "drafter/api/", "verifier/api/", "verifier/speculation/draft_client",
+        ("grpc", ("rpc/", "drafter/api/", "verifier/api/", "verifier/speculation/draft",
                   "lookahead/", "protos/")),
     ],
 )  # fmt: skip

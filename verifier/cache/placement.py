@@ -3,7 +3,6 @@
 import enum
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -35,15 +34,6 @@ class Placement:
     indices: Tensor  # [rows] index of each row inside its slot
     segments: tuple[tuple[int, int, int, int], ...]  # (slot, first row, end row, kv_len)
     together: PaddedGroup | None = None
-    # Masks of all layers and of sliding-window layers. The model is handed placeholders for them,
-    # because shapes that change at every step do not go through compiled code.
+    # Masks of all layers and of sliding-window layers, where the model was handed placeholders for
+    # them, because shapes that change at every step do not go through compiled code.
     masks: tuple[Tensor, ...] = ()
-
-    def mask(self, handed: Tensor) -> Tensor:
-        """The mask that the model was handed, or a placeholder for."""
-        return self.masks[handed.shape[-1] - 1] if self.masks else handed
-
-
-def mask_placeholder(kind: int, device: torch.device) -> Tensor:
-    """What stands for the mask of a kind: 0 of all layers, 1 of sliding-window layers."""
-    return torch.ones(1, 1, 1, 1 + kind, dtype=torch.bool, device=device)

@@ -11,6 +11,7 @@ import numpy as np
 
 from rpc.contract import Source
 from rpc.histogram import REQUEST_S, STEP_S, Histogram
+from verifier.engine.clock import PlainStep
 from verifier.engine.events import Completion
 from verifier.engine.sequence import Emission, Sequence
 from verifier.engine.step import StepResult, Work
@@ -18,6 +19,7 @@ from verifier.speculation.budget import StepCurve
 
 EMITTED_PER_STEP = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 MS = 1e-3
+OVERHEAD_MEMORY = 0.9  # what of the running overhead stays at each step
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,30 @@ def saved_beside_prompts(stats: StepStats, curve: StepCurve) -> float:
     plain_s, undrafted_s, drafted_s = curve.seconds(rows).tolist()
     taken: float = (drafted_s - undrafted_s) / plain_s
     return stats.num_emitted / stats.num_decoding - 1.0 - taken
+
+
+class PlainTime:
+    """Prices steps; follows what the engine adds to a pass, which the curve does not hold."""
+
+    def __init__(self, curve: StepCurve) -> None:
+        self._curve = curve
+        self._overhead_s = 0.0
+
+    def of(self, works: list[Work], forward_s: float) -> PlainStep:
+        """Price the step of these works."""
+        if not any(work.tree for work in works) or any(work.is_alone for work in works):
+            # It was a plain pass, or one whose shape drafts do not change.
+            return PlainStep(forward_s + self._overhead_s)
+        decoding = [work.segment.num_rows for work in works if work.is_decoding]
+        rows = np.array([len(decoding), sum(decoding)])
+        plain_s, drafted_s = self._curve.seconds(rows).tolist()
+        has_prompts = len(decoding) < len(works)
+        prompts_s = max(forward_s - drafted_s, 0.0) if has_prompts else 0.0
+        return PlainStep(plain_s + self._overhead_s, prompts_s)
+
+    def track(self, overhead_s: float) -> None:
+        """Follow what the engine added to a step just measured."""
+        self._overhead_s += (1 - OVERHEAD_MEMORY) * (max(overhead_s, 0.0) - self._overhead_s)
 
 
 class Counters:

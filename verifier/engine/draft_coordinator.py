@@ -7,13 +7,12 @@ drafter only constraints draft.
 
 import time
 from collections.abc import Sequence as Sequences
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from verifier.engine.counters import StepStats, saved_beside_prompts
 from verifier.engine.sequence import Sequence
-from verifier.engine.step import Result, StepResult
+from verifier.engine.step import Drafts, Result, StepResult
 from verifier.model.measurements import EXACT_ROWS, Measurements
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Mode
@@ -26,19 +25,6 @@ from verifier.speculation.tree import EMPTY_TREE, DraftTree, best_chain, limit_d
 # A draft may take this share of a plain step before the step goes on without it.
 DRAFT_SHARE = 0.25
 MAX_DRAFT_WAIT_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Drafts:
-    """What the next step verifies."""
-
-    trees: dict[int, DraftTree] = field(default_factory=dict)  # by sequence id, cut by the budget
-    is_drafting: bool = False  # the step is judged by what drafts bring, though it may have none
-    wait_s: float = 0.0
-
-    def tree(self, sequence: Sequence) -> DraftTree:
-        """The sequence's tree; empty where it has none."""
-        return self.trees.get(sequence.id, EMPTY_TREE)
 
 
 class DraftCoordinator:
@@ -98,18 +84,14 @@ class DraftCoordinator:
         is_plain = self._is_recheck_due or self._wants_plain(running)
         self._is_recheck_due = False
         if is_plain:
-            return Drafts(is_drafting=is_drafting)
+            return Drafts({}, is_drafting, has_drafter=self.is_connected)
         wait_s = await self._wait() if is_drafting else 0.0
         decoding = [s for s in running if s.is_decoding and self._may_verify(s)]
         trees = [self._tree(sequence, uses_drafter=is_drafting) for sequence in decoding]
         num_plain = sum(s.is_decoding for s in running)
         counts = self._budget(decoding, trees, num_plain, uses_trust=is_drafting)
         cuts = {s.id: prefix(t, n) for s, t, n in zip(decoding, trees, counts, strict=True) if n}
-        return Drafts(cuts, is_drafting, wait_s)
-
-    def wants_successors(self, sequence: Sequence) -> bool:
-        """Whether the drafter learns from the target's other likely tokens."""
-        return sequence.uses_drafts and self.is_connected
+        return Drafts(cuts, is_drafting, wait_s, self.is_connected)
 
     def observe(self, result: Result) -> None:
         """Note what a step emitted for a sequence, and how much of its tree was verified."""

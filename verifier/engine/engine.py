@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from verifier.cache.prefix_cache import PrefixCache
 from verifier.config import VerifierConfig
-from verifier.engine.counters import Counters, StepStats
-from verifier.engine.draft_coordinator import DraftCoordinator, Drafts
-from verifier.engine.planner import Planner
+from verifier.engine.clock import PlainStep
+from verifier.engine.counters import Counters, PlainTime, StepStats
+from verifier.engine.draft_coordinator import DraftCoordinator
 from verifier.engine.scheduler import Scheduler
-from verifier.engine.sequence import NO_SLOT, Emission, PlainStep, Sequence
-from verifier.engine.step import PlainTime, Result, StepResult, Work, run_step
+from verifier.engine.sequence import NO_SLOT, Emission, Sequence
+from verifier.engine.step import Drafts, Planner, Result, StepResult, Work, run_step
 from verifier.model.measurements import Measurements
 from verifier.model.model import TargetModel
 from verifier.request import Request
@@ -50,7 +50,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._curve = measured.curve
         self._plain_time = PlainTime(measured.curve)
-        self._planner = Planner(model, self.drafting, measured, config.prefill_rows)
+        self._planner = Planner(model, measured, config.prefill_rows)
         self._step_ended = 0.0
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
@@ -131,11 +131,10 @@ class Engine:
                 await self._wake.wait()
                 self._step_ended = time.perf_counter()
                 continue
-            await self._step()
+            await self._step(self._ready())
 
-    async def _step(self) -> None:
+    async def _step(self, running: list[Sequence]) -> None:
         """One iteration: the drafts asked for after the last step, one pass, its consequences."""
-        running = self._ready()
         drafts = await self.drafting.drafts(running)
         works = self._planner.plan(running, drafts)
         step = await self._forward(works)

@@ -7,65 +7,16 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from rpc.contract import Source
+from verifier.engine.clock import Clock, PlainStep
 from verifier.engine.events import Completion, TokenRun, VerifiedDraft
 from verifier.request import Exactness, Mode, Request
 from verifier.sampling.ranking import TokenLogprobs
 from verifier.sampling.sampler import Sampler
-from verifier.speculation.acceptance import Accepted
-from verifier.speculation.tree import DraftTree
+from verifier.speculation.tree import Accepted, DraftTree
 from verifier.text.detokenizer import Detokenizer
 from verifier.text.stopping import Finish, Output
 
 NO_SLOT = -1
-
-
-@dataclass(frozen=True, slots=True)
-class PlainStep:
-    """What a step would have cost without drafts, in seconds."""
-
-    token_s: float  # for each token that a sequence emitted in it: a pass of its own
-    prompts_s: float = 0.0  # for the prompts that were read in it, once
-
-
-@dataclass(slots=True)
-class Clock:
-    """When a sequence passed its stations, in seconds; 0 where it has not yet."""
-
-    submitted: float = field(default_factory=time.perf_counter)
-    admitted: float = 0.0
-    first_token: float = 0.0
-    ended: float = 0.0
-    plain_decode_s: float = 0.0  # what the decoding steps so far would have taken without drafts
-
-    def phases(self) -> "Phases":
-        """Return where each phase ended, or now for one that has not ended yet."""
-        end = self.ended or time.perf_counter()
-        return Phases(self.submitted, self.admitted or end, self.first_token or end, end)
-
-
-@dataclass(frozen=True, slots=True)
-class Phases:
-    """A request's time in the queue, reading its prompt, and decoding; in seconds."""
-
-    submitted: float
-    admitted: float
-    first_token: float
-    ended: float
-
-    @property
-    def queue_s(self) -> float:
-        """From submission to a slot."""
-        return self.admitted - self.submitted
-
-    @property
-    def prefill_s(self) -> float:
-        """From a slot to the first token."""
-        return self.first_token - self.admitted
-
-    @property
-    def decode_s(self) -> float:
-        """From the first token to the end."""
-        return self.ended - self.first_token
 
 
 @dataclass(frozen=True, slots=True)

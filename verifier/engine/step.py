@@ -1,27 +1,50 @@
-"""One step: its works, the pass over them, and what it would have cost without drafts.
+"""One step: what it runs, and the running of it.
 
-`run_step` is the part on tensors (forward, choose along each tree, commit); it runs in the worker
-thread.
+`Planner` decides the rows on the event loop; `run_step` is the part on tensors (forward, choose
+along each tree, commit) and runs in the worker thread.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.engine.sequence import PlainStep, Sequence
-from verifier.model.batch import Segment
-from verifier.model.model import TargetModel
+from verifier.engine.sequence import Sequence
+from verifier.model.batch import Segment, draft_segment, prompt_segment
+from verifier.model.measurements import EXACT_ROWS, Measurements
+from verifier.model.model import TargetModel, VerificationMode
+from verifier.request import Exactness
 from verifier.sampling.params import SamplingError
 from verifier.sampling.ranking import Best, Ranking, TokenLogprobs, logprobs, rank
-from verifier.speculation.acceptance import Accepted, accept
-from verifier.speculation.budget import StepCurve
-from verifier.speculation.tree import DraftTree
+from verifier.speculation.tree import EMPTY_TREE, Accepted, DraftTree, accept
 
 SUCCESSORS_PER_TOKEN = 8
-OVERHEAD_MEMORY = 0.9  # what of the running overhead stays at each step
+# Exact sequences read prompts in runs of this many rows.
+EXACT_PREFILL_ROWS = 256
+# Prompt rows of one pass, where the settings name none: whoever comes during a pass waits for it.
+CPU_PREFILL_ROWS, GPU_PREFILL_ROWS = 64, 512
+# What the oldest prompt gets at least, as a share of them and beyond them if need be, when shorter
+# ones go before it: a short prompt that fits into one pass must not take two.
+OLDEST_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """What the next step verifies."""
+
+    trees: dict[int, DraftTree] = field(default_factory=dict)  # by sequence id, cut by the budget
+    is_drafting: bool = False  # the step is judged by what drafts bring, though it may have none
+    wait_s: float = 0.0
+    has_drafter: bool = False  # which learns from the target's other likely tokens
+
+    def tree(self, sequence: Sequence) -> DraftTree:
+        """The sequence's tree; empty where it has none."""
+        return self.trees.get(sequence.id, EMPTY_TREE)
+
+    def wants_successors(self, sequence: Sequence) -> bool:
+        """Whether the drafter is told the target's other likely tokens."""
+        return self.has_drafter and sequence.uses_drafts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +62,81 @@ class Work:
     def is_decoding(self) -> bool:
         """Whether the work is past its sequence's prompt."""
         return self.segment.tree is not None
+
+
+class Planner:
+    """Decides the rows of each pass. Keeps no state of its own."""
+
+    def __init__(
+        self,
+        model: TargetModel,
+        measured: Measurements,
+        prefill_rows: int,
+    ) -> None:
+        self._model = model
+        self._measured = measured
+        on_cpu = model.device.type == "cpu"
+        self._prefill_rows = prefill_rows or (CPU_PREFILL_ROWS if on_cpu else GPU_PREFILL_ROWS)
+
+    def plan(self, running: list[Sequence], drafts: Drafts) -> list[Work]:
+        """Every decoding sequence with its draft, then prompts in what room is left."""
+        margin = self._measured.margin if drafts.trees else 0.0
+        decoding = [self._decode_work(s, drafts, margin) for s in running if s.is_decoding]
+        return decoding + self._prefill_works([s for s in running if not s.is_decoding], drafts)
+
+    def _prefill_works(self, prompts: list[Sequence], drafts: Drafts) -> list[Work]:
+        """The shortest rest first; the oldest prompt gets its share in any case."""
+        works: list[Work] = []
+        left, share = self._prefill_rows, max(int(OLDEST_SHARE * self._prefill_rows), 1)
+        for sequence in sorted(prompts, key=self._num_unread):
+            room = max(left, share) if sequence is prompts[0] else left
+            if room > 0:
+                works.append(self._prefill_work(sequence, room, drafts))
+                left -= works[-1].segment.num_rows
+        return works
+
+    def _num_unread(self, sequence: Sequence) -> int:
+        return sequence.num_prompt - self._model.slots.length(sequence.slot)
+
+    def _decode_work(self, sequence: Sequence, drafts: Drafts, margin: float) -> Work:
+        is_guarded = sequence.request.speculation.exactness is Exactness.GUARDED
+        is_padded = sequence.is_exact and self._model.form is not VerificationMode.PLAIN
+        tree = drafts.tree(sequence)
+        return Work(
+            sequence,
+            draft_segment(
+                sequence.slot,
+                self._model.slots.length(sequence.slot),
+                sequence.token_ids[-1],
+                tree,
+                num_rows=EXACT_ROWS if is_padded else 0,
+                span=self._model.max_context if is_padded else 0,
+            ),
+            tree,
+            wants_successors=drafts.is_drafting and drafts.wants_successors(sequence),
+            margin=margin if is_guarded else 0.0,
+            is_alone=sequence.is_exact,
+        )
+
+    def _prefill_work(self, sequence: Sequence, room: int, drafts: Drafts) -> Work:
+        kv_len = self._model.slots.length(sequence.slot)
+        end = min(kv_len + (EXACT_PREFILL_ROWS if sequence.is_exact else room), sequence.num_prompt)
+        if self._model.form is VerificationMode.PLAIN:
+            end = sequence.num_prompt  # recurrent models take a prompt whole
+        segment = prompt_segment(
+            sequence.slot,
+            kv_len,
+            tuple(sequence.token_ids[kv_len:end]),
+            is_last=end == sequence.num_prompt,
+        )
+        return Work(
+            sequence,
+            segment,
+            EMPTY_TREE,
+            wants_successors=drafts.wants_successors(sequence),
+            margin=0.0,
+            is_alone=sequence.is_exact,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,27 +215,3 @@ def _logprobs(sequence: Sequence, logits: Tensor, accepted: Accepted) -> tuple[T
         logprobs(row, token_id, request.num_top_logprobs)
         for row, token_id in zip(logits, accepted.token_ids, strict=True)
     )
-
-
-class PlainTime:
-    """Prices steps; follows what the engine adds to a pass, which the curve does not hold."""
-
-    def __init__(self, curve: StepCurve) -> None:
-        self._curve = curve
-        self._overhead_s = 0.0
-
-    def of(self, works: list[Work], forward_s: float) -> PlainStep:
-        """Price the step of these works."""
-        if not any(work.tree for work in works) or any(work.is_alone for work in works):
-            # It was a plain pass, or one whose shape drafts do not change.
-            return PlainStep(forward_s + self._overhead_s)
-        decoding = [work.segment.num_rows for work in works if work.is_decoding]
-        rows = np.array([len(decoding), sum(decoding)])
-        plain_s, drafted_s = self._curve.seconds(rows).tolist()
-        has_prompts = len(decoding) < len(works)
-        prompts_s = max(forward_s - drafted_s, 0.0) if has_prompts else 0.0
-        return PlainStep(plain_s + self._overhead_s, prompts_s)
-
-    def track(self, overhead_s: float) -> None:
-        """Follow what the engine added to a step just measured."""
-        self._overhead_s += (1 - OVERHEAD_MEMORY) * (max(overhead_s, 0.0) - self._overhead_s)

@@ -50,7 +50,8 @@ def packed_attention(
     assert attention_mask is not None, "packed attention needs its mask"
     cache = module.kv_cache
     assert isinstance(cache, KVCache)
-    attention_mask = cache.placement.mask(attention_mask)
+    if cache.placement.masks:  # the model was handed a placeholder
+        attention_mask = cache.placement.masks[attention_mask.shape[-1] - 1]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     is_plain = softcap is None and s_aux is None
     together = cache.placement.together if is_plain else None

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from verifier.cache.kv_cache import KVCache, LayerShape
-from verifier.cache.placement import Kernel, Placement, mask_placeholder
+from verifier.cache.placement import Kernel, Placement
 from verifier.cache.stateful_slots import StatefulSlots
 from verifier.model import attention
 from verifier.model.batch import Batch, BoolArray, Segment, make_batch, pad_batch, prompt_segment
@@ -176,10 +176,12 @@ class TargetModel:
         return (logits if logits.shape[0] == len(rows) else logits[rows]).float()
 
     def _handed_masks(self, batch: Batch, *, compiled: bool) -> Tensor | dict[str, Tensor]:
-        """The masks as the model's forward takes them; tickets for them where it is compiled."""
+        """The masks as the model's forward takes them; placeholders where it is compiled."""
         kinds = _kinds(batch)
         if compiled:
-            handed = [mask_placeholder(kind, self.device) for kind in range(len(kinds))]
+            # A placeholder's last dimension tells its kind, from 1 up; see `packed_attention`.
+            shapes = [(1, 1, 1, 1 + kind) for kind in range(len(kinds))]
+            handed = [torch.ones(s, dtype=torch.bool, device=self.device) for s in shapes]
         else:
             handed = list(map(self._mask_tensor, kinds))
         if not self._masks.by_layer_type:

@@ -41,6 +41,7 @@ class Sampler:
         matcher: ConstraintMatcher | None = None,
     ) -> None:
         self.params = params
+        self._is_argmax = params.is_greedy and not params.has_processors
         self._counts = TokenCounts(prompt_token_ids if params.repetition_penalty != 1.0 else ())
         self._position = 0
         self._ending_ids = sorted(ending_ids)
@@ -55,7 +56,7 @@ class Sampler:
     @property
     def takes_argmax(self) -> bool:
         """The next choice is the largest raw logit, if a constraint allows it."""
-        return self.params.is_greedy and not self.params.has_processors and not self._must_go_on
+        return self._is_argmax and not self._must_go_on
 
     def choose(
         self, logits: Tensor, *, best: Best | None = None, margin: float = 0.0
@@ -84,7 +85,8 @@ class Sampler:
 
     def push(self, token_id: int) -> None:
         """Move on past an emitted token."""
-        self._counts.push(token_id)
+        if not self._is_argmax:  # which looks at no counts
+            self._counts.push(token_id)
         self._position += 1
         if self._matcher is not None:
             with _matching():

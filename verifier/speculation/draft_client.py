@@ -10,25 +10,19 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TypeAlias
 
 import grpc
 
 from protos import drafter_pb2 as pb
-from protos.drafter_pb2_grpc import DrafterServiceStub
-from rpc.tls import TlsFiles, open_async_channel
+from rpc.tls import TlsFiles
 from verifier.request import Speculation
-from verifier.speculation.drafter_endpoints import DrafterEndpoint, DrafterEndpoints
+from verifier.speculation.drafter_connection import DraftCall, DrafterConnection
 from verifier.speculation.remote_sequence import RemoteSequence
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, InvalidTree
 
 logger = logging.getLogger(__name__)
 
 HANG_S = 2.0  # a reply later than this means the drafter hangs: try another one
-CONNECT_S = 2.0
-MAX_BACKOFF_S = 2.0
-DraftCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.DraftRequest, pb.DraftResponse]"
-CHANNEL_OPTIONS = [("grpc.max_receive_message_length", 8 << 20)]
 
 
 class DraftClient:
@@ -46,8 +40,7 @@ class DraftClient:
         self.num_invalid = 0
         self.num_replies = 0
         self.last_hop_s = 0.0  # from the newest answered request to its answer
-        self._drafters = DrafterEndpoints(addresses)
-        self._tls = tls
+        self._connection = DrafterConnection(addresses, tls)
         self._vocabulary = vocabulary
         self._vocabulary_size = vocabulary_size
         self._tracked: dict[int, RemoteSequence] = {}
@@ -70,7 +63,7 @@ class DraftClient:
 
     def start(self) -> None:
         """Connect in the background, and again whenever the stream breaks."""
-        self._task = asyncio.create_task(self._stay_connected(), name="draft-client")
+        self._task = asyncio.create_task(self._connection.keep(self._talk), name="draft-client")
 
     async def stop(self) -> None:
         """Close the stream."""
@@ -151,47 +144,19 @@ class DraftClient:
                 message.observe.append(tracked.observation(sequence_id, max_nodes))
         return message
 
-    async def _stay_connected(self) -> None:
-        backoff_s = 0.05
-        while True:
-            drafter = await self._drafters.next()
-            started = time.perf_counter()
-            try:
-                await self._converse(drafter)
-            except grpc.aio.AioRpcError as error:
-                logger.info("drafter_lost address=%s reason=%s", drafter.address, error.details())
-            except OSError as error:  # too late, or a certificate's file that cannot be read
-                reason = str(error) or type(error).__name__
-                logger.info("drafter_unreachable address=%s reason=%s", drafter.address, reason)
-            except asyncio.CancelledError:
-                # Raised by our own cancel of a hanging call too; only a real cancel ends the task.
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-            finally:
-                self._disconnect()
-            quick = time.perf_counter() - started < MAX_BACKOFF_S
-            backoff_s = min(backoff_s * 2, MAX_BACKOFF_S) if quick else 0.05
-            await asyncio.sleep(backoff_s)
-
-    async def _converse(self, drafter: DrafterEndpoint) -> None:
-        # The certificate bears the name, whatever address it was looked up to.
-        options = [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", drafter.host)]
-        async with open_async_channel(drafter.address, self._tls, options) as channel:
-            await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
-            self._drafters.connected(drafter)
-            self._requests = asyncio.Queue()
-            self._call = call = DrafterServiceStub(channel).Draft()
-            self._answered.set()
-            logger.info("drafter_connected address=%s", drafter.address)
-            # Not by a request iterator: gRPC leaves the task that reads it behind.
-            sender = asyncio.create_task(_send(call, self._requests), name="draft-sender")
-            try:
-                async for response in call:
-                    self._receive(response)
-            finally:
-                sender.cancel()
-                await asyncio.wait([sender])
+    async def _talk(self, call: DraftCall) -> None:
+        """Go on with every sequence on a new stream, until it breaks."""
+        self._call, self._requests = call, asyncio.Queue()
+        self._answered.set()
+        # Not by a request iterator: gRPC leaves the task that reads it behind.
+        sender = asyncio.create_task(_send(call, self._requests), name="draft-sender")
+        try:
+            async for response in call:
+                self._receive(response)
+        finally:
+            sender.cancel()
+            await asyncio.wait([sender])
+            self._disconnect()
 
     def _disconnect(self) -> None:
         self._call = None

@@ -7,9 +7,10 @@ import logging
 
 from rpc.errors import InvalidRequest, ServiceError
 from rpc.tracing import Attributes, Span
+from verifier.engine.clock import Clock, Phases
 from verifier.engine.counters import Counters
 from verifier.engine.events import Completion
-from verifier.engine.sequence import Clock, Phases, Sequence
+from verifier.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,7 @@ from tests.support.models.fake_drafts import random_tree
 from verifier.sampling import sampler as sampling
 from verifier.sampling.params import SamplingParams
 from verifier.sampling.sampler import Sampler, uniform
-from verifier.speculation.acceptance import Accepted, accept
-from verifier.speculation.tree import DraftTree, child_index
+from verifier.speculation.tree import Accepted, DraftTree, accept, child_index
 
 VOCABULARY, LENGTH, NUM_SAMPLES = 5, 3, 200_000
 PROMPT = (1, 3)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.speculation.acceptance import accept
 from verifier.speculation.tree import (
     DraftTree,
     InvalidTree,
+    accept,
     best_chain,
     checked_tree,
     depths,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from verifier.speculation.drafter_endpoints import DrafterEndpoint, DrafterEndpoints
+from verifier.speculation.drafter_connection import DrafterEndpoint, DrafterEndpoints
 
 Book = dict[str, list[str]]
 
