@@ -1,4 +1,4 @@
-.PHONY: install demo test lint protos bench up images sbom deploy-test clean
+.PHONY: install demo test lint format protos bench up images sbom deploy-test release-check clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -23,6 +23,11 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
+
+# Rewrites the sources as `lint` wants them, as far as ruff can.
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 protos: install
 	$(BIN)/python -m protos.generate
@@ -53,6 +58,10 @@ sbom: install
 # The compose stack for real: images, faults, restarts. Starts a Docker engine where none runs.
 deploy-test: install
 	$(BIN)/python -m pytest tests/system/check_compose.py
+
+# The sdist and the wheel, built and installed as a user gets them.
+release-check: install
+	$(BIN)/python -m pytest tests/system/check_release.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .engine build *.egg-info
