@@ -36,13 +36,15 @@ class DrafterMetrics:
             yield from _log(status)
 
     def _drafting(self, stats: SessionStats) -> Iterator[Metric]:
-        yield histogram("draft_lookup_seconds", "Drafting one tree from the tries.", self._lookup_s)
-        yield gauge("sessions", "Sequences that are open.", stats.num_sequences)
-        yield gauge("session_bytes", "Their own tries.", stats.num_local_bytes)
+        yield histogram("draft_lookup_seconds", "Time to draft one tree.", self._lookup_s)
+        yield gauge("sessions", "Open sequences.", stats.num_sequences)
+        yield gauge(
+            "session_bytes", "Memory of the open sequences' own tries.", stats.num_local_bytes
+        )
         yield counter("proposed_tokens", "Drafted tokens sent.", stats.num_proposed)
         calls = CounterMetricFamily(
             PREFIX + "calls",
-            "Calls that ended, by method and status.",
+            "Finished calls, by method and status.",
             labels=["method", "code"],
         )
         for (method, code), number in self._calls.items():
@@ -52,48 +54,52 @@ class DrafterMetrics:
 
 def _tries(stats: SessionStats, status: MemoryStatus) -> Iterator[Metric]:
     yield gauge("trie_namespaces", "Namespaces in memory.", status.num_spaces)
-    yield gauge("trie_tokens", "Tokens that their tries hold.", status.num_tokens)
-    yield gauge("trie_bytes", "Memory that their tries take.", status.num_bytes)
+    yield gauge("trie_tokens", "Tokens in the tries of all namespaces.", status.num_tokens)
+    yield gauge("trie_bytes", "Memory of the tries of all namespaces.", status.num_bytes)
     yield counter("trie_evictions", "Namespaces unloaded to make room for others.", status.unloaded)
     yield counter(
         "learn_tokens",
-        "Tokens learned, from all drafters.",
+        "Tokens learned from all drafters.",
         status.applied_tokens if status.shared else stats.num_learned,
     )
 
 
 def _log(status: MemoryStatus) -> Iterator[Metric]:
-    yield gauge("redis_up", "Whether Redis answered within the last second.", status.connected)
-    yield gauge("outbox_entries", "Finished runs that wait for Redis.", status.outbox_runs)
-    yield gauge("outbox_bytes", "Their size.", status.outbox_bytes)
-    yield gauge("outbox_oldest_seconds", "How long the first waits.", status.oldest_waiting_s)
+    yield gauge("redis_up", "1 if Redis answered within the last second, else 0.", status.connected)
+    yield gauge("outbox_entries", "Finished token runs waiting for Redis.", status.outbox_runs)
+    yield gauge("outbox_bytes", "Size of the token runs waiting for Redis.", status.outbox_bytes)
+    yield gauge(
+        "outbox_oldest_seconds",
+        "Time that the oldest token run has waited for Redis.",
+        status.oldest_waiting_s,
+    )
     yield counter(
-        "outbox_dropped", "Runs dropped because the outbox was full.", status.outbox_dropped
+        "outbox_dropped", "Token runs dropped because the outbox was full.", status.outbox_dropped
     )
     yield gauge(
         "replication_lag_entries",
-        "Entries of the log seen but not applied yet.",
+        "Log entries seen but not yet applied.",
         status.lag_entries,
     )
     yield gauge(
         "replication_lag_seconds",
-        "How long the slowest namespace may have missed something.",
+        "Time for which the slowest namespace is, or may be, behind.",
         status.lag_s,
     )
-    yield counter("replication_holes", "Entries that Redis lost.", status.holes)
-    yield counter("replication_skipped", "Entries that could not be read.", status.skipped)
+    yield counter("replication_holes", "Log entries that Redis lost.", status.holes)
+    yield counter("replication_skipped", "Log entries that could not be read.", status.skipped)
     yield labelled_counter(
-        "resync", "Replicas that began again from a snapshot, by why.", "reason", status.resyncs
+        "resync", "Replicas that restarted from a snapshot, by reason.", "reason", status.resyncs
     )
     yield gauge(
         "limit_mismatches",
-        "Namespaces whose newest snapshot is by a drafter with another max_namespace_bytes.",
+        "Namespaces whose newest snapshot has another max_namespace_bytes than this drafter.",
         status.num_other_limits,
     )
     yield counter("snapshots", "Snapshots written.", status.snapshots)
     if status.snapshot_age_s is not None:
         yield gauge(
             "snapshot_age_seconds",
-            "How far the oldest newest snapshot lies behind its log.",
+            "How far the newest snapshot is behind its log, for the namespace furthest behind.",
             status.snapshot_age_s,
         )

@@ -27,14 +27,14 @@ class GatewayMetrics:
         )
         self._duration = Histogram(
             f"{OURS}request_duration_seconds",
-            "From a request's arrival to the end of its answer.",
+            "Time from a request's arrival to the end of its answer.",
             ["path"],
             buckets=REQUEST_S,
             registry=registry,
         )
         self._first_token = Histogram(
             f"{OURS}time_to_first_token_seconds",
-            "From a request's arrival to the first token of any of its choices.",
+            "Time from a request's arrival to the first token of any choice.",
             buckets=REQUEST_S,
             registry=registry,
         )
@@ -45,7 +45,10 @@ class GatewayMetrics:
             f"{OURS}generation_tokens", "Tokens of finished choices.", registry=registry
         )
         up = Gauge(
-            f"{OURS}verifier_up", "Whether a verifier is connected.", ["address"], registry=registry
+            f"{OURS}verifier_up",
+            "1 if this verifier is connected, else 0.",
+            ["address"],
+            registry=registry,
         )
         for verifier in verifiers.all:
             up.labels(verifier.address).set_function(verifier.is_connected)

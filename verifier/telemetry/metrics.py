@@ -33,14 +33,14 @@ class VerifierMetrics:
 
     def _engine_now(self) -> Iterator[Metric]:
         engine = self._engine
-        yield gauge("requests_waiting", "Requests that wait for a slot.", engine.num_waiting)
-        yield gauge("requests_running", "Requests that hold a slot.", engine.num_running)
+        yield gauge("requests_waiting", "Requests waiting for a slot.", engine.num_waiting)
+        yield gauge("requests_running", "Requests that have a slot.", engine.num_running)
         usage = engine.kv_tokens_used / engine.kv_tokens_capacity
-        yield gauge("kv_cache_usage_ratio", "Share of the cache's rows in use, 0 to 1.", usage)
+        yield gauge("kv_cache_usage_ratio", "Share of the cache's rows in use, from 0 to 1.", usage)
         slots = engine.model.slots
         info = GaugeMetricFamily(
             PREFIX + "cache_config_info",
-            "Shape of the cache: slots are blocks that hold one sequence each; always 1.",
+            "Size (block_size) and number (num_gpu_blocks) of the cache's slots; always 1.",
             labels=["block_size", "num_gpu_blocks"],
         )
         info.add_metric([str(engine.model.max_context), str(slots.num_slots)], 1)
@@ -50,7 +50,7 @@ class VerifierMetrics:
         counters = self._engine.counters
         yield counter(
             "prompt_tokens",
-            "Prompt tokens of requests that began to be answered.",
+            "Prompt tokens of requests whose answer has begun.",
             counters.num_prompt_tokens,
         )
         yield counter(
@@ -60,29 +60,33 @@ class VerifierMetrics:
         )
         yield labelled_counter(
             "request_success",
-            "Requests that came to their end, by why.",
+            "Finished requests, by finish reason.",
             "finish_reason",
             counters.finished,
         )
         yield labelled_counter(
             "request_errors",
-            "Requests that ended with another status than OK.",
+            "Requests that failed, by gRPC status code.",
             "code",
             self._errors(),
         )
         for name, what, counted in (
             (
                 "time_to_first_token",
-                "From submission to the first token.",
+                "Time from submission to the first token.",
                 counters.time_to_first_token_s,
             ),
-            ("e2e_request_latency", "From submission to the last token.", counters.request_s),
-            ("request_queue_time", "From submission to a slot.", counters.queue_s),
-            ("request_prefill_time", "From a slot to the first token.", counters.prefill_s),
-            ("request_decode_time", "From the first token to the last.", counters.decode_s),
+            ("e2e_request_latency", "Time from submission to the last token.", counters.request_s),
+            ("request_queue_time", "Time from submission to a slot.", counters.queue_s),
+            (
+                "request_prefill_time",
+                "Time from getting a slot to the first token.",
+                counters.prefill_s,
+            ),
+            ("request_decode_time", "Time from the first token to the last.", counters.decode_s),
             (
                 "time_per_output_token",
-                "Decode time over tokens after the first, once a request.",
+                "Decode time per token after the first, one observation per request.",
                 counters.time_per_output_token_s,
             ),
         ):
@@ -92,23 +96,25 @@ class VerifierMetrics:
         counters = self._engine.counters
         yield histogram(
             "step_latency_seconds",
-            "One iteration of the engine, waiting for drafts included.",
+            "Time of one engine step, including the wait for drafts.",
             counters.step_s,
         )
-        yield histogram("step_forward_seconds", "The model's part of a step.", counters.forward_s)
+        yield histogram(
+            "step_forward_seconds", "Time of a step's forward pass.", counters.forward_s
+        )
         yield histogram(
             "draft_wait_seconds",
-            "What drafting steps waited for their drafts.",
+            "Time that drafting steps waited for their drafts.",
             counters.draft_wait_s,
         )
         yield histogram(
             "emitted_tokens_per_step",
-            "Tokens that a decode step emitted for one sequence, after stop handling.",
+            "Tokens emitted per decode step and sequence, after stop handling.",
             counters.emitted_per_step,
         )
         yield counter(
             "guard_recomputations",
-            "Choices too close to call in a wide pass, which a plain pass made.",
+            "Choices too close to call in a wide pass and made again by a plain pass.",
             counters.num_rechecks,
         )
 
@@ -118,52 +124,59 @@ class VerifierMetrics:
         yield counter("draft_tokens", "Drafted tokens verified.", counters.num_draft_tokens)
         yield counter(
             "draft_expected_tokens",
-            "Sum of their probabilities: accepted tokens over this is 1 when they are true.",
+            "Sum of the probabilities of draft_tokens; accepted_tokens divided by it should be 1.",
             counters.num_expected,
         )
         yield labelled_counter(
             "accepted_tokens",
-            "Drafted tokens emitted, by where they came from.",
+            "Accepted drafted tokens, by source.",
             "source",
             {source.label: counters.accepted_by_source[source] for source in Source},
         )
         yield labelled_counter(
             "accepted_tokens_per_position",
-            "Drafted tokens emitted, by their place in the draft from 0.",
+            "Accepted drafted tokens, by position in the draft, from 0.",
             "position",
             {str(i): n for i, n in sorted(counters.accepted_by_position.items())},
         )
         yield gauge(
             "speculation_gain_ratio",
-            "Speed of drafting steps over that of plain ones, as measured lately.",
+            "Recent speed of drafting steps divided by that of plain steps.",
             controller.gain_ratio,
         )
         yield labelled_gauge(
-            "speculation_state", "1 for the state that drafting is in.", "state", self._states()
+            "speculation_state",
+            "1 for the current state of drafting, 0 for the others.",
+            "state",
+            self._states(),
         )
         yield counter(
             "speculation_backoffs",
-            "How often drafting went off because it lost time.",
+            "Times that drafting was switched off because it lost time.",
             controller.num_backoffs,
         )
-        yield counter("speculation_probes", "How often it was tried again.", controller.num_probes)
+        yield counter(
+            "speculation_probes",
+            "Times that drafting was tried again after it was switched off.",
+            controller.num_probes,
+        )
 
     def _drafter(self) -> Iterator[Metric]:
         drafts = self._engine.drafting.client
         if drafts is None:
             return
         yield gauge(
-            "drafter_connected", "Whether a stream to a drafter is up.", drafts.is_connected
+            "drafter_connected", "1 if a drafter is connected, else 0.", drafts.is_connected
         )
-        yield counter("draft_replies", "Answers of the drafter.", drafts.num_replies)
+        yield counter("draft_replies", "Replies from the drafter.", drafts.num_replies)
         yield counter(
             "draft_deadline_missed",
-            "Steps that went on without their drafts.",
+            "Steps that ran without their drafts because these came too late.",
             drafts.num_deadline_misses,
         )
         yield counter(
             "draft_rejected_invalid",
-            "Drafts refused because they were malformed.",
+            "Malformed drafts, which were ignored.",
             drafts.num_invalid,
         )
 
