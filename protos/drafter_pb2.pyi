@@ -121,7 +121,7 @@ Global___DraftRequest: _TypeAlias = DraftRequest  # noqa: Y015
 
 @_typing.final
 class Open(_message.Message):
-    """A sequence begins, or goes on after it was moved here from another replica."""
+    """A sequence begins, or continues after it was moved here from another replica."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -147,7 +147,7 @@ class Open(_message.Message):
     max_nodes: _builtins.int
     """Most nodes the draft may have; 0 asks for no draft."""
     traceparent: _builtins.str
-    """W3C trace context of the request that the sequence answers; empty where it is not traced."""
+    """W3C trace context of the sequence's request; empty if it is not traced."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Prompt tokens, then the output tokens emitted so far."""
@@ -179,8 +179,8 @@ Global___Open: _TypeAlias = Open  # noqa: Y015
 
 @_typing.final
 class Observe(_message.Message):
-    """A sequence went on. The drafter remembers the tree it sent, so the emitted ids and how many of
-    the tree's leading nodes were verified say which nodes were right.
+    """A sequence went on. The drafter remembers the tree it sent. From the emitted ids and the number
+    of verified leading nodes it knows which nodes were right.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -516,9 +516,9 @@ class NamespaceDescription(_message.Message):
     log_position: _builtins.str
     """Position in the log up to which this replica has applied it; empty without a log."""
     lag_entries: _builtins.int
-    """Entries that are known to stand in the log and are not applied yet."""
+    """Entries known to be in the log and not yet applied."""
     lag_s: _builtins.float
-    """For how long this replica is behind the log, or may be; 0 while it waits at the log's end."""
+    """For how long this replica is, or may be, behind the log; 0 while it waits at the log's end."""
     def __init__(
         self,
         *,

@@ -20,8 +20,8 @@ from protos.generate import PROTOS, ROOT
 TARGET = ROOT / "docs" / "grpc.md"
 INTRODUCTION = """# The gRPC contract
 
-Every call, message and field, from the comments in [`protos/`](../protos); how to use them:
-[api.md](api.md). This page is written by `make protos`.
+Every call, message and field, from the comments in [`protos/`](../protos). See [api.md](api.md) for
+their use. `make protos` generates this page.
 """
 # Field numbers in descriptor.proto, of which the places of comments are made.
 MESSAGES, ENUMS, SERVICES = 4, 5, 6
