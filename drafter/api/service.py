@@ -148,7 +148,7 @@ class DrafterService(pb_grpc.DrafterServiceServicer):
         waited_s = 0.0
         while self._memory.waiting_bytes > MAX_WAITING_BYTES:
             if waited_s >= MAX_WAIT_S:
-                raise Unavailable("the log takes nothing", retry_after_s=RETRY_AFTER_S)
+                raise Unavailable("Redis does not accept writes", retry_after_s=RETRY_AFTER_S)
             await asyncio.sleep(POLL_S)
             waited_s += POLL_S
 

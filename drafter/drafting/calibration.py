@@ -132,16 +132,16 @@ def checked_model(given: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return a copy with every value known to be in its range; ValueError where one is not."""
     model = np.array(given)
     if model.shape != (kernels.MODEL_LEN,) or model.dtype != np.float32:
-        raise ValueError(f"model: {model.dtype} of shape {model.shape} is no calibration")
+        raise ValueError(f"model: {model.dtype} of shape {model.shape} is not a calibration")
     if not np.isfinite(model).all():
         raise ValueError("model: a value is not finite")
     cells = model[kernels.CELL_CHANCE : kernels.CELL_LOGIT]
     bins = model[kernels.BIN_CHANCE : kernels.BIN_COUNT]
     steps = model[kernels.STEP_CHANCE : kernels.STEP_COUNT]
     if steps.min() < 0 or steps.max() > 1:
-        raise ValueError("model: a step's chance is none")
+        raise ValueError("model: a step's probability is not in 0..1")
     if cells.min() <= 0 or cells.max() >= 1 or bins.min() < 0 or bins.max() > 1:
-        raise ValueError("model: a chance is none")
+        raise ValueError("model: a probability is not in 0..1")
     for start, stop in (
         (kernels.CELL_COUNT, kernels.WEIGHT),
         (kernels.BIN_COUNT, kernels.STEP_CHANCE),

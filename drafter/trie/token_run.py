@@ -15,7 +15,7 @@ _INT32 = np.dtype(np.int32)
 
 
 def as_run(name: str, token_ids: TokenIds) -> TokenRun:
-    """Return the ids as int32; ValueError names the field and the first value that is none."""
+    """Return the ids as int32; ValueError names the field and the first invalid id."""
     if type(token_ids) is list and 0 < len(token_ids) <= _SHORT:
         # A step emits a few tokens: their least and greatest are found faster without NumPy.
         short = np.array(token_ids)

@@ -8,12 +8,12 @@ from rpc.health import health
 
 
 def check_address(name: str, address: str, option: str) -> Finding:
-    """A free port, or one where the right process answers; `option` changes it."""
+    """The port is free, or the right process already answers; `option` changes it."""
     try:
         check_free(address)
     except StackError:
         if _is_ours(name, address):
-            return ok(name, f"one is on {address} already")
+            return ok(name, f"already running on {address}")
         return problem(
             name, f"{address} is taken by another program", f"stop it, or choose another {option}"
         )

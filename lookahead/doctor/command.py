@@ -1,4 +1,4 @@
-"""`lookahead doctor`: looks a set-up over and says what to do."""
+"""`lookahead doctor`: checks a set-up and says how to fix each problem."""
 
 import json
 import os
@@ -39,13 +39,17 @@ def examine(
     model: options.Model = DEMO,
     redis: options.Redis = "",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the verifier.")] = 50051,
-    drafter_port: Annotated[int, typer.Option(min=1, max=65535, help="And the drafter.")] = 50052,
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="And the gateway.")] = 8000,
-    metrics_port: Annotated[int, typer.Option(min=0, max=65534, help="And the metrics.")] = 9101,
+    drafter_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the drafter.")
+    ] = 50052,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway.")] = 8000,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65534, help="First port of the metrics.")
+    ] = 9101,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
     as_json: options.AsJson = False,
 ) -> None:
-    """Check what `lookahead serve` needs, with the same options; exit status 1 for a problem."""
+    """Check everything that `lookahead serve` needs. Exit status 1 means a problem."""
     found: list[Finding] = [check_python(), *check_packages()]
     if all(finding.verdict is Verdict.OK for finding in found):
         found += _set_up(model, redis)
@@ -62,7 +66,7 @@ def examine(
 
 
 def table(found: list[Finding]) -> Table:
-    """A line for each finding, and below it what to do."""
+    """One line for each finding, and below it how to fix it."""
     result = Table.grid(padding=(0, 1))
     result.add_column()
     result.add_column(style="bold", no_wrap=True)
@@ -75,15 +79,16 @@ def table(found: list[Finding]) -> Table:
 
 
 def verdict(found: list[Finding]) -> str:
-    """What it all comes to."""
+    """The summary of all findings."""
     problems = sum(finding.verdict is Verdict.PROBLEM for finding in found)
     if problems:
-        return f"[red bold]{problems} to mend[/] before `lookahead serve` can work."
+        noun = "1 problem" if problems == 1 else f"{problems} problems"
+        return f"[red bold]{noun} to fix[/] before `lookahead serve` can start."
     return "[green bold]Ready[/] for `lookahead serve`."
 
 
 def _set_up(model: str, redis: str) -> Iterator[Finding]:
-    """What can be looked at once the packages are there."""
+    """Checks that need the packages."""
     cores = num_cores()
     yield check_threads(os.environ, cores)
     yield check_load(os.getloadavg()[0], cores)

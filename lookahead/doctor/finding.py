@@ -14,7 +14,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of what is so; where something is wrong, one line of what to do."""
+    """One line on the state; if something is wrong, one line on how to fix it."""
 
     about: str
     verdict: Verdict

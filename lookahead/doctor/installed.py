@@ -15,21 +15,21 @@ Version = Callable[[str], str]  # of an installed package; PackageNotFoundError 
 
 
 def check_python(have: str = platform.python_version()) -> Finding:
-    """Whether this Python is one that we run on."""
+    """Whether this version of Python is supported."""
     want = metadata(NAME)["Requires-Python"]
     if SpecifierSet(want).contains(have, prereleases=True):
         return ok("python", have)
     return problem(
-        "python", f"{have}, but {want} is needed", "make the environment with a newer one"
+        "python", f"{have}, but {want} is needed", "create the environment with a supported Python"
     )
 
 
 def check_packages(installed: Version = version) -> list[Finding]:
-    """Whether everything that the services import is there, in a version that fits."""
+    """Whether all packages of the services are installed in supported versions."""
     wrong = list(_wrong(installed))
     if wrong:
         return wrong
-    return [ok("packages", f"{len(list(_requirements()))} packages, all in versions that fit")]
+    return [ok("packages", f"{len(list(_requirements()))} packages, all in supported versions")]
 
 
 def _wrong(installed: Version) -> Iterator[Finding]:

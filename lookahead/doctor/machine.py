@@ -20,24 +20,24 @@ def check_threads(environ: Mapping[str, str], cores: int) -> Finding:
         return ok("threads", f"{cores} cores, one thread each")
     given = environ[name]
     if not given.isdecimal():
-        return problem("threads", f"{name}={given} is no number", f"unset {name}")
+        return problem("threads", f"{name}={given} is not a number", f"unset {name}")
     if int(given) > cores:
         return warning(
             "threads",
-            f"{name}={given} on {cores} cores: threads that wait for each other are slow",
+            f"{name}={given} on {cores} cores: threads will wait for each other",
             f"set {name}={cores} or less",
         )
     return ok("threads", f"{given} of {cores} cores ({name})")
 
 
 def check_load(load: float, cores: int) -> Finding:
-    """Whether others are at work here."""
+    """Whether the machine is busy."""
     if load < 0.5 * cores:
         return ok("load", f"{load:.1f} on {cores} cores")
     return warning(
         "load",
-        f"{load:.1f} on {cores} cores: what the verifier measures at its first start will be wrong",
-        "start when it is quiet, or delete measurements.json in the cache and restart then",
+        f"{load:.1f} on {cores} cores, which spoils the verifier's first measurements",
+        "start when it is quiet, or then delete measurements.json in the cache and restart",
     )
 
 
@@ -49,11 +49,11 @@ def check_folder(path: Path) -> Finding:
             pass
     except OSError as error:
         return problem(
-            "cache", f"{path}: {error.strerror}", "set XDG_CACHE_HOME to a folder you may write to"
+            "cache", f"{path}: {error.strerror}", "set XDG_CACHE_HOME to a writable folder"
         )
     free = shutil.disk_usage(path).free
     if free < MIN_FREE_BYTES:
-        return warning("cache", f"{path} has {_gib(free)} left", "make room on that disk")
+        return warning("cache", f"{path} has {_gib(free)} left", "free some space on that disk")
     return ok("cache", f"{path}, {_gib(free)} free")
 
 
@@ -68,11 +68,11 @@ def check_kernels(folder: Path | None = None) -> Finding:
     if not folder.is_relative_to(tempfile.gettempdir()):
         if any(folder.rglob("*.nbi")):
             return ok("kernels", f"compiled, in {folder}")
-        return ok("kernels", "compiled beside the first requests, half a minute, and kept")
+        return ok("kernels", "will be compiled during the first requests (half a minute), and kept")
     return warning(
         "kernels",
-        f"kept in {folder}, which may not outlast this machine's next start",
-        "set NUMBA_CACHE_DIR to a folder you may write to",
+        f"kept in {folder}, which may be lost when this machine restarts",
+        "set NUMBA_CACHE_DIR to a writable folder",
     )
 
 
@@ -94,7 +94,7 @@ def check_gpu(environ: Mapping[str, str], driver: Path = DRIVER) -> Finding:
         return warning(
             "gpu",
             f"there is an NVIDIA driver, but torch {torch.__version__}, {build}, cannot use it",
-            "install the build of torch that fits the driver",
+            "install a build of torch that matches the driver",
         )
     return ok("gpu", "none; the model runs on the CPU")
 

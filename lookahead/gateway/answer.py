@@ -81,7 +81,7 @@ class Answerer:
         """Start all generations that `request` asks for, or raise ApiError."""
         seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
         if request.num_prompts * request.n > self._max_choices:
-            problem = f"asks for more than {self._max_choices} choices, all prompts together"
+            problem = f"asks for more than {self._max_choices} choices over all prompts"
             raise invalid("n", problem, request.n)
         calls = generate_requests(request, caller, seed=seed)
         try:
@@ -116,8 +116,8 @@ class Answerer:
         model = await self.check_model(request.model)
         if isinstance(request, ChatRequest) and not model.has_chat_template:
             problem = (
-                f"{model.model} has no chat template, so it is a base model that continues text; "
-                "send the text as prompt to /v1/completions"
+                f"{model.model} has no chat template: it is a base model that continues text. "
+                "Send the text as `prompt` to /v1/completions"
             )
             raise invalid("messages", problem, code="no_chat_template")
 

@@ -67,5 +67,5 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    message = "internal error; the gateway's log has it"
+    message = "internal error; see the gateway's log"
     return JSONResponse(ApiError(500, "server_error", message).body(), 500)

@@ -68,12 +68,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice[:50]!r} stands twice in one object")
+        raise ValueError(f"{twice[:50]!r} appears twice in one object")
     return found
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check(value: object, path: str, depth: int) -> None:
@@ -95,7 +95,7 @@ def _check_text(text: str, path: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise invalid(path, "holds half of a surrogate pair, which is no character") from None
+        raise invalid(path, "contains half of a surrogate pair, which is not a character") from None
 
 
 Kind = TypeVar("Kind", bound=Part)

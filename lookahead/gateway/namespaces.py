@@ -16,13 +16,15 @@ DIGEST_CHARS = 16
 
 
 def check_namespaces(namespaces: Set[str]) -> None:
-    """Refuse namespaces of keys that are none, or that a narrowed other one could run into."""
+    """Refuse invalid namespaces of keys, and one that lies inside another key's namespace."""
     for name in namespaces:
         if not NAMESPACE.fullmatch(name):
             raise ValueError(f"namespace {name[:20]!r} must be 1 to 128 of A-Z a-z 0-9 . _ -")
         outer = [other for other in namespaces if name.startswith(f"{other}.")]
         if outer:
-            raise ValueError(f"namespace {name!r} lies inside {outer[0]!r} of another key")
+            raise ValueError(
+                f"namespace {name!r} lies inside {outer[0]!r}, the namespace of another key"
+            )
 
 
 def narrowed(base: str, *, inner: str | None, user: str | None, salt: str | None) -> str:
@@ -33,13 +35,13 @@ def narrowed(base: str, *, inner: str | None, user: str | None, salt: str | None
     parts += [_digest("u", user), _digest("s", salt)]
     name = ".".join(part for part in parts if part)
     if len(name) > MAX_NAMESPACE_CHARS:
-        problem = f"comes to more than {MAX_NAMESPACE_CHARS} characters inside this key's namespace"
+        problem = f"has more than {MAX_NAMESPACE_CHARS} characters with this key's namespace"
         raise invalid("lookahead.namespace", problem, inner)
     return name
 
 
 def _digest(kind: str, text: str | None) -> str:
-    """Stand for a text without telling it."""
+    """Return a hash that stands for a text without revealing it."""
     if not text:
         return ""
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARS]}"

@@ -44,7 +44,7 @@ class ResponseFormat(Part):
     @model_validator(mode="after")
     def _check_schema(self) -> "ResponseFormat":
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema goes with the type json_schema, and only with it")
+            raise ValueError("json_schema is required with, and only with, the type json_schema")
         return self
 
 
@@ -221,5 +221,5 @@ def joined_text(content: object) -> object:
     for part in content:
         is_text = isinstance(part, dict) and part.get("type") == "text"
         if not is_text or set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise ValueError("a list must hold parts of type text only")
+            raise ValueError("a list may only contain parts of type text")
     return "".join(part["text"] for part in content)

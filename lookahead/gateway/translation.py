@@ -114,7 +114,7 @@ def _stopping(request: Generation) -> pb.Stopping:
 
 def _output(request: Generation, caller: Caller) -> pb.Output:
     if request.lookahead.draft_trees and not caller.may_see_drafts:
-        problem = "is not allowed by this server: drafts hold what others of the namespace wrote"
+        problem = "is not allowed by this server: drafts show text of others in the namespace"
         raise invalid("lookahead.draft_trees", problem)
     logprobs, top_logprobs = False, None
     if isinstance(request, ChatRequest):

@@ -195,7 +195,7 @@ class Verifiers:
         return await self._first(ask)
 
     async def _first(self, ask: Callable[[Verifier], Awaitable[Result]]) -> Result:
-        """Ask one verifier after the other until one can; that one is full is the better reason."""
+        """Ask each verifier in turn until one accepts; else raise a full one's error first."""
         refusal: Unavailable | ResourceExhausted | None = None
         self._turn += 1
         for i in range(len(self.all)):

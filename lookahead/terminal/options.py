@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-SAMPLING = "How tokens are chosen"
-FORM = "What form the output has"
+SAMPLING = "Sampling"
+FORM = "Form of the output"
 DRAFTING = "Drafting: changes the speed, never the text"
 
 Address = Annotated[
@@ -23,7 +23,7 @@ Model = Annotated[
 ]
 Redis = Annotated[
     str,
-    typer.Option(help="Redis URL of the shared memory; none: keep it in the drafter only."),
+    typer.Option(help="Redis URL of the shared memory; none: only the drafter remembers."),
 ]
 File = Annotated[
     Path | None,
@@ -43,13 +43,14 @@ Temperature = Annotated[
     float | None,
     typer.Option("--temperature", "-t", help="0: greedy, the default.", rich_help_panel=SAMPLING),
 ]
-TopP = Annotated[float | None, typer.Option(help="Nucleus, 0 to 1.", rich_help_panel=SAMPLING)]
+TopP = Annotated[float | None, typer.Option(help="Top-p, 0 to 1.", rich_help_panel=SAMPLING)]
 TopK = Annotated[int | None, typer.Option(help="Best k tokens only.", rich_help_panel=SAMPLING)]
 MinP = Annotated[
-    float | None, typer.Option(help="Least share of the best token's.", rich_help_panel=SAMPLING)
+    float | None,
+    typer.Option(help="Lowest probability, as a share of the best.", rich_help_panel=SAMPLING),
 ]
 RepetitionPenalty = Annotated[
-    float | None, typer.Option(help="Above 1 repeats less.", rich_help_panel=SAMPLING)
+    float | None, typer.Option(help="Above 1: less repetition.", rich_help_panel=SAMPLING)
 ]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text.", rich_help_panel=SAMPLING)]
 JsonSchema = Annotated[
@@ -62,11 +63,11 @@ JsonSchema = Annotated[
     ),
 ]
 Regex = Annotated[
-    str | None, typer.Option(help="What the whole output matches.", rich_help_panel=FORM)
+    str | None, typer.Option(help="Regular expression of the whole output.", rich_help_panel=FORM)
 ]
 Choice = Annotated[
     list[str] | None,
-    typer.Option(help="A text to choose; repeat it for each.", rich_help_panel=FORM),
+    typer.Option(help="An allowed output; repeat for each.", rich_help_panel=FORM),
 ]
 Speculation = Annotated[
     str | None, typer.Option(help="auto, off, chain or tree.", rich_help_panel=DRAFTING)

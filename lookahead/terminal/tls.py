@@ -19,8 +19,8 @@ def _pem(name: str, what: str) -> Any:
     )
 
 
-Ca = Annotated[Path | None, _pem("ca", "who signs the servers")]
-Cert = Annotated[Path | None, _pem("cert", "yours, if asked for")]
+Ca = Annotated[Path | None, _pem("ca", "authority of the servers")]
+Cert = Annotated[Path | None, _pem("cert", "own certificate, if required")]
 Key = Annotated[Path | None, _pem("key", "its key")]
 
 _CHOSEN: ContextVar[TlsFiles | None] = ContextVar("tls", default=None)

@@ -1,4 +1,4 @@
-"""`lookahead top`: what a running stack does, from the metrics of its processes."""
+"""`lookahead top`: shows a running stack, from the metrics of its processes."""
 
 import json
 import time
@@ -23,13 +23,13 @@ ADDRESSES = ["127.0.0.1:9101", "127.0.0.1:9102", "127.0.0.1:8000"]  # those of `
 def watch(
     addresses: Annotated[
         list[str] | None,
-        typer.Argument(help="Where processes answer scrapes, host:port; default: a local stack."),
+        typer.Argument(help="Metrics addresses of processes, host:port; default: the local stack."),
     ] = None,
     interval_s: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look for one interval only.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show one interval and exit.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Watch a running stack: streams, speed, what drafting brings, memory. Ctrl-C ends it."""
+    """Watch a running stack: streams, speed, drafting, memory. Ctrl-C ends it."""
     console = Console()
     parts = look(addresses or ADDRESSES, interval_s)
     if as_json or once or not console.is_terminal:
@@ -73,7 +73,7 @@ def _part(address: str, change: Change) -> Part:
     service = change.now.service
     figures = FIGURES.get(service)
     if figures is None:
-        return Part(address, service, {}, f"is a {service}: nothing is known of such")
+        return Part(address, service, {}, f"is a {service}, which `lookahead top` cannot show")
     return Part(address, service, figures(change))
 
 

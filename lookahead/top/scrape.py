@@ -102,5 +102,5 @@ def parse(text: str) -> Reading:
     except ValueError as error:
         raise ScrapeError(f"answers, but not in Prometheus' form: {error}") from error
     if not service:
-        raise ScrapeError("answers, but is none of our processes")
+        raise ScrapeError("answers, but none of our processes runs there")
     return Reading(service, time.monotonic(), samples)

@@ -1,4 +1,4 @@
-"""`lookahead trie`: look at what the drafters remember, teach it, save it, forget it."""
+"""`lookahead trie`: show what the drafters remember; teach, export or forget it."""
 
 import json
 import time
@@ -30,10 +30,10 @@ Drafters = Annotated[
     list[str] | None,
     typer.Option("--drafter", envvar="LOOKAHEAD_DRAFTER", help="Drafter to ask; may be repeated."),
 ]
-Prefix = Annotated[str, typer.Option(help="Only namespaces whose name begins with this.")]
+Prefix = Annotated[str, typer.Option(help="Show only namespaces whose name begins with this.")]
 Name = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the memory.")]
 Vocabulary = Annotated[
-    str, typer.Option(help="Vocabulary fingerprint; empty: that of the verifier's model.")
+    str, typer.Option(help="Fingerprint of the vocabulary; empty: that of the verifier's model.")
 ]
 RedisUrl = Annotated[
     str, typer.Option("--redis", help="Redis URL; empty: the private one of `lookahead serve`.")
@@ -81,7 +81,7 @@ def top(
 
 @trie.command()
 def digest(drafter: Drafters = None, prefix: Prefix = "") -> None:
-    """Compare drafters: at one position in the log all must have one digest, or the exit is 1."""
+    """Compare drafters: at the same log position all must have the same digest, else exit 1."""
     seen: dict[tuple[str, str, str], set[str]] = {}
     for name, infos in _ask_all(drafter, prefix).items():
         for info in infos:
@@ -113,10 +113,12 @@ def learn(
                 runs = tokenised(client, files, model, progress)
                 num_tokens = target.learn(model.vocabulary_fingerprint, namespace, runs)
         except KeyboardInterrupt:
-            typer.echo("Stopped; what was sent is learned, see `lookahead trie stats`.", err=True)
+            typer.echo(
+                "Stopped. The text already sent is learned; see `lookahead trie stats`.", err=True
+            )
             raise
         except ValueError as error:
-            raise LookaheadError(f"{error}\nWhat stands before it is learned.") from error
+            raise LookaheadError(f"{error}\nThe text before it is learned.") from error
         report_learned(target, model.vocabulary_fingerprint, namespace, num_tokens)
 
 
@@ -128,13 +130,13 @@ def forget(
     address: options.Address = DEFAULT_ADDRESS,
     drafter: Drafters = None,
 ) -> None:
-    """Forget a namespace: on all drafters, in the log, in the snapshots."""
+    """Forget a namespace on all drafters, in the log and in the snapshots."""
     fingerprint = vocabulary or _fingerprint(address)
     if not yes:
         typer.confirm(f"Forget all of {namespace}, everywhere?", abort=True)
     with DrafterClient(_one(drafter), tls=tls()) as target:
         num_tokens = target.forget(fingerprint, namespace)
-    typer.echo(f"forgot {namespace}: {num_tokens:,} tokens here")
+    typer.echo(f"forgot {namespace}: {num_tokens:,} tokens on this drafter")
 
 
 @trie.command("export")
@@ -145,7 +147,7 @@ def export_file(
     redis: RedisUrl = "",
     address: options.Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Write a namespace's memory, as Redis has it now, to a file."""
+    """Write a namespace's memory, as Redis holds it now, to a file."""
     require_extras("drafter")
     from lookahead.trie.file import export_space  # needs the drafter's packages
 
@@ -165,7 +167,7 @@ def import_file(
     address: options.Address = DEFAULT_ADDRESS,
     drafter: Drafters = None,
 ) -> None:
-    """Teach what an export holds, on top of what is remembered."""
+    """Add an exported memory to what is remembered."""
     require_extras("drafter")
     from lookahead.trie.file import read_runs  # needs the drafter's packages
 

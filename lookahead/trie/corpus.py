@@ -84,7 +84,7 @@ def _id_pieces(token_ids: object, num_bytes: int) -> Iterator[Piece]:
         raise ValueError('"token_ids" is not a list of integers')
     bad = [token for token in token_ids if not 0 <= token < (1 << 31) - 1]
     if bad:
-        raise ValueError(f'"token_ids" holds {bad[0]}, which is no token id')
+        raise ValueError(f'"token_ids" contains {bad[0]}, which is not a token id')
     for start in range(0, max(1, len(token_ids)), MAX_TOKEN_IDS):
         piece = tuple(token_ids[start : start + MAX_TOKEN_IDS])
         yield Piece(0 if start else num_bytes, token_ids=piece)

@@ -58,7 +58,7 @@ def read_runs(path: Path, vocabulary: str) -> Iterator[NDArray[np.int32]]:
         inflater.add(index, next(parts, b""))
     tokens = inflater.finish().get("tokens")
     if tokens is None or tokens.dtype != np.int32 or tokens.ndim != 1:
-        raise SnapshotError("file: holds no tokens")
+        raise SnapshotError("file: contains no tokens")
     return _runs(tokens)
 
 
@@ -77,7 +77,7 @@ async def _export(redis_url: str, vocabulary: str, namespace: str, path: Path) -
         position, trie = await read_space(redis_url, space, store, _LOAD_TIMEOUT_S)
     except TimeoutError:
         raise ValueError(
-            f"no snapshot of it could be read in {_LOAD_TIMEOUT_S:.0f} s; is a drafter running?"
+            f"no snapshot could be read in {_LOAD_TIMEOUT_S:.0f} s; is a drafter running?"
         ) from None
     if not trie.num_tokens:
         raise ValueError(f"Redis holds nothing of it for the vocabulary {vocabulary}")
@@ -94,11 +94,11 @@ def _parts(data: bytes) -> Iterator[bytes]:
     start = 0
     while start < len(data):
         if len(data) < start + _LEN.size:
-            raise SnapshotError("file: ends within a length")
+            raise SnapshotError("file: is cut off inside a length")
         (length,) = _LEN.unpack_from(data, start)
         start += _LEN.size
         if length > _MAX_PART_LEN:
-            raise SnapshotError("file: is no export of a memory")
+            raise SnapshotError("file: holds no export of a memory")
         if start + length > len(data):
             raise SnapshotError(f"file: is cut off, {start + length - len(data)} bytes are missing")
         yield data[start : start + length]

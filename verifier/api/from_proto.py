@@ -131,7 +131,7 @@ def _prompt(message: pb.GenerateRequest, tokenizer: Tokenizer, limits: Limits) -
     prompt = encode_input(message, tokenizer, special_tokens=True)
     field = str(message.WhichOneof("input"))
     if not 0 < len(prompt) < limits.max_context:
-        needed = f"must come to 1 to {limits.max_context - 1} tokens, to leave room in the context"
+        needed = f"must have 1 to {limits.max_context - 1} tokens, to leave room in the context"
         raise InvalidRequest.at(field, needed, len(prompt))
     outside = [token_id for token_id in prompt if token_id >= limits.vocabulary_size]
     if outside:
@@ -164,7 +164,7 @@ def check_constraint(message: pb.GenerateRequest, violations: Violations) -> Non
     violations.require(
         not message.stopping.ignore_eos,
         "stopping.ignore_eos",
-        "cannot be set with a constraint, which says where the output ends",
+        "cannot be set with a constraint, which itself ends the output",
     )
 
 
@@ -194,7 +194,7 @@ def _check_schema(text: str, violations: Violations) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _depth_is_within(value: object, limit: int) -> bool:

@@ -1,10 +1,10 @@
 """Which tokens survive top-k, top-p and min-p, and the draw among them. Arrays on the host.
 
-All three keep the tokens whose score reaches some cutoff, so one number says everything. Tokens
-tied at the cutoff all stay, as with Hugging Face's top-k: the order of equals never matters.
+All three keep the tokens whose score reaches a cutoff, so one number describes each filter. Tokens
+tied at the cutoff all stay, as in Hugging Face's top-k: the order of equals never matters.
 
-Scores that carry noise have two more borders: above the one a token survives whatever the noise,
-below the other it never does. A draw that they leave in doubt is no draw.
+Noisy scores need two more bounds. At or above the upper one a token survives for any noise; below
+the lower one it never does. A draw whose token depends on the noise is left open.
 """
 
 import math

@@ -23,8 +23,8 @@ FIRST_REFERENCES = 4  # at the start, when there are no earlier ones: two would 
 MIN_INTERVAL, MAX_INTERVAL = 16, 128  # drafting steps between comparisons
 GAIN_MEMORY = 0.8  # what of the running gain stays at each comparison
 
-# Promised tokens that a new namespace is taken to have heard, and how many of them to have come
-# true: the budget picks the steps that promise most, which are those that promise too much.
+# A new namespace starts as if so many tokens had been promised, and so many of them accepted. The
+# budget picks the steps that promise most, and these tend to promise too much.
 PRIOR, PRIOR_KEPT = 8.0, 6.0
 MEMORY = 0.995  # what of the promises stays at each step that verifies some
 IDLE_MEMORY = 0.9995  # and at each that verifies none, so that distrust fades
