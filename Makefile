@@ -1,4 +1,4 @@
-.PHONY: install demo test lint format protos bench up images sbom deploy-test release-check clean
+.PHONY: install demo test lint format protos settings bench up images sbom deploy-test release-check clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -32,6 +32,9 @@ format: install
 protos: install
 	$(BIN)/python -m protos.generate
 	$(BIN)/python -m protos.reference
+
+settings: install
+	$(BIN)/python -m lookahead.commands.settings_reference
 
 bench: install
 	$(BIN)/python -m bench.serving

@@ -1,44 +1,56 @@
 """Settings of a verifier: read once, from the environment and the command line, then frozen."""
 
 import re
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
 
-from rpc.tls import TlsFiles, server_files
+from rpc.settings import ServerSettings
+from rpc.tls import TlsFiles
 
 
-class VerifierConfig(BaseSettings):
+class VerifierConfig(ServerSettings):
     """Environment variables carry the prefix LOOKAHEAD_VERIFIER_."""
 
-    model_config = SettingsConfigDict(env_prefix="LOOKAHEAD_VERIFIER_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="LOOKAHEAD_VERIFIER_")
 
     model: str = Field(description="Local path, hub id or .gguf file of the target model")
-    listen: str = Field("127.0.0.1:50051", description="Address to serve on")
-    drafter: str = Field("", description="Addresses of drafters, comma-separated; empty for none")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    attention: Literal["auto", "sdpa", "batched", "eager"] = "auto"
+    listen: str = Field(
+        "127.0.0.1:50051", description="Address to serve on, host:port or unix:path"
+    )
+    drafter: str = Field("", description="Addresses of drafters, comma-separated; empty: none")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where the model runs; auto: a GPU if there is one"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Type of the weights; auto: the checkpoint's own on a GPU, float32 on a CPU",
+    )
+    attention: Literal["auto", "sdpa", "batched", "eager"] = Field(
+        "auto", description="How attention is computed; auto: batched on a GPU, sdpa on a CPU"
+    )
     compile: bool = Field(False, description="Compile the layers for passes of few rows")
-    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes all cores")
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: all cores")
     max_sequences: int = Field(8, ge=1, le=512, description="Sequences that run at once")
-    kv_memory: str = Field("auto", description="KV cache: auto, or a size such as 8GiB")
+    kv_memory: str = Field(
+        "auto",
+        description="Memory of the KV cache, such as 8GiB; "
+        "auto: 85 % of what is free on a GPU, half on a CPU",
+    )
     max_waiting: int = Field(256, ge=0, description="Requests that may wait for a slot")
     max_context: int = Field(4096, ge=8, description="Longest prompt plus output, in tokens")
-    max_nodes: int = Field(24, ge=0, le=64, description="Most drafted nodes a sequence and step")
+    max_nodes: int = Field(24, ge=0, le=64, description="Most drafted nodes per sequence and step")
     max_depth: int = Field(24, ge=1, le=64, description="Most drafted tokens on one path")
-    prefill_rows: int = Field(0, ge=0, description="Prompt rows beside decoding; 0: by device")
-    exactness: Literal["guarded", "exact", "fast"] = "guarded"
+    prefill_rows: int = Field(
+        0, ge=0, description="Most prompt tokens read in a step beside decoding; 0: by device"
+    )
+    exactness: Literal["guarded", "exact", "fast"] = Field(
+        "guarded", description="How close choices are decided, where a request does not say"
+    )
     drain_s: float = Field(30.0, ge=0, description="Seconds running streams get at shutdown")
-    tls_cert: str = Field("", description="PEM file: certificate to serve with; empty: plaintext")
-    tls_key: str = Field("", description="PEM file: its key")
-    tls_ca: str = Field("", description="PEM file: who signs those admitted; empty: anybody")
     drafter_ca: str = Field("", description="PEM file: who signed the drafters' certificates")
-    write_timeout_s: float = Field(60.0, gt=0, description="For a client to read on")
-    metrics_listen: str = Field("", description="Address to answer scrapes on; empty: none")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["text", "json"] = "text"
+    write_timeout_s: float = Field(60.0, gt=0, description="Seconds a client has to read on")
 
     @field_validator("kv_memory")
     @classmethod
@@ -46,15 +58,6 @@ class VerifierConfig(BaseSettings):
         if value != "auto":
             parse_size(value)
         return value
-
-    @model_validator(mode="after")
-    def _check_tls(self) -> Self:
-        self.tls()
-        return self
-
-    def tls(self) -> TlsFiles | None:
-        """Return what to serve with; None: plaintext."""
-        return server_files(cert=self.tls_cert, key=self.tls_key, ca=self.tls_ca)
 
     def drafter_tls(self) -> TlsFiles | None:
         """Return what to call drafters with; None: plaintext."""

@@ -2,13 +2,19 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from lookahead.commands import verifier_options
+from lookahead.commands.settings_options import (
+    DrafterCommand,
+    GatewayCommand,
+    StackCommand,
+    VerifierCommand,
+)
 from lookahead.stack.model_cache import DEMO, cache_directory, resolve_model
 from lookahead.stack.serve import serve as run_stack
 from lookahead.stack.stack import StackConfig, StackError
@@ -16,13 +22,13 @@ from lookahead.terminal import options
 
 services = typer.Typer()
 
-Listen = Annotated[str | None, typer.Option(help="Address to serve on, host:port or unix:path.")]
 # What each extra brings that nothing else does.
 EXTRAS = {"drafter": "numba", "verifier": "torch", "gateway": "starlette"}
 
 
-@services.command()
+@services.command(cls=StackCommand)
 def serve(
+    context: typer.Context,
     model: options.Model = DEMO,
     redis: options.Redis = "",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the verifier.")] = 50051,
@@ -34,20 +40,8 @@ def serve(
         int, typer.Option(min=0, max=65534, help="The verifier's; the drafter's is next; 0: none.")
     ] = 9101,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
-    device: verifier_options.Device = None,
-    dtype: verifier_options.Dtype = None,
-    attention: verifier_options.Attention = None,
-    compile: verifier_options.Compile = None,
-    exactness: verifier_options.Exactness = None,
-    threads: verifier_options.Threads = None,
-    max_sequences: verifier_options.MaxSequences = None,
-    max_context: verifier_options.MaxContext = None,
-    max_nodes: verifier_options.MaxNodes = None,
-    kv_memory: verifier_options.KVMemory = None,
-    prefill_rows: verifier_options.PrefillRows = None,
 ) -> None:
     """Run the whole stack on this machine: Redis, drafter, verifier and gateway."""
-    chosen = verifier_options.chosen(locals())
     console = Console()
     require_extras("drafter", "verifier", "gateway")
     cache = cache_directory()
@@ -61,66 +55,31 @@ def serve(
         verifier_metrics=f"{host}:{metrics_port}" if metrics_port else "",
         drafter_metrics=f"{host}:{metrics_port + 1}" if metrics_port else "",
         redis=redis,
-        environ=os.environ | chosen,
+        environ=os.environ | context.obj,
     )
     run_stack(console, config)
 
 
-@services.command()
-def drafter(
-    listen: Listen = None,
-    redis: Annotated[str | None, typer.Option(help="Redis URL of the shared memory.")] = None,
-) -> None:
-    """Run one drafter. More settings: environment variables LOOKAHEAD_DRAFTER_*."""
+@services.command(cls=DrafterCommand)
+def drafter(context: typer.Context) -> None:
+    """Run one drafter."""
     require_extras("drafter")
-    _become("drafter", LOOKAHEAD_DRAFTER_LISTEN=listen, LOOKAHEAD_DRAFTER_REDIS_URL=redis)
+    _become("drafter", context.obj)
 
 
-@services.command()
-def verifier(
-    model: options.Model = DEMO,
-    listen: Listen = None,
-    drafter: Annotated[
-        str | None, typer.Option(help="Addresses of drafters, comma-separated.")
-    ] = None,
-    device: verifier_options.Device = None,
-    dtype: verifier_options.Dtype = None,
-    attention: verifier_options.Attention = None,
-    compile: verifier_options.Compile = None,
-    exactness: verifier_options.Exactness = None,
-    threads: verifier_options.Threads = None,
-    max_sequences: verifier_options.MaxSequences = None,
-    max_context: verifier_options.MaxContext = None,
-    max_nodes: verifier_options.MaxNodes = None,
-    kv_memory: verifier_options.KVMemory = None,
-    prefill_rows: verifier_options.PrefillRows = None,
-) -> None:
-    """Run one verifier. More settings: environment variables LOOKAHEAD_VERIFIER_*."""
-    chosen = verifier_options.chosen(locals())
+@services.command(cls=VerifierCommand)
+def verifier(context: typer.Context, model: options.Model = DEMO) -> None:
+    """Run one verifier."""
     require_extras("verifier")
-    _become(
-        "verifier",
-        LOOKAHEAD_VERIFIER_MODEL=resolve_model(model, Console(stderr=True)),
-        LOOKAHEAD_VERIFIER_LISTEN=listen,
-        LOOKAHEAD_VERIFIER_DRAFTER=drafter,
-        **chosen,
-    )
+    path = resolve_model(model, Console(stderr=True))
+    _become("verifier", {**context.obj, "LOOKAHEAD_VERIFIER_MODEL": path})
 
 
-@services.command()
-def gateway(
-    listen: Annotated[str | None, typer.Option(help="Address to serve on, host:port.")] = None,
-    verifier: Annotated[
-        str | None, typer.Option(help="Addresses of verifiers, comma-separated.")
-    ] = None,
-) -> None:
-    """Run one OpenAI-compatible gateway. More settings: variables LOOKAHEAD_GATEWAY_*."""
+@services.command(cls=GatewayCommand)
+def gateway(context: typer.Context) -> None:
+    """Run one OpenAI-compatible gateway."""
     require_extras("gateway")
-    _become(
-        "lookahead.gateway",
-        LOOKAHEAD_GATEWAY_LISTEN=listen,
-        LOOKAHEAD_GATEWAY_VERIFIER=verifier,
-    )
+    _become("lookahead.gateway", context.obj)
 
 
 def require_extras(*names: str) -> None:
@@ -131,7 +90,6 @@ def require_extras(*names: str) -> None:
         raise StackError(f"not installed: run pip install 'lookahead-serving[{extras}]'")
 
 
-def _become(module: str, **settings: str | None) -> None:
+def _become(module: str, settings: Mapping[str, str]) -> None:
     """Replace this process by the service: its signals, its output and its exit status."""
-    given = {name: value for name, value in settings.items() if value is not None}
-    os.execve(sys.executable, [sys.executable, "-m", module], {**os.environ, **given})
+    os.execve(sys.executable, [sys.executable, "-m", module], {**os.environ, **settings})

@@ -1,7 +1,6 @@
 """A verifier as a process of its own: it loads, says when it is ready, drains, and says why not."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from tests.support.models.small_tokenizers import small_tokenizer
 from tests.verifier.api.test_service import small_model
-from verifier.__main__ import read_config
 from verifier.config import VerifierConfig
 from verifier.server import serve
 
@@ -65,37 +63,6 @@ def test_a_process_serves_and_drains_on_sigterm(tmp_path: Path) -> None:
             assert finished.usage.num_output_tokens == 150
             assert finished.reason == pb.Finished.FINISH_REASON_LENGTH
         assert process.wait(TIMEOUT_S) == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--model", "x", "--max-sequences", "0"], "max_sequences: .*, not '0'"),
-        (["--model", "x", "--max-nodes", "many"], "max_nodes: .*, not 'many'"),
-        (["--model", "x", "--device", "abacus"], "device: .*, not 'abacus'"),
-        (["--model", "x", "--kv-memory", "lots"], "kv_memory: .*, not 'lots'"),
-        ([], "model: Field required"),
-    ],
-)
-def test_bad_settings_are_named_with_their_values_in_one_line(
-    arguments: list[str],
-    reason: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["verifier", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        read_config()
-    assert caught.value.code == 2
-    assert re.fullmatch(f"python -m verifier: error: {reason}\n", capsys.readouterr().err)
-
-
-def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOOKAHEAD_VERIFIER_MODEL", "theirs")
-    monkeypatch.setenv("LOOKAHEAD_VERIFIER_MAX_WAITING", "7")
-    monkeypatch.setattr(sys, "argv", ["verifier", "--model", "mine", "--drafter", "a:1,b:2"])
-    config = read_config()
-    assert (config.model, config.max_waiting, config.drafter) == ("mine", 7, "a:1,b:2")
 
 
 async def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
