@@ -25,6 +25,7 @@ from grpc_status import rpc_status
 # Statuses travel in HTTP/2 metadata, which is small: a hostile request must not overflow it.
 MAX_VIOLATIONS = 16
 MAX_VALUE_CHARS = 100
+RETRY_AFTER_S = 1.0  # what whoever is turned away for a while is told to wait
 
 
 class ServiceError(Exception):
@@ -84,7 +85,7 @@ class FailedPrecondition(ServiceError):
 class RetryLater(ServiceError):
     """The same request may succeed after a while."""
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
+    def __init__(self, message: str, *, retry_after_s: float = RETRY_AFTER_S) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

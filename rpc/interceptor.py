@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
 UNCOUNTED = (HEALTH_PREFIX, "/grpc.reflection.")
-RETRY_AFTER_DRAIN_S = 1.0
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = Callable[[Any, Context], Any]
@@ -115,8 +114,7 @@ def _refuse(inner: Handler) -> Handler:
     """Return a handler of the same kind that answers UNAVAILABLE."""
 
     async def refuse(request: Any, context: Context) -> Any:
-        error = Unavailable("this server is shutting down", retry_after_s=RETRY_AFTER_DRAIN_S)
-        await context.abort(*_status_fields(error))
+        await context.abort(*_status_fields(Unavailable("this server is shutting down")))
 
     return refuse
 

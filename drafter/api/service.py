@@ -34,7 +34,6 @@ from rpc.tracing import Tracer
 logger = logging.getLogger(__name__)
 
 NAME = "lookahead.v1.DrafterService"
-RETRY_AFTER_S = 1.0
 # Learn waits while more than this is on its way to the log, but not for ever.
 MAX_WAITING_BYTES = 8 << 20
 MAX_WAIT_S = 10.0
@@ -108,8 +107,7 @@ class DrafterService(pb_grpc.DrafterServiceServicer):
             num_tokens = await self._memory.forget(space)
         except ConnectionError as error:
             raise Unavailable(
-                f"forgotten here only: the shared memory cannot be reached ({error})",
-                retry_after_s=RETRY_AFTER_S,
+                f"forgotten here only: the shared memory cannot be reached ({error})"
             ) from error
         logger.info("forgot space=%s tokens=%d", space, num_tokens)
         return pb.ForgetResponse(num_tokens=num_tokens)
@@ -148,7 +146,7 @@ class DrafterService(pb_grpc.DrafterServiceServicer):
         waited_s = 0.0
         while self._memory.waiting_bytes > MAX_WAITING_BYTES:
             if waited_s >= MAX_WAIT_S:
-                raise Unavailable("Redis does not accept writes", retry_after_s=RETRY_AFTER_S)
+                raise Unavailable("Redis does not accept writes")
             await asyncio.sleep(POLL_S)
             waited_s += POLL_S
 

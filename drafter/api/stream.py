@@ -24,7 +24,6 @@ from rpc.histogram import Histogram
 from rpc.tracing import Span, Tracer
 
 MAX_SEQUENCES = 4096
-RETRY_AFTER_S = 1.0
 # What an open sequence costs before its first token, counted in tokens.
 SEQUENCE_COST = 1024
 
@@ -40,8 +39,7 @@ class LiveTokens:
         """Count tokens in, unless that exceeds the limit."""
         if self.num_tokens + num_tokens > self.limit:
             raise ResourceExhausted(
-                f"open sequences hold {self.num_tokens} of at most {self.limit} tokens",
-                retry_after_s=RETRY_AFTER_S,
+                f"open sequences hold {self.num_tokens} of at most {self.limit} tokens"
             )
         self.num_tokens += num_tokens
 

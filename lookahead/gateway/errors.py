@@ -27,9 +27,9 @@ from lookahead.client.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from rpc.errors import RETRY_AFTER_S
 
 MAX_VALUE_CHARS = 100
-RETRY_AFTER_S = 1.0
 
 # What the contract's fields are called in a request of ours.
 PARAMS = (

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lookahead.gateway.auth import ApiKeys
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.metrics import GatewayMetrics
+from rpc.errors import RETRY_AFTER_S
 from rpc.tracing import Tracer
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 TRACED = "/v1/"
 OPEN_PATHS = {"/health", "/ready"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
-RETRY_AFTER_S = 1.0
 GONE = 499  # what logs call a request whose client left before its answer began
 
 

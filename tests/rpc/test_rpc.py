@@ -20,11 +20,13 @@ from grpc_status import rpc_status
 from protos import drafter_pb2 as pb
 from protos import drafter_pb2_grpc as pb_grpc
 from rpc.errors import (
+    RETRY_AFTER_S,
     FailedPrecondition,
     FieldViolation,
     InvalidRequest,
     NotFound,
     ResourceExhausted,
+    RetryLater,
     Unavailable,
 )
 from rpc.server import RpcServer
@@ -170,13 +172,19 @@ async def test_hostile_values_do_not_overflow_the_status() -> None:
         assert status.ByteSize() < 8_192
 
 
-async def test_busy_servers_say_when_to_retry() -> None:
-    error = ResourceExhausted("full", retry_after_s=1.5)
+@pytest.mark.parametrize(
+    ("error", "delay_s"),
+    [
+        (ResourceExhausted("full", retry_after_s=1.5), 1.5),
+        (Unavailable("away"), RETRY_AFTER_S),
+    ],
+)
+async def test_busy_servers_say_when_to_retry(error: RetryLater, delay_s: float) -> None:
     async with running(Scripted(raising(error))) as (_, channel):
         _, status = await failure_of(channel)
         retry = error_details_pb2.RetryInfo()
         assert status.details[0].Unpack(retry)
-        assert retry.retry_delay.ToMilliseconds() == 1500
+        assert retry.retry_delay.ToMilliseconds() == 1000 * delay_s
 
 
 async def test_surprises_become_internal_and_are_logged_once(

@@ -16,9 +16,9 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otl
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lookahead.gateway.auth import Keys
+from lookahead.gateway.auth import ApiKeys
 from lookahead.gateway.metrics import GatewayMetrics
-from lookahead.gateway.middleware import Front
+from lookahead.gateway.middleware import Middleware
 from lookahead.gateway.verifiers import Verifiers
 from protos import verifier_pb2 as pb
 from rpc.tracing import Tracer, outgoing_metadata, start_tracing
@@ -99,7 +99,7 @@ async def test_the_gateway_goes_on_with_its_clients_trace(
         await Response("")(scope, receive, send)
 
     metrics = GatewayMetrics(Verifiers(("127.0.0.1:9",), connect_timeout_s=1.0, tls=None))
-    front = Front(route, keys=Keys({}), metrics=metrics, max_requests=1, tracer=tracer)
+    front = Middleware(route, keys=ApiKeys({}), metrics=metrics, max_requests=1, tracer=tracer)
     transport = httpx.ASGITransport(front)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         traceparent = {"traceparent": f"00-{TRACE}-{CALLER}-01"}

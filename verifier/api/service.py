@@ -30,8 +30,6 @@ from verifier.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 NAME = "lookahead.v1.VerifierService"
-RETRY_WHEN_FULL_S = 1.0
-RETRY_WHEN_LOADING_S = 2.0
 VERIFICATIONS = {
     VerificationMode.PACKED: pb.GetModelResponse.VERIFICATION_TREE,
     VerificationMode.SINGLE: pb.GetModelResponse.VERIFICATION_TREE_SINGLE,
@@ -161,7 +159,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
 
     def _ready(self) -> Backend:
         if self.backend is None:
-            raise Unavailable("the model is loading", retry_after_s=RETRY_WHEN_LOADING_S)
+            raise Unavailable("the model is loading")
         return self.backend
 
     async def _in_worker(self, function: Callable[..., T], *arguments: object) -> T:
@@ -173,7 +171,7 @@ def _submit(engine: Engine, request: Request) -> Sequence:
     try:
         return engine.submit(request)
     except QueueFull as error:
-        raise ResourceExhausted(str(error), retry_after_s=RETRY_WHEN_FULL_S) from error
+        raise ResourceExhausted(str(error)) from error
 
 
 def _fail(request: Request, error: Exception) -> NoReturn:
