@@ -1,12 +1,14 @@
 """From a model's name to a running engine: weights, form, packed products, step-time curve."""
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from rpc.startup import Part
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
@@ -105,16 +107,22 @@ def make_engine(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig
     return Engine(model, tokenizer, drafts, measured, config, Counters())
 
 
-def load_engine(config: VerifierConfig, group: Group) -> tuple[Engine, Tokenizer]:
+def load_engine(
+    config: VerifierConfig, group: Group, announce: Callable[[Part], object]
+) -> tuple[Engine, Tokenizer]:
     """Load everything; takes seconds to minutes, so call it off the event loop."""
     hf = _load_weights(config, group)
+    announce(Part.WEIGHTS)
     # Beside the work on the weights, but neither beside their loading, since both import parts of
     # transformers, nor beside the timing of steps.
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
         loading = pool.submit(_load_tokenizer, config.model)
         model = _prepare(hf, config, group)
         tokenizer = loading.result()
-    return make_engine(model, tokenizer, config), tokenizer
+    announce(Part.FORM)
+    engine = make_engine(model, tokenizer, config)
+    announce(Part.STEP_TIMES)
+    return engine, tokenizer
 
 
 def _load_tokenizer(name: str) -> Tokenizer:

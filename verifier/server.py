@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from protos.verifier_pb2_grpc import add_VerifierServiceServicer_to_server
 from rpc.metrics import LoopCollector, exporting, new_registry
 from rpc.server import RpcServer
+from rpc.startup import Part
 from rpc.tracing import Tracer
 from verifier.api.service import NAME, Backend, VerifierService
 from verifier.config import VerifierConfig
@@ -39,7 +41,9 @@ async def serve(
     registry = new_registry("verifier")
     async with exporting(config.metrics_listen, registry):
         try:
-            engine, tokenizer = await asyncio.to_thread(load_engine, config, group or Group())
+            engine, tokenizer = await asyncio.to_thread(
+                load_engine, config, group or Group(), _announcing(server)
+            )
         except BaseException:
             await server.stop()
             raise
@@ -56,6 +60,14 @@ async def serve(
         )
         if isinstance(engine.model, RankZeroModel):
             engine.model.stop()
+
+
+def _announcing(server: RpcServer) -> Callable[[Part], object]:
+    """Return what the loading thread calls with each part that is there."""
+    loop = asyncio.get_running_loop()
+    return lambda part: asyncio.run_coroutine_threadsafe(
+        server.set_health(part, serving=True), loop
+    )
 
 
 async def warm_up(engine: Engine) -> None:

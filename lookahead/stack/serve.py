@@ -11,15 +11,16 @@ from rich.table import Column
 
 from lookahead.client.client import Client
 from lookahead.stack.stack import Stack, StackConfig
+from rpc.health import health
+from rpc.startup import Part
 
 NAMES = {"redis": "memory", "drafter": "drafter", "verifier": "verifier", "gateway": "gateway"}
-# What the verifier does after the line in its log that holds the word.
-STAGES = {
-    "": "starting",
-    "listening": "loading the weights",
-    "linears_packed": "finding how drafts can be verified",
-    "model_form ": "measuring this machine, once for each model",
-    "drafter_": "warming up",
+# What the verifier does once its health service answers, and knows each part.
+PHASES = {
+    "": "loading the weights",
+    Part.WEIGHTS: "finding how drafts can be verified",
+    Part.FORM: "measuring this machine, once for each model",
+    Part.STEP_TIMES: "warming up",
 }
 READY = """
 [bold green]Ready.[/] [bold]{model}[/] ({device}) speaks gRPC on [bold]{address}[/]{gateway}.
@@ -38,6 +39,8 @@ class StartUp:
 
     def __init__(self, console: Console, config: StackConfig) -> None:
         self._config = config
+        self._ahead = list(PHASES)
+        self._phase = "starting"
         self._tasks: dict[str, TaskID] = {}
         self.progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
@@ -52,13 +55,13 @@ class StartUp:
     def report(self, name: str, is_ready: bool) -> None:
         """Take the stack's word that a process was started or serves."""
         if name not in self._tasks:
-            total = len(STAGES) if name == "verifier" else None
+            total = len(PHASES) + 1 if name == "verifier" else None
             self._tasks[name] = self.progress.add_task(NAMES[name], total=total, detail="")
         if is_ready:
             detail = self._details()[name]
             self.progress.update(self._tasks[name], total=1, completed=1, detail=detail)
         elif name == "verifier":
-            self._show_stage()
+            self._show_phase()
 
     def _details(self) -> dict[str, str]:
         return {
@@ -68,11 +71,13 @@ class StartUp:
             "gateway": f"http://{self._config.gateway_address}",
         }
 
-    def _show_stage(self) -> None:
-        log = (self._config.directory / "verifier.log").read_text(errors="replace")
-        reached = [stage for word, stage in STAGES.items() if word in log]
-        detail = f"{Path(self._config.model).name}: {reached[-1]}"
-        self.progress.update(self._tasks["verifier"], completed=len(reached) - 1, detail=detail)
+    def _show_phase(self) -> None:
+        address = self._config.verifier_address
+        while self._ahead and health(address, service=self._ahead[0]) is not None:
+            self._phase = PHASES[self._ahead.pop(0)]
+        detail = f"{Path(self._config.model).name}: {self._phase}"
+        completed = len(PHASES) - len(self._ahead)
+        self.progress.update(self._tasks["verifier"], completed=completed, detail=detail)
 
 
 @contextmanager
