@@ -5,5 +5,5 @@ set -euo pipefail
 CORPUS=${1:-$(dirname "$0")/README.md}
 
 lookahead trie learn "$CORPUS" --namespace examples
-lookahead trie stats --prefix examples
+lookahead trie list --prefix examples
 lookahead generate --namespace examples --learn none --max-tokens 48 "$(head -n 3 "$CORPUS")"

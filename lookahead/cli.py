@@ -22,7 +22,7 @@ from lookahead.commands.chat import Chat, RawChat, converse
 from lookahead.commands.demo import run_demo
 from lookahead.commands.services import services
 from lookahead.doctor.command import doctor
-from lookahead.loadtest.command import bench
+from lookahead.loadtest.command import loadtest
 from lookahead.stack.model_cache import ModelUnavailable
 from lookahead.stack.stack import StackError
 from lookahead.terminal import options
@@ -40,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(services)
-app.add_typer(bench)
+app.add_typer(loadtest)
 app.add_typer(top)
 app.add_typer(doctor)
 app.add_typer(trie)

@@ -1,1 +1,1 @@
-"""`lookahead bench`: how fast a running server is, and what drafting does for it."""
+"""`lookahead loadtest`: how fast a running server is, and what drafting does for it."""

@@ -1,4 +1,4 @@
-"""`lookahead bench`: asks a running server under load and prints what came of it."""
+"""`lookahead loadtest`: asks a running server under load and prints what came of it."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from lookahead.client.client import DEFAULT_ADDRESS, Client
-from lookahead.loadtest import options as bench_options
+from lookahead.loadtest import options as loadtest_options
 from lookahead.loadtest.figures import Row, require_matplotlib, rows
 from lookahead.loadtest.figures import plot as write_plot
 from lookahead.loadtest.load import Plan, modes_of, run
@@ -22,28 +22,28 @@ from lookahead.loadtest.target import GrpcTarget, Sampling, Target
 from lookahead.terminal import options
 from lookahead.terminal.tls import tls
 
-bench = typer.Typer()
+loadtest = typer.Typer()
 
 
-@bench.command(name="bench")
-def bench_command(
-    files: bench_options.Files = None,
+@loadtest.command(name="loadtest")
+def loadtest_command(
+    files: loadtest_options.Files = None,
     address: options.Address = DEFAULT_ADDRESS,
-    url: bench_options.Url = "",
-    api_key: bench_options.ApiKey = "",
-    model: bench_options.Model = "",
-    workload: bench_options.OwnPrompts = "mixed",
-    chat: bench_options.Chat = False,
-    max_tokens: bench_options.MaxTokens = 128,
-    temperature: bench_options.Temperature = 0.0,
-    seed: bench_options.Seed = 1,
-    concurrency: bench_options.Concurrency = "1,4",
-    requests: bench_options.Requests = None,
-    rounds: bench_options.Rounds = 3,
-    speculation: bench_options.Speculation = "auto",
-    warm: bench_options.Warm = True,
+    url: loadtest_options.Url = "",
+    api_key: loadtest_options.ApiKey = "",
+    model: loadtest_options.Model = "",
+    workload: loadtest_options.OwnPrompts = "mixed",
+    chat: loadtest_options.Chat = False,
+    max_tokens: loadtest_options.MaxTokens = 128,
+    temperature: loadtest_options.Temperature = 0.0,
+    seed: loadtest_options.Seed = 1,
+    concurrency: loadtest_options.Concurrency = "1,4",
+    requests: loadtest_options.Requests = None,
+    rounds: loadtest_options.Rounds = 3,
+    speculation: loadtest_options.Speculation = "auto",
+    warm: loadtest_options.Warm = True,
     as_json: options.AsJson = False,
-    plot: bench_options.Plot = None,
+    plot: loadtest_options.Plot = None,
 ) -> None:
     """Measure a running server: speeds with and without drafts, side by side, and equal texts."""
     if plot is not None:

@@ -1,4 +1,4 @@
-"""The figures of a benchmark: one row per concurrency and mode, from its bursts."""
+"""The figures of a load test: one row per concurrency and mode, from its bursts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

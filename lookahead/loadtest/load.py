@@ -59,7 +59,7 @@ def modes_of(target: Target, *, speculation: str, is_warm: bool) -> list[Mode]:
     """Return the modes that a target can be measured in."""
     if not target.has_modes:
         return [Mode("as served")]
-    warm = [Mode("warm", f"bench-{secrets.token_hex(4)}", speculation)]  # type: ignore[arg-type]
+    warm = [Mode("warm", f"loadtest-{secrets.token_hex(4)}", speculation)]  # type: ignore[arg-type]
     cold = [Mode("plain"), Mode("cold", speculation=speculation)]  # type: ignore[arg-type]
     return cold + (warm if is_warm else [])
 
@@ -102,4 +102,4 @@ def _fresh(mode: Mode) -> Mode:
     """Give a mode that must know nothing a namespace that nobody used."""
     if mode.namespace or mode.name == "as served":
         return mode
-    return replace(mode, namespace=f"bench-{secrets.token_hex(4)}")
+    return replace(mode, namespace=f"loadtest-{secrets.token_hex(4)}")

@@ -1,4 +1,4 @@
-"""What `lookahead bench` may be told, in the order of its help."""
+"""What `lookahead loadtest` may be told, in the order of its help."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What the benchmark asks: the user's files, or prompts of our own."""
+"""What a load test asks: the user's files, or prompts of our own."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The benchmark's figures as a table, with what each of them means."""
+"""A load test's figures as a table, with what each of them means."""
 
 from collections.abc import Sequence
 

@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -40,9 +40,23 @@ RedisUrl = Annotated[
 ]
 
 
-@trie.command()
-def stats(drafter: Drafters = None, prefix: Prefix = "", as_json: options.AsJson = False) -> None:
+@trie.command(name="list")
+def list_command(
+    drafter: Drafters = None,
+    prefix: Prefix = "",
+    as_json: options.AsJson = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until Ctrl-C, and show what is learned.")
+    ] = False,
+    interval_s: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two looks of --watch.")
+    ] = 1.0,
+) -> None:
     """List the namespaces in memory, per drafter."""
+    if watch and as_json:
+        raise typer.BadParameter("give --watch or --json, not both")
+    if watch:
+        _watch(drafter, prefix, interval_s)
     found = _ask_all(drafter, prefix)
     if as_json:
         rows = {name: [asdict(info) for info in infos] for name, infos in found.items()}
@@ -51,13 +65,7 @@ def stats(drafter: Drafters = None, prefix: Prefix = "", as_json: options.AsJson
     Console().print(draw_table(found) if any(found.values()) else NOTHING)
 
 
-@trie.command()
-def top(
-    drafter: Drafters = None,
-    prefix: Prefix = "",
-    interval_s: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds.")] = 1.0,
-) -> None:
-    """Watch the namespaces grow, until Ctrl-C."""
+def _watch(drafter: Drafters, prefix: str, interval_s: float) -> NoReturn:
     before: dict[tuple[str, str, str], int] = {}
     with Live(Table(), console=Console(), auto_refresh=False) as live:
         while True:
@@ -114,7 +122,7 @@ def learn(
                 num_tokens = target.learn(model.vocabulary_fingerprint, namespace, runs)
         except KeyboardInterrupt:
             typer.echo(
-                "Stopped. The text already sent is learned; see `lookahead trie stats`.", err=True
+                "Stopped. The text already sent is learned; see `lookahead trie list`.", err=True
             )
             raise
         except ValueError as error:

@@ -141,7 +141,7 @@ def test_what_the_server_refuses_is_one_line(
         ("generate once --json-schema none", "--json-schema"),
         ("generate once --prediction none", "--prediction"),
         ("check none", "files"),
-        ("bench none", "files"),
+        ("loadtest none", "files"),
         ("--tls-ca none check", "--tls-ca"),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_file_that_is_not_there_is_named_with_its_option(command: str, named: 
     assert "file 'none'" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["generate -f", "check", "bench"])
+@pytest.mark.parametrize("command", ["generate -f", "check", "loadtest"])
 def test_a_file_that_is_no_text_is_named(
     command: str, tmp_path: Path, lookahead: Lookahead, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""`lookahead bench` against real small servers, and against one of OpenAI's API made up here."""
+"""`lookahead loadtest` against real small servers, and against one of OpenAI's API made up here."""
 
 import json
 import re
@@ -82,7 +82,7 @@ def lookahead(monkeypatch: pytest.MonkeyPatch) -> Lookahead:
 
     def run(*arguments: str) -> int:
         with pytest.raises(SystemExit) as caught:
-            main(["bench", *arguments])
+            main(["loadtest", *arguments])
         return int(caught.value.code or 0)
 
     return run
@@ -127,7 +127,7 @@ def test_the_table_explains_its_words(
 def test_the_picture_is_a_picture(
     lookahead: Lookahead, served: tuple[str, str], files: list[str], tmp_path: Path
 ) -> None:
-    path = tmp_path / "bench.png"
+    path = tmp_path / "speeds.png"
     options = ["-n", "8", "-c", "1,2", "--rounds", "1", "--no-warm", "--plot", str(path)]
     assert lookahead(*files, "--address", served[0], *options) == 0
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000

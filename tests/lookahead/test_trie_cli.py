@@ -121,10 +121,10 @@ def test_stats_lists_every_drafter(
     stack: Stack, lookahead: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     follow(stack, "listed")
-    assert lookahead("stats", "--prefix", "listed") == 0
+    assert lookahead("list", "--prefix", "listed") == 0
     table = capsys.readouterr().out
     assert all(address in table for address in stack.drafters)
-    assert lookahead("stats", "--prefix", "listed", "--json") == 0
+    assert lookahead("list", "--prefix", "listed", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [rows[0]["num_tokens"] for rows in found.values()] == [4, 4]
 
@@ -197,8 +197,9 @@ def test_top_redraws_until_it_is_stopped(
 
     monkeypatch.setattr(Live, "update", stop_after_two)
     monkeypatch.setattr(trie_cli.time, "sleep", lambda seconds: None)
-    assert lookahead("top", "--prefix", "watched") in (1, 130)
+    assert lookahead("list", "--watch", "--prefix", "watched") in (1, 130)
     assert [column.header for column in drawn[1].columns][3] == "tokens/s"
+    assert lookahead("list", "--watch", "--json") == 2
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ async def test_both_clients_call_by_tls(address: str, files: TlsFiles) -> None:
 
 async def test_the_command_line_calls_by_tls(address: str, files: TlsFiles) -> None:
     async def stats(*options: str, **environ: str) -> tuple[int, str]:
-        command = [sys.executable, "-c", MAIN, *options, "trie", "stats"]
+        command = [sys.executable, "-c", MAIN, *options, "trie", "list"]
         process = await asyncio.create_subprocess_exec(
             *command,
             "--drafter",

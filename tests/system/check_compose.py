@@ -392,7 +392,7 @@ def _address(secure: ComposeStack) -> str:
 def _tokens(stack: ComposeStack, namespace: str) -> list[int]:
     """Return how many tokens of a namespace each drafter holds that follows it."""
     addresses = [f"--drafter={name}:50052" for name in stack.containers("drafter")]
-    listed = stack.execute("drafter", "lookahead", "trie", "stats", "--json", *addresses)
+    listed = stack.execute("drafter", "lookahead", "trie", "list", "--json", *addresses)
     infos = [info for infos in json.loads(listed).values() for info in infos]
     return [info["num_tokens"] for info in infos if info["namespace"] == namespace]
 
