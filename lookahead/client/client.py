@@ -1,26 +1,20 @@
 """The Python client for plain code; `AsyncClient` has the same calls for asyncio."""
 
 import json
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, Unpack
+from collections.abc import Iterable
+from typing import Any, Unpack
 
-import grpc
-from google.protobuf.message import Message
-
+from lookahead.client import calls
+from lookahead.client.calls import Answer, UnaryCall
 from lookahead.client.closing import Closing
-from lookahead.client.errors import from_rpc_error
-from lookahead.client.requests import GenerateParams, chat_messages, generate_request
-from lookahead.client.responses import to_model_info
+from lookahead.client.errors import translated
+from lookahead.client.requests import GenerateParams
 from lookahead.client.results import ChatMessage, ModelInfo
 from lookahead.client.stream import Stream
-from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.tls import TlsFiles, open_channel
-from rpc.tracing import outgoing_metadata
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-# Unary calls answer at once or not at all; a generation takes as long as it takes.
-UNARY_TIMEOUT_S = 30.0
 OPTIONS = [
     ("grpc.max_receive_message_length", 8 * 1024 * 1024),
     # A server that died without a word is noticed within a minute.
@@ -29,7 +23,6 @@ OPTIONS = [
     # A new client must not inherit the back-off of one that tried before the server was up.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-Response = TypeVar("Response", bound=Message)
 
 
 def retries(max_attempts: int) -> dict[str, Any]:
@@ -71,35 +64,29 @@ class Client(Closing):
         **params: Unpack[GenerateParams],
     ) -> Stream:
         """Continue a prompt, a conversation or token ids; iterate the stream for text."""
-        request = generate_request(prompt, messages, token_ids, params)
-        return Stream(self._stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata()))
+        call = calls.generate(self._stub, prompt, messages, token_ids, timeout_s, params)
+        return Stream(call)
 
     def model(self) -> ModelInfo:
         """Describe the model served."""
-        return to_model_info(self._call(self._stub.GetModel, pb.GetModelRequest()))
+        return self._answer(calls.model())
 
     def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Return the ids of a text."""
-        request = pb.TokenizeRequest(text=text, without_special_tokens=not special_tokens)
-        return list(self._call(self._stub.Tokenize, request).token_ids)
+        return self._answer(calls.tokenize(text, special_tokens=special_tokens))
 
     def tokenize_chat(self, messages: Iterable[ChatMessage]) -> list[int]:
         """Return the ids of a conversation, rendered with the model's chat template."""
-        request = pb.TokenizeRequest(chat=chat_messages(messages))
-        return list(self._call(self._stub.Tokenize, request).token_ids)
+        return self._answer(calls.tokenize_chat(messages))
 
     def detokenize(self, token_ids: Iterable[int], *, special_tokens: bool = False) -> str:
         """Return the text of ids."""
-        request = pb.DetokenizeRequest(token_ids=token_ids, special_tokens=special_tokens)
-        text: str = self._call(self._stub.Detokenize, request).text
-        return text
+        return self._answer(calls.detokenize(token_ids, special_tokens=special_tokens))
 
     def close(self) -> None:
         """Cancel what runs and close the connection."""
         self._channel.close()
 
-    def _call(self, method: Callable[..., Response], request: Message) -> Response:
-        try:
-            return method(request, timeout=UNARY_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+    def _answer(self, call: UnaryCall[Answer]) -> Answer:
+        with translated():
+            return call.read(call.send(self._stub))

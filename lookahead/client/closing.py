@@ -1,6 +1,7 @@
-"""What is closed at the end of its `with` block."""
+"""What is closed at the end of its `with` or `async with` block."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Self
 
@@ -22,3 +23,24 @@ class Closing(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class AsyncClosing(ABC):
+    """The same for asyncio."""
+
+    @abstractmethod
+    def close(self) -> Awaitable[None] | None:
+        """Give back what it holds, at once or when awaited."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        closing = self.close()
+        if closing is not None:
+            await closing

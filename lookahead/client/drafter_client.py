@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import grpc
 from google.protobuf.message import Message
 
 from lookahead.client.closing import Closing
-from lookahead.client.errors import LookaheadError, from_rpc_error
+from lookahead.client.errors import LookaheadError, translated
 from protos import drafter_pb2 as pb
 from protos import drafter_pb2_grpc as pb_grpc
 from rpc.tls import TlsFiles, open_channel
@@ -91,7 +90,5 @@ class DrafterClient(Closing):
     def _call(
         self, method: Callable[..., Response], request: object, timeout: float | None = None
     ) -> Response:
-        try:
+        with translated():
             return method(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None

@@ -11,7 +11,8 @@
 | ServerError        | INTERNAL and all others       | read the server's log                   |
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -85,6 +86,15 @@ def from_rpc_error(error: grpc.RpcError) -> LookaheadError:
         violations=_violations(status),
         retry_after_s=_retry_after_s(status),
     )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise our exception for a call that fails inside the block."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from None
 
 
 def invalid_field(field: str, problem: str) -> InvalidRequest:

@@ -4,13 +4,11 @@ Leaving early (close, `with`, an exception, dropping the stream) cancels the gen
 """
 
 from collections.abc import AsyncIterator, Iterator
-from types import TracebackType
-from typing import Any, Self
+from contextlib import contextmanager
+from typing import Any
 
-import grpc
-
-from lookahead.client.closing import Closing
-from lookahead.client.errors import ServerError, from_rpc_error
+from lookahead.client.closing import AsyncClosing, Closing
+from lookahead.client.errors import ServerError, translated
 from lookahead.client.responses import Collector
 from lookahead.client.results import GenerationResult, Started, TokenRun
 
@@ -34,7 +32,18 @@ class _StreamState:
             raise RuntimeError("the generation has not ended; iterate the stream first")
         return self._collector.result
 
-    def _check_complete(self) -> None:
+    def close(self) -> None:
+        """Cancel the generation if it still runs."""
+        self._call.cancel()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Close after the last message; raise our exceptions, also where that one is missing."""
+        try:
+            with translated():
+                yield
+        finally:
+            self.close()
         if self._collector.result is None:
             raise ServerError("the server ended the stream without a final message")
 
@@ -50,16 +59,11 @@ class Stream(_StreamState, Closing):
 
     def events(self) -> Iterator[TokenRun]:
         """Yield runs of tokens as they come."""
-        try:
+        with self._reading():
             for response in self._call:
                 run = self._collector.take(response)
                 if run is not None:
                     yield run
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        finally:
-            self.close()
-        self._check_complete()
 
     def wait(self) -> GenerationResult:
         """Read to the end and return the result."""
@@ -67,12 +71,8 @@ class Stream(_StreamState, Closing):
             pass
         return self.result
 
-    def close(self) -> None:
-        """Cancel the generation if it still runs."""
-        self._call.cancel()
 
-
-class AsyncStream(_StreamState):
+class AsyncStream(_StreamState, AsyncClosing):
     """A generation seen from asyncio."""
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -83,34 +83,14 @@ class AsyncStream(_StreamState):
 
     async def events(self) -> AsyncIterator[TokenRun]:
         """Yield runs of tokens as they come."""
-        try:
+        with self._reading():
             async for response in self._call:
                 run = self._collector.take(response)
                 if run is not None:
                     yield run
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-        finally:
-            self.close()
-        self._check_complete()
 
     async def wait(self) -> GenerationResult:
         """Read to the end and return the result."""
         async for _ in self.events():
             pass
         return self.result
-
-    def close(self) -> None:
-        """Cancel the generation if it still runs."""
-        self._call.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -14,8 +14,9 @@ import grpc.aio
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from lookahead.client.calls import UNARY_TIMEOUT_S
 from lookahead.client.client import OPTIONS as CLIENT_OPTIONS
-from lookahead.client.client import UNARY_TIMEOUT_S, retries
+from lookahead.client.client import retries
 from lookahead.client.errors import ResourceExhausted, ServerError, Unavailable, from_rpc_error
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
