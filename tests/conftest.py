@@ -1,6 +1,19 @@
-"""Settings for all tests."""
+"""Settings and fixtures for all tests."""
 
+from pathlib import Path
+
+import pytest
 import torch
+
+from tests.support.models.saved_model import save_small_model
 
 # Small models run slower on several threads, and much slower when other processes compete.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with random weights, as a directory."""
+    path = tmp_path_factory.mktemp("model")
+    save_small_model(path)
+    return path

@@ -9,7 +9,7 @@ from drafter.memory.memory import SharedMemory
 from drafter.metrics import DrafterMetrics
 from drafter.server import build
 from rpc.histogram import LOOKUP_S, Histogram
-from tests.support.servers.redis_server import eventually
+from tests.support.waiting import eventually
 
 SPACE = "v/default"
 TEXT = list(range(10, 50))

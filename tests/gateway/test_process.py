@@ -15,8 +15,8 @@ import pytest
 from bench.topologies.server import free_port
 from lookahead.gateway.probe import is_ready
 from lookahead.gateway.process import SEND_BUFFER_BYTES, bind
-from tests.lookahead.test_stack import read_until
 from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, serving
+from tests.support.waiting import read_until
 
 STOP_S = 20.0
 CANARY = "xyzzy-canary-42"

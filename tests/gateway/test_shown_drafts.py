@@ -5,7 +5,7 @@ import pytest
 from lookahead.client.responses import to_run
 from protos import verifier_pb2 as pb
 from tests.support.models.small_tokenizers import EXACT_KINDS, small_tokenizer
-from tests.verifier.api.test_service import TOKENIZER, copycat, ids_of, no_draft, running
+from tests.support.servers.running_verifier import TOKENIZER, copycat, ids_of, no_draft, running
 
 TEXT = "a stitch in time"
 STOPPING = pb.Stopping(max_tokens=30, ignore_eos=True)

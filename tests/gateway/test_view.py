@@ -19,12 +19,12 @@ from lookahead.terminal.samples import load_samples
 from tests.support.models.saved_model import save_small_model
 from tests.support.servers.browser import NARROW, WIDE, chromium, visiting
 from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, serving
+from tests.support.servers.live_view import DONE_MS, wait_for_end
 from tests.support.servers.running_gateway import Host, gateway, host
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 PROMPT = "the quick brown fox jumps over the lazy dog, then it sleeps. " * 3
-DONE_MS = 120_000
 LEARN_S = 60.0
 HOSTILE = "<img src=x onerror=\"console.error('owned')\"><script>alert(1)</script>&amp;<b>bold"
 
@@ -104,10 +104,6 @@ def generate_drafted(page: Page) -> None:
     while page.locator("#answer .piece.namespace").count() == 0:
         assert time.monotonic() < deadline, "drafting comes back"
         generate(page)
-
-
-def wait_for_end(page: Page) -> None:
-    expect(page.get_by_role("button", name="Generate")).to_be_enabled(timeout=DONE_MS)
 
 
 def generated(page: Page, answer: str = "answer") -> str:

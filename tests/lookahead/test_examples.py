@@ -13,10 +13,7 @@ import pytest
 
 from bench.topologies.server import free_port
 from lookahead.stack.stack import NO_REDIS, StackConfig, running
-from tests.lookahead.test_stack import model
 from tests.support import ROOT
-
-__all__ = ["model"]  # the fixture: a small model with random weights, as a directory
 
 EXAMPLES = ROOT / "examples"
 TIMEOUT_S = 90.0
@@ -37,13 +34,13 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def environ(model: Path) -> Iterator[dict[str, str]]:
+def environ(saved_model: Path) -> Iterator[dict[str, str]]:
     with TemporaryDirectory(prefix="la-") as name:
         directory = Path(name)
         verifier, drafter, gateway = (f"127.0.0.1:{free_port()}" for _ in range(3))
         environ = {**os.environ, "XDG_CACHE_HOME": name, "LOOKAHEAD_VERIFIER_THREADS": "1"}
         config = StackConfig(
-            model=str(model),
+            model=str(saved_model),
             directory=directory,
             redis_dir=directory / "redis",
             verifier_address=verifier,

@@ -17,18 +17,10 @@ from bench.topologies.server import free_port
 from lookahead import Client
 from lookahead.stack.child import ChildProcess
 from lookahead.stack.stack import NO_REDIS, Stack, StackConfig, StackError
-from tests.support.models.saved_model import save_small_model
+from tests.support.waiting import read_until
 
 STOP_S = 20.0
 PROMPT = "the quick brown fox jumps over the lazy dog, then it sleeps. " * 3
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with random weights, as a directory."""
-    path = tmp_path_factory.mktemp("model")
-    save_small_model(path)
-    return path
 
 
 @pytest.fixture
@@ -55,11 +47,11 @@ def make_config(directory: Path, model: str, **changes: str) -> StackConfig:
 
 
 def test_serve_answers_and_ends_on_interrupt_with_all_its_processes(
-    model: Path, directory: Path
+    saved_model: Path, directory: Path
 ) -> None:
     port, drafter_port, http_port = free_port(), free_port(), free_port()
     ports = ["--port", port, "--drafter-port", drafter_port, "--http-port", http_port]
-    arguments = ["--model", str(model), "--metrics-port", "0", *map(str, ports)]
+    arguments = ["--model", str(saved_model), "--metrics-port", "0", *map(str, ports)]
     serve = subprocess.Popen(
         [sys.executable, "-c", "from lookahead.cli import main; main()", "serve", *arguments],
         stdout=subprocess.PIPE,
@@ -158,14 +150,3 @@ def test_a_child_that_ignores_the_request_to_stop_is_made_to(directory: Path) ->
     child.stop(timeout_s=0.1)
     assert child.status == -signal.SIGKILL
     assert not process.is_running()
-
-
-def read_until(process: subprocess.Popen[str], word: str) -> str:
-    """Return the output up to the line that holds the word."""
-    assert process.stdout is not None
-    lines: list[str] = []
-    for line in process.stdout:
-        lines.append(line)
-        if word in line:
-            return "".join(lines)
-    raise AssertionError(f"ended without {word!r}:\n{''.join(lines)}")

@@ -19,7 +19,7 @@ from protos.drafter_pb2_grpc import DrafterServiceServicer, add_DrafterServiceSe
 from rpc.server import RpcServer
 from rpc.tls import TlsFiles
 from tests.support.servers.certificates import Authority
-from tests.support.servers.redis_server import eventually
+from tests.support.waiting import eventually
 from verifier.config import VerifierConfig
 from verifier.speculation.draft_client import DraftClient
 

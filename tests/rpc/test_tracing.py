@@ -22,7 +22,7 @@ from lookahead.gateway.middleware import Middleware
 from lookahead.gateway.verifiers import Verifiers
 from protos import verifier_pb2 as pb
 from rpc.tracing import Tracer, outgoing_metadata, start_tracing
-from tests.verifier.api.test_service import TIMEOUT_S, running
+from tests.support.servers.running_verifier import TIMEOUT_S, running
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -38,8 +38,8 @@ from tests.support.deploy.engine import (
     running_engine,
 )
 from tests.support.deploy.manifests import BIN
+from tests.support.models.reference import generate_to_its_end
 from tests.support.servers.certificates import Authority
-from tests.system.test_real_model import generate as judge
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]
 
@@ -192,7 +192,7 @@ def test_the_drafter_starts_with_its_kernels_compiled(stack: ComposeStack) -> No
 def test_generate_through_the_port_gives_the_words_of_the_model(
     client: Client, hf: PreTrainedModel
 ) -> None:
-    expected = judge(hf, client.tokenize(DOCUMENT), num_tokens=64)
+    expected = generate_to_its_end(hf, client.tokenize(DOCUMENT), num_tokens=64)
     assert list(client.generate(DOCUMENT, max_tokens=64).wait().token_ids) == expected
 
     def drafts() -> bool:
@@ -211,7 +211,9 @@ def test_a_chat_completion_gives_the_words_of_the_model(
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     body = {"model": model.name, "messages": messages, "max_tokens": 40, "temperature": 0}
     (choice,) = post(stack, "/v1/chat/completions", body)["choices"]
-    expected = tokenizer.decode(judge(hf, prompt, num_tokens=40), skip_special_tokens=True)
+    expected = tokenizer.decode(
+        generate_to_its_end(hf, prompt, num_tokens=40), skip_special_tokens=True
+    )
     assert choice["message"]["content"] == expected
     assert len(expected) > 20
 

@@ -30,8 +30,7 @@ from protos import drafter_pb2 as drafter_pb
 from protos import drafter_pb2_grpc as drafter_grpc
 from rpc.health import is_serving
 from tests.support.models.engine_runs import FREE_NODES
-from tests.support.servers.running_verifier import CONFIG
-from tests.verifier.api.test_service import TOKENIZER, serving, small_model
+from tests.support.servers.running_verifier import ROOMY, TOKENIZER, serving, small_model
 from verifier.engine.counters import Counters, StepStats
 from verifier.engine.engine import Engine
 from verifier.speculation.draft_client import DraftClient
@@ -116,10 +115,10 @@ async def traffic(drafter: str) -> AsyncIterator[Traffic]:
     drafts = DraftClient(
         [drafter], vocabulary=TOKENIZER.fingerprint, vocabulary_size=TOKENIZER.size
     )
-    engine = Engine(small_model(), TOKENIZER, drafts, FREE_NODES, CONFIG, found)
+    engine = Engine(small_model(), TOKENIZER, drafts, FREE_NODES, ROOMY, found)
     engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
     async with (
-        serving(engine, TOKENIZER, CONFIG) as (_, _, port),
+        serving(engine, TOKENIZER, ROOMY) as (_, _, port),
         AsyncClient(f"127.0.0.1:{port}") as client,
     ):
         tasks = [asyncio.create_task(found.generate(client, n)) for n in range(STREAMS)]

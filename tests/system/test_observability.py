@@ -30,10 +30,7 @@ from lookahead.top.command import look
 from lookahead.top.figures import FIGURES
 from lookahead.top.page import page
 from lookahead.top.scrape import Change, ScrapeError, parse, scrape
-from tests.lookahead.test_stack import model
 from tests.support import ROOT as ROOT
-
-__all__ = ["model"]  # the fixture: a small model with random weights, as a directory
 
 RULES = ROOT / "deploy/prometheus/rules.yml"
 DASHBOARD = ROOT / "deploy/grafana/lookahead.json"
@@ -62,14 +59,14 @@ class Observed:
 
 
 @pytest.fixture(scope="module")
-def observed(model: Path) -> Iterator[Observed]:
+def observed(saved_model: Path) -> Iterator[Observed]:
     with TemporaryDirectory(prefix="la-") as name:
         directory = Path(name)
         services = ("verifier", "drafter", "gateway")
         addresses = {service: f"127.0.0.1:{free_port()}" for service in services}
         config = replace(
             StackConfig.apart(
-                str(model),
+                str(saved_model),
                 directory,
                 environ={**os.environ, "XDG_CACHE_HOME": name, "LOOKAHEAD_VERIFIER_THREADS": "1"},
                 gateway_address=addresses["gateway"],

@@ -9,13 +9,14 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from lookahead import Client
 from lookahead.client.results import GenerationResult
 from lookahead.stack.model_cache import DEMO, resolve_model
 from lookahead.stack.stack import NO_REDIS, Stack, StackConfig, running
 from lookahead.terminal.samples import load_samples
+from tests.support.models.reference import generate_to_its_end
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -48,24 +49,10 @@ def client(stack: Stack) -> Iterator[Client]:
         yield client
 
 
-def generate(hf: PreTrainedModel, prompt: list[int], num_tokens: int = NUM_TOKENS) -> list[int]:
-    with torch.inference_mode():
-        output = hf.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=num_tokens,
-            do_sample=False,
-            top_k=None,
-            top_p=None,
-        )
-    ids: list[int] = output[0, len(prompt) :].tolist()
-    return ids
-
-
 def test_a_thousand_tokens_equal_generate(client: Client, model_path: str) -> None:
     results = [client.generate(prompt, max_tokens=NUM_TOKENS).wait() for prompt in PROMPTS]
     hf = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
-    expected = [generate(hf, client.tokenize(prompt)) for prompt in PROMPTS]
+    expected = [generate_to_its_end(hf, client.tokenize(prompt), NUM_TOKENS) for prompt in PROMPTS]
     assert [list(result.token_ids) for result in results] == expected
     assert sum(len(ids) for ids in expected) >= 1000
     assert sum(result.speculation.num_accepted_tokens for result in results) >= 300

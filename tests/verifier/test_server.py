@@ -16,7 +16,7 @@ from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.startup import Part
 from tests.support.models.small_tokenizers import small_tokenizer
-from tests.verifier.api.test_service import small_model
+from tests.support.servers.running_verifier import small_model
 from verifier.config import VerifierConfig
 from verifier.server import serve
 

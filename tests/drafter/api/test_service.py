@@ -28,7 +28,7 @@ from drafter.server import SHARED_MEMORY, build, warm_up
 from protos import drafter_pb2 as pb
 from protos.drafter_pb2_grpc import DrafterServiceStub, add_DrafterServiceServicer_to_server
 from rpc.server import RpcServer
-from tests.support.servers.redis_server import eventually
+from tests.support.waiting import eventually
 
 TIMEOUT_S = 10.0
 # Long enough that what follows its beginning is drafted with confidence.

@@ -15,7 +15,7 @@ from drafter.log.redis_log import RedisLog
 from drafter.trie.snapshot import ZERO, load_pointer
 from lookahead.stack.private_redis import LocalRedis
 from tests.support.memory.memory_peers import FAST, SPACE, Peer, agree, peers, some_run
-from tests.support.servers.redis_server import eventually
+from tests.support.waiting import eventually
 
 OTHER = "vocabulary/other"
 NO_SNAPSHOTS = replace(FAST, replica=replace(FAST.replica, snapshot_tokens=10**9))

@@ -13,7 +13,8 @@ from bench.topologies.groups import Cluster, Sentinels, ask
 from bench.topologies.server import Server, running, wait_until
 from drafter.log.connection import describe, open_client
 from tests.support.memory.memory_peers import SPACE, agree, peers, some_run
-from tests.support.servers.redis_server import eventually, redis_binary
+from tests.support.servers.redis_server import redis_binary
+from tests.support.waiting import eventually
 
 # What a drafter's user may do; docs/memory.md shows the same list.
 ACL = (

@@ -6,7 +6,7 @@ from drafter.drafting.session_store import SessionStore
 from drafter.drafting.sessions import DraftSessions
 from drafter.memory.local import LocalMemory
 from drafter.trie.trie import Trie
-from tests.support.servers.redis_server import eventually
+from tests.support.waiting import eventually
 
 SPACE = "vocabulary/namespace"
 

@@ -11,7 +11,7 @@ from drafter.memory.memory import MemoryLimits, SharedMemory
 from drafter.memory.replica import Replica, ReplicaLimits
 from drafter.memory.worker import MemberTimes
 from drafter.trie.token_run import TokenRun
-from tests.support.servers.redis_server import eventually
+from tests.support.waiting import eventually
 
 SPACE = "vocabulary/namespace"
 MAX_BYTES = 16 << 20

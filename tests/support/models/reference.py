@@ -109,3 +109,18 @@ def generate(
         )
     ids: list[int] = output[0, len(prompt) :].tolist()
     return ids
+
+
+def generate_to_its_end(model: PreTrainedModel, prompt: list[int], num_tokens: int) -> list[int]:
+    """Greedy output ids of transformers' generate, ended where the model's own settings say so."""
+    with torch.inference_mode():
+        output = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=num_tokens,
+            do_sample=False,
+            top_k=None,
+            top_p=None,
+        )
+    ids: list[int] = output[0, len(prompt) :].tolist()
+    return ids

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-from tests.gateway.test_view import wait_for_end
 from tests.support.servers.browser import chromium, visiting
+from tests.support.servers.live_view import wait_for_end
 
 NUM_TAUGHT, NUM_TOKENS = 40, 144
 

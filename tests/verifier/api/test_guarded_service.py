@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.exactness.runs import AlwaysOn
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from tests.support.models.engine_runs import FREE_NODES, target_model
 from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.support.models.small_tokenizers import small_tokenizer
-from tests.support.servers.running_verifier import AlwaysOn
-from tests.verifier.api.test_service import ids_of, serving
+from tests.support.servers.running_verifier import ids_of, serving
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine

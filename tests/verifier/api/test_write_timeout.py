@@ -6,7 +6,7 @@ import grpc
 
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
-from tests.verifier.api.test_service import TIMEOUT_S, running
+from tests.support.servers.running_verifier import TIMEOUT_S, running
 
 # A window that a few messages with twenty alternatives per token fill.
 SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]

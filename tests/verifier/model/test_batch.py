@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.verifier.speculation.test_tree import trees
+from tests.support.models.draft_trees import trees
 from verifier.model.batch import draft_segment, make_batch, prompt_segment
 from verifier.speculation.tree import DraftTree
 

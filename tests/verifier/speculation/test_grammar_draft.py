@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpc.contract import Source
+from tests.support.models.constrained_runs import SAMPLINGS, constraints, knowing, request, run
+from tests.support.models.draft_trees import paths
 from tests.support.models.engine_runs import ids_of
 from tests.support.models.fake_drafts import FakeDrafts
 from tests.support.models.small_tokenizers import small_tokenizer
-from tests.verifier.constraints.test_constraint import SAMPLINGS, constraints, knowing, request, run
 from verifier.constraints.constraint import Constraint, Kind
 from verifier.request import Mode
 from verifier.speculation.grammar_draft import MAX_CHOICES, grammar_draft, merged
@@ -44,13 +45,6 @@ class Words:
 
 IDS = st.integers(0, 9)
 WORDS = st.lists(st.lists(IDS, max_size=6), min_size=1, max_size=8).map(Words)
-
-
-def paths(tree: DraftTree) -> set[tuple[int, ...]]:
-    found: list[tuple[int, ...]] = []
-    for token_id, parent in zip(tree.token_ids, tree.parents, strict=True):
-        found.append((*(found[parent] if parent >= 0 else ()), token_id))
-    return set(found)
 
 
 def check(tree: DraftTree) -> None:

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from protos import verifier_pb2 as pb
-from tests.verifier.api.test_service import Running, ids_of, running
+from tests.support.servers.running_verifier import Running, ids_of, running
 from verifier.speculation.tree import DraftTree
 from verifier.telemetry.metrics import VerifierMetrics
 
