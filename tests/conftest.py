@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from drafter.server import warm_up
 from tests.support.models.saved_model import save_small_model
 
 # Small models run slower on several threads, and much slower when other processes compete.
@@ -17,3 +18,9 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
     save_small_model(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels() -> None:
+    """The drafter's kernels, compiled or from their cache: before that, drafts come too late."""
+    warm_up()

@@ -39,7 +39,7 @@ def is_well(findings: list[Finding]) -> bool:
     return all(finding.verdict is OK for finding in findings)
 
 
-def the(findings: list[Finding], verdict: Verdict, *words: str) -> None:
+def finding_named(findings: list[Finding], verdict: Verdict, *words: str) -> None:
     """Exactly one finding is not well: it is of this verdict and says these words."""
     [bad] = [finding for finding in findings if finding.verdict is not OK]
     assert bad.verdict is verdict
@@ -53,7 +53,7 @@ def test_the_environment_that_runs_the_tests_is_complete() -> None:
 
 
 def test_an_old_python_and_missing_or_old_packages_are_named() -> None:
-    the([check_python("3.9.1")], PROBLEM, "3.9.1")
+    finding_named([check_python("3.9.1")], PROBLEM, "3.9.1")
 
     def installed(name: str) -> str:
         if name == "llguidance":
@@ -68,19 +68,19 @@ def test_an_old_python_and_missing_or_old_packages_are_named() -> None:
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "LOOKAHEAD_VERIFIER_THREADS"])
 def test_more_threads_than_cores_are_too_many(name: str) -> None:
     assert is_well([check_threads({}, 2), check_threads({name: "2"}, 2)])
-    the([check_threads({name: "8"}, 2)], WARNING, f"{name}=8", "2 cores")
-    the([check_threads({name: "many"}, 2)], PROBLEM, "many")
+    finding_named([check_threads({name: "8"}, 2)], WARNING, f"{name}=8", "2 cores")
+    finding_named([check_threads({name: "many"}, 2)], PROBLEM, "many")
 
 
 def test_a_busy_machine_is_told_from_a_quiet_one() -> None:
     assert is_well([check_load(0.3, 2)])
-    the([check_load(7.0, 2)], WARNING, "7.0 on 2 cores")
+    finding_named([check_load(7.0, 2)], WARNING, "7.0 on 2 cores")
 
 
 def test_a_folder_must_be_one_that_can_be_written_to(tmp_path: Path) -> None:
     assert is_well([check_folder(tmp_path / "new" / "cache")])
     (tmp_path / "file").touch()
-    the([check_folder(tmp_path / "file" / "cache")], PROBLEM, "file/cache")
+    finding_named([check_folder(tmp_path / "file" / "cache")], PROBLEM, "file/cache")
 
 
 def test_kernels_are_kept_where_they_outlast_a_restart(
@@ -93,7 +93,7 @@ def test_kernels_are_kept_where_they_outlast_a_restart(
     assert "compiled, in" not in check_kernels(kept).what
     (kept / "propose.nbi").touch()
     assert "compiled, in" in check_kernels(kept).what
-    the([check_kernels(tmp_path / "tmp" / "mine")], WARNING, "tmp/mine")
+    finding_named([check_kernels(tmp_path / "tmp" / "mine")], WARNING, "tmp/mine")
     assert check_kernels().about == "kernels"  # wherever they are here
 
 
@@ -103,9 +103,9 @@ def test_a_gpu_that_torch_cannot_use_is_missed(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     driver = tmp_path / "version"
     assert is_well([check_gpu({}, driver)])
-    the([check_gpu({"LOOKAHEAD_VERIFIER_DEVICE": "cuda"}, driver)], PROBLEM, "no GPU")
+    finding_named([check_gpu({"LOOKAHEAD_VERIFIER_DEVICE": "cuda"}, driver)], PROBLEM, "no GPU")
     driver.touch()
-    the([check_gpu({}, driver)], WARNING, "NVIDIA driver", torch.__version__)
+    finding_named([check_gpu({}, driver)], WARNING, "NVIDIA driver", torch.__version__)
 
 
 @pytest.mark.parametrize("name", ["verifier", "drafter", "gateway", "drafter metrics"])
@@ -113,7 +113,7 @@ def test_a_port_is_free_or_ours_or_taken(name: str) -> None:
     address = f"127.0.0.1:{free_port()}"
     assert is_well([check_address(name, address, "--port")])
     with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
-        the([check_address(name, address, "--port")], PROBLEM, address, "another program")
+        finding_named([check_address(name, address, "--port")], PROBLEM, address, "another program")
 
 
 async def test_a_server_of_ours_is_known_while_it_starts() -> None:
@@ -138,10 +138,10 @@ def test_a_redis_that_keeps_things_is_well(server: Server) -> None:
 
 
 def test_no_redis_wrong_ones_and_silent_ones_are_named() -> None:
-    the(check_redis("none"), WARNING, "ends with the drafter")
-    the(check_redis("http://localhost"), PROBLEM, "http")
+    finding_named(check_redis("none"), WARNING, "ends with the drafter")
+    finding_named(check_redis("http://localhost"), PROBLEM, "http")
     address = f"redis://user:secret@127.0.0.1:{free_port()}"
-    the(check_redis(address), PROBLEM, "127.0.0.1")
+    finding_named(check_redis(address), PROBLEM, "127.0.0.1")
     assert "secret" not in check_redis(address)[0].what
 
 
@@ -161,34 +161,34 @@ def test_settings_of_redis_that_lose_memory_are_named(
         server.client().execute_command("REPLICAOF", *value.split())
     else:
         server.client().config_set(setting, value)
-    the(check_redis(server.url), verdict, word)
+    finding_named(check_redis(server.url), verdict, word)
 
 
 def test_a_clock_that_is_off_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     monkeypatch.setattr("lookahead.doctor.memory.time.time", lambda: now - 60)
-    the(check_redis(server.url), WARNING, "+60 s")
+    finding_named(check_redis(server.url), WARNING, "+60 s")
 
 
 def test_a_cluster_can_be_asked(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     with running(*cluster.nodes):
         cluster.create()
-        the(check_redis(cluster.url), WARNING, "keeps nothing")
+        finding_named(check_redis(cluster.url), WARNING, "keeps nothing")
 
 
 def test_a_model_must_be_there_and_readable(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     save_small_model(folder)
     assert is_well(check_model(str(folder)))
-    the(check_model(str(tmp_path / "nothing")), PROBLEM, "is no model")
-    the(check_model(str(tmp_path / "nothing.gguf")), PROBLEM, "does not exist")
+    finding_named(check_model(str(tmp_path / "nothing")), PROBLEM, "is no model")
+    finding_named(check_model(str(tmp_path / "nothing.gguf")), PROBLEM, "does not exist")
     (tmp_path / "text.gguf").write_text("not weights")
-    the(check_model(str(tmp_path / "text.gguf")), PROBLEM, "no GGUF file")
+    finding_named(check_model(str(tmp_path / "text.gguf")), PROBLEM, "no GGUF file")
     (folder / "model.safetensors").rename(tmp_path / "elsewhere")
-    the(check_model(str(folder)), PROBLEM, ".safetensors")
+    finding_named(check_model(str(folder)), PROBLEM, ".safetensors")
     (folder / "config.json").write_text("{")
-    the(check_model(str(folder)), PROBLEM, str(folder))
+    finding_named(check_model(str(folder)), PROBLEM, str(folder))
 
 
 def test_a_model_that_does_not_fit_is_refused(
@@ -197,16 +197,16 @@ def test_a_model_that_does_not_fit_is_refused(
     save_small_model(tmp_path)
     size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
     monkeypatch.setattr("verifier.cache.memory.free_bytes", lambda device: size // 2)
-    the(check_model(str(tmp_path)), PROBLEM, "less than the weights take")
+    finding_named(check_model(str(tmp_path)), PROBLEM, "less than the weights take")
     monkeypatch.setattr("verifier.cache.memory.free_bytes", lambda device: size * 3 // 2)
-    the(check_model(str(tmp_path)), WARNING, "not enough for faster copies")
+    finding_named(check_model(str(tmp_path)), WARNING, "not enough for faster copies")
 
 
 def test_models_of_a_hub_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    the(check_model("some-team/some-model", {}), WARNING, "will be downloaded")
+    finding_named(check_model("some-team/some-model", {}), WARNING, "will be downloaded")
     offline = {"HF_HUB_OFFLINE": "1"}
-    the(check_model("some-team/some-model", offline), PROBLEM, "HF_HUB_OFFLINE")
-    the(check_model("no such: model", {}), PROBLEM, "neither a path nor a hub id")
+    finding_named(check_model("some-team/some-model", offline), PROBLEM, "HF_HUB_OFFLINE")
+    finding_named(check_model("no such: model", {}), PROBLEM, "neither a path nor a hub id")
 
 
 def test_the_demo_model_is_made_where_its_package_is(
@@ -215,7 +215,7 @@ def test_the_demo_model_is_made_where_its_package_is(
     environ = {"XDG_CACHE_HOME": str(tmp_path)}
     assert is_well(check_model("demo", environ))
     monkeypatch.setattr(model_checks, "find_spec", lambda name: None)
-    the(check_model("demo", environ), PROBLEM, "not installed")
+    finding_named(check_model("demo", environ), PROBLEM, "not installed")
 
 
 def test_the_command_ends_with_one_where_something_is_to_be_mended(tmp_path: Path) -> None:

@@ -318,16 +318,16 @@ async def test_draining_lets_running_streams_finish() -> None:
         await asyncio.wait_for(stopping, TIMEOUT_S)
 
 
-async def test_a_taken_port_is_an_error() -> None:
-    async with running(Scripted(nothing)) as (server, _):
-        first = RpcServer([SERVICE])
-        port = await first.start("127.0.0.1:0")
-        second = RpcServer([SERVICE])
-        with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
-            await second.start(f"127.0.0.1:{port}")
-        await first.stop()
-        await second.stop()
-        assert server.grpc is not None
+async def test_a_taken_port_is_an_error_and_stays_with_its_owner() -> None:
+    first, second = RpcServer([SERVICE]), RpcServer([SERVICE])
+    address = f"127.0.0.1:{await first.start('127.0.0.1:0')}"
+    await first.mark_serving()
+    with pytest.raises(OSError, match=address):
+        await second.start(address)
+    async with grpc.aio.insecure_channel(address) as channel:
+        assert await health_of(channel, SERVICE) == SERVING, "the first one was disturbed"
+    await first.stop()
+    await second.stop()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:999999", "127.0.0.1", "127.0.0.1:-1", ""])

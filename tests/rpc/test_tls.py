@@ -19,8 +19,10 @@ from protos.drafter_pb2_grpc import DrafterServiceServicer, add_DrafterServiceSe
 from rpc.server import RpcServer
 from rpc.tls import TlsFiles
 from tests.support.servers.certificates import Authority
+from tests.support.servers.running_drafter import NEXT, START, TEXT, drafter
 from tests.support.waiting import eventually
 from verifier.config import VerifierConfig
+from verifier.request import Speculation
 from verifier.speculation.draft_client import DraftClient
 
 MAIN = "from lookahead.cli import main; main()"
@@ -128,13 +130,20 @@ async def _served_certificate(address: str, client: TlsFiles) -> bytes:
     return bytes(certificate)
 
 
-async def test_a_verifier_drafts_over_mutual_tls(address: str, files: TlsFiles) -> None:
-    drafts = DraftClient([address], vocabulary="v", vocabulary_size=10, tls=files)
-    drafts.start()
-    try:
-        await eventually(lambda: drafts.is_connected)
-    finally:
-        await drafts.stop()
+@pytest.mark.usefixtures("compiled_kernels")
+async def test_a_verifier_drafts_over_mutual_tls(files: TlsFiles) -> None:
+    async with drafter(tls=files) as served:
+        address = served.address.replace("127.0.0.1", "localhost")
+        drafts = DraftClient([address], vocabulary="v", vocabulary_size=100, tls=files)
+        drafts.start()
+        try:
+            await eventually(lambda: drafts.is_connected)
+            drafts.open(1, [*TEXT, *START], len(TEXT), Speculation())
+            drafts.request({1: 4})
+            await eventually(lambda: drafts.num_replies > 0)
+            assert list(drafts.tree(1).token_ids) == NEXT
+        finally:
+            await drafts.stop()
 
 
 async def test_a_verifier_outlives_certificates_that_it_cannot_read(

@@ -22,7 +22,9 @@ from lookahead.gateway.middleware import Middleware
 from lookahead.gateway.verifiers import Verifiers
 from protos import verifier_pb2 as pb
 from rpc.tracing import Tracer, outgoing_metadata, start_tracing
-from tests.support.servers.running_verifier import TIMEOUT_S, running
+from tests.support.servers.running_drafter import drafter
+from tests.support.servers.running_verifier import TIMEOUT_S, drafting_from
+from tests.support.waiting import eventually
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -61,32 +63,36 @@ def tracer(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Tracer:
     return tracer
 
 
+@pytest.mark.usefixtures("compiled_kernels")
 async def test_a_request_is_one_trace_with_its_parts(tracer: Tracer, collector: Collector) -> None:
-    async with running() as verifier:
+    async with drafter(tracer=tracer) as served, drafting_from(served.address) as verifier:
         assert verifier.service.backend is not None
         verifier.service.backend.tracer = tracer
         call = verifier.stub.Generate(
-            pb.GenerateRequest(token_ids=pb.TokenIds(ids=[65, 66])),
+            pb.GenerateRequest(
+                token_ids=pb.TokenIds(ids=[65, 66]),
+                stopping=pb.Stopping(max_tokens=20, ignore_eos=True),
+            ),
             metadata=[("traceparent", f"00-{TRACE}-{CALLER}-01")],
             timeout=TIMEOUT_S,
         )
         events = [event async for event in call]
-    drafting = tracer.follow("draft", f"00-{TRACE}-{CALLER}-01")
-    with drafting.is_current():
-        assert outgoing_metadata() == (("traceparent", drafting.traceparent),)
-    drafting.end({"lookahead.drafts": 3})
+        # The drafter's span ends when it hears that the sequence has.
+        await eventually(lambda: served.sessions.stats().num_sequences == 0)
     await asyncio.to_thread(tracer.stop)
     spans = collector.spans
     assert set(spans) == {"Generate", "queue", "prefill", "decode", "draft"}
     assert {span.trace_id.hex() for span in spans.values()} == {TRACE}
     request = spans["Generate"]
     assert request.parent_span_id.hex() == CALLER
-    for part in ("queue", "prefill", "decode"):
+    for part in ("queue", "prefill", "decode", "draft"):
         assert spans[part].parent_span_id == request.span_id
         assert spans[part].start_time_unix_nano <= spans[part].end_time_unix_nano
     counted = {a.key: a.value for a in request.attributes}
-    emitted = events[-1].finished.usage.num_output_tokens
-    assert counted["gen_ai.usage.output_tokens"].int_value == emitted
+    assert events[-1].finished.usage.num_output_tokens == 20
+    assert counted["gen_ai.usage.output_tokens"].int_value == 20
+    drafted = {a.key: a.value for a in spans["draft"].attributes}
+    assert drafted["lookahead.drafts"].int_value > 0
 
 
 async def test_the_gateway_goes_on_with_its_clients_trace(

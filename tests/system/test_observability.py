@@ -181,10 +181,15 @@ def test_top_knows_its_own_processes(observed: Observed) -> None:
         parse("up 1\n")
     with pytest.raises(ScrapeError, match="not in Prometheus' form"):
         parse("<html>hello</html>\n")
+
+
+def test_top_shows_no_rate_of_what_did_not_happen(observed: Observed) -> None:
+    unknown: dict[str, set[str]] = {}
     for text in observed.scrapes.values():
         still = Change(parse(text), parse(text))
         figures = FIGURES[still.now.service](still)
-        assert all(figures[name] is None for name in ("tokens_per_step",) if name in figures)
+        unknown[still.now.service] = {name for name, value in figures.items() if value is None}
+    assert unknown["verifier"] >= {"tokens_per_step", "step_ms", "acceptance"}
 
 
 def test_counts_that_began_again_are_not_negative() -> None:

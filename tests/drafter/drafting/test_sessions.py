@@ -135,12 +135,16 @@ def test_successors_draft_where_nothing_matches() -> None:
     assert {3, 40, 41} <= drafted
 
 
-@pytest.mark.parametrize("num_tokens", [0, 1, 1_000_000])
-def test_prompts_of_any_length_work(num_tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("num_tokens", "expected"), [(0, []), (1, [0]), (1_000_000, list(range(16)))]
+)
+def test_prompts_of_any_length_are_drafted_from(num_tokens: int, expected: list[int]) -> None:
     sessions = DraftSessions()
     prompt = np.arange(num_tokens, dtype=np.int32) % 1000
     sessions.open(1, namespace="a", token_ids=prompt)
-    assert len(sessions.propose(1, 16)) <= 16
+    drafted = sessions.propose(1, 16).token_ids.tolist()
+    assert sorted(set(drafted)) == expected
+    assert len(drafted) <= 16
     sessions.observe(1, [5])
     sessions.close(1)
     sessions.check()

@@ -140,7 +140,7 @@ def test_growth_keeps_every_token_and_the_limit_evicts_the_oldest() -> None:
     assert trie.num_bytes <= 4 * SMALLEST
 
 
-def test_one_token_repeated_is_cheap_and_found() -> None:
+def test_one_token_repeated_is_found() -> None:
     trie = Trie()
     trie.learn(np.full(100_000, 7, np.int32))
     assert trie.children(np.full(40, 7, np.int32), limit=8)[0][0] == 7

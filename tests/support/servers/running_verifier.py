@@ -15,14 +15,17 @@ from bench.serving.engine import StepRecorder
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.server import RpcServer
+from rpc.tls import TlsFiles
 from tests.support.models.engine_runs import FREE_NODES
 from tests.support.models.fake_drafts import FakeDrafts
 from tests.support.models.small_tokenizers import small_tokenizer
+from tests.support.waiting import eventually
 from verifier.api.service import NAME, Backend, VerifierService
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine
 from verifier.model.model import TargetModel
 from verifier.model.probe import choose_form
+from verifier.speculation.draft_client import DraftClient
 from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
 TOKENIZER = small_tokenizer("byte_level")
@@ -78,15 +81,35 @@ def small_model() -> TargetModel:
 
 @asynccontextmanager
 async def running(propose: Propose = no_draft) -> AsyncIterator[Running]:
-    model = small_model()
+    """A verifier whose drafts a function makes up."""
     drafts: Any = FakeDrafts(propose)
-    engine = Engine(model, TOKENIZER, drafts, FREE_NODES, CONFIG, StepRecorder())
+    async with _running(
+        Engine(small_model(), TOKENIZER, drafts, FREE_NODES, CONFIG, StepRecorder())
+    ) as found:
+        yield found
+
+
+@asynccontextmanager
+async def drafting_from(drafter: str, tls: TlsFiles | None = None) -> AsyncIterator[Running]:
+    """A verifier that always asks the drafter at this address for drafts."""
+    drafts = DraftClient(
+        [drafter], vocabulary=TOKENIZER.fingerprint, vocabulary_size=TOKENIZER.size, tls=tls
+    )
+    engine = Engine(small_model(), TOKENIZER, drafts, FREE_NODES, CONFIG, StepRecorder())
+    engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
+    async with _running(engine) as found:
+        await eventually(lambda: drafts.is_connected)
+        yield found
+
+
+@asynccontextmanager
+async def _running(engine: Engine) -> AsyncIterator[Running]:
     async with (
         serving(engine, TOKENIZER, CONFIG) as (server, service, port),
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         stub = pb_grpc.VerifierServiceStub(channel)
-        yield Running(server, service, engine, model, stub, port)
+        yield Running(server, service, engine, engine.model, stub, port)
 
 
 @asynccontextmanager

@@ -1,11 +1,10 @@
 """Greedy text with any drafts equals transformers' generate, for every family of models."""
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
-from tests.support import ROOT
+from tests.support.models import models_page
 from tests.support.models.engine_runs import (
     ids_of,
     make_engine,
@@ -19,9 +18,7 @@ from verifier.model.model import VerificationMode
 from verifier.request import Mode
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, prefix
 
-MODELS_PAGE = ROOT / "docs" / "models.md"
 NUM_TOKENS = 24
-TABLE: dict[str, str] = {}
 
 
 def prompts(seed: int, count: int) -> list[list[int]]:
@@ -81,31 +78,12 @@ def test_greedy_text_with_any_drafts_equals_generate(family: Family) -> None:
     ]
     results = run_all(engine, requests)
     assert [ids_of(runs) for runs, _ in results] == answers
-    TABLE[family.model_type] = row(family, model.form, model.reason)
+    listed = models_page.row(family, model)
+    assert listed in models_page.PATH.read_text().splitlines(), models_page.OUT_OF_DATE
     accepted = sum(completion.num_accepted_tokens for _, completion in results)
     assert (accepted > 0) == (model.form is not VerificationMode.PLAIN)
 
 
-def row(family: Family, form: VerificationMode, reason: str) -> str:
-    served = {
-        VerificationMode.PACKED: "trees; many sequences in one pass",
-        VerificationMode.SINGLE: "trees; one sequence per pass",
-        VerificationMode.PLAIN: f"without drafting: {reason}",
-    }[form]
-    return f"| `{family.model_type}` | {served} |"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def models_page() -> Iterator[None]:
-    """After a whole run the table of families must be the committed one; else it is rewritten."""
-    yield
-    if len(TABLE) < len(FAMILIES):
-        return
-    text = MODELS_PAGE.read_text()
-    head, _, tail = text.partition("<!-- families: begin -->\n")
-    _, _, tail = tail.partition("<!-- families: end -->")
-    table = "\n".join(["| family | served with |", "|---|---|", *TABLE.values()])
-    page = f"{head}<!-- families: begin -->\n{table}\n<!-- families: end -->{tail}"
-    if page != text:
-        MODELS_PAGE.write_text(page)
-        raise AssertionError("docs/models.md was out of date; it has been rewritten: commit it")
+def test_the_page_of_models_lists_every_family_and_no_other() -> None:
+    listed = [line.split("`")[1] for line in models_page.listed()]
+    assert listed == [family.model_type for family in FAMILIES], models_page.OUT_OF_DATE

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.support.models.engine_runs import ids_of, make_engine, make_request, run_all
 from tests.support.models.fake_drafts import FakeDrafts, random_tree
-from tests.support.models.reference import VOCABULARY_SIZE, family, generate
+from tests.support.models.reference import family, generate
 from verifier.cache.kv_cache import KVCache, LayerShape
 from verifier.cache.placement import Kernel, Placement
 from verifier.model.attention import MAX_JOINED_ROWS, make_together, packed_attention
@@ -101,4 +101,4 @@ def test_text_with_drafts_equals_generate_by_every_kernel(name: str, kernel: str
     drafts = FakeDrafts(lambda i, tokens, n: random_tree(rng, rng.randrange(24), range(20)))
     results = run_all(make_engine(model, drafts), [make_request(p, 24) for p in prompts])
     assert [ids_of(runs) for runs, _ in results] == answers
-    assert max(answers[0]) < VOCABULARY_SIZE
+    assert sum(completion.num_draft_tokens for _, completion in results) > 0

@@ -33,7 +33,11 @@ def test_no_cut_promises_more_tokens_per_second(
         (len(probabilities) + sum(flat[:n])) / curve.seconds(np.array([num_rows + n]))[0]
         for n in range(len(flat) + 1)
     )
-    assert rate(chosen) >= best * (1 - 1e-9) or best < MIN_GAIN * plain * (1 + 1e-9)
+    assert rate(chosen) >= best * (1 - 1e-9) or chosen == [0] * len(probabilities)
+    if best > MIN_GAIN * plain * (1 + 1e-9):
+        assert any(chosen), "a gain that is worth the risk was left out"
+    if best < MIN_GAIN * plain * (1 - 1e-9):
+        assert not any(chosen), "a small gain is not worth the risk"
 
 
 def test_hopeless_drafts_are_left_out() -> None:

@@ -1,0 +1,41 @@
+"""Writes the table of families in docs/models.md: `python -m tests.support.models.models_page`."""
+
+from tests.support import ROOT
+from tests.support.models.engine_runs import target_model
+from tests.support.models.reference import FAMILIES, Family
+from verifier.model.model import TargetModel, VerificationMode
+
+PATH = ROOT / "docs" / "models.md"
+BEGIN, END = "<!-- families: begin -->\n", "<!-- families: end -->"
+HEAD = ["| family | served with |", "|---|---|"]
+OUT_OF_DATE = "docs/models.md is out of date: run python -m tests.support.models.models_page"
+
+
+def row(family: Family, model: TargetModel) -> str:
+    """The family's line: how a model of it is served, and why not better."""
+    served = {
+        VerificationMode.PACKED: "trees; many sequences in one pass",
+        VerificationMode.SINGLE: "trees; one sequence per pass",
+        VerificationMode.PLAIN: f"without drafting: {model.reason}",
+    }[model.form]
+    return f"| `{family.model_type}` | {served} |"
+
+
+def listed() -> list[str]:
+    """The lines of families that the page holds now."""
+    return PATH.read_text().partition(BEGIN)[2].partition(END)[0].splitlines()[len(HEAD) :]
+
+
+def write() -> None:
+    """Build each family small, see how it is served, and write that."""
+    rows = [
+        row(family, target_model(family.build(), max_sequences=3, max_context=64))
+        for family in FAMILIES
+    ]
+    head, _, rest = PATH.read_text().partition(BEGIN)
+    table = "".join(f"{line}\n" for line in [*HEAD, *rows])
+    PATH.write_text(head + BEGIN + table + END + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    write()
