@@ -1,4 +1,5 @@
-.PHONY: install demo test lint format protos settings bench up images sbom deploy-test release-check clean
+.PHONY: install demo test test-fast coverage coverage-summary speed-test lint format protos settings
+.PHONY: bench up images sbom deploy-test release-check clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -14,8 +15,24 @@ install: .venv/installed-dev
 demo: .venv/installed-demo
 	@$(BIN)/lookahead demo
 
+# All tests; COVERAGE=1 measures which lines they run.
 test: install
-	$(BIN)/python -m pytest
+	@rm -rf build/coverage
+	$(BIN)/python -m $(if $(COVERAGE),coverage run -m )pytest
+
+# What needs no process, no browser and no real model.
+test-fast: install
+	$(BIN)/python -m pytest -m "not slow and not system and not browser"
+
+coverage:
+	$(MAKE) test COVERAGE=1
+	$(MAKE) coverage-summary
+
+# Writes build/coverage.txt, and fails where too little was run.
+coverage-summary: install
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage json -q -o build/coverage.json
+	$(BIN)/python -m tests.support.coverage_summary build/coverage.json build/coverage.txt
 
 lint: install
 	$(BIN)/ruff check .
@@ -65,6 +82,10 @@ deploy-test: install
 # The sdist and the wheel, built and installed as a user gets them.
 release-check: install
 	$(BIN)/python -m pytest tests/system/check_release.py
+
+# How much sooner drafts bring the demo model's words, on this machine.
+speed-test: install
+	$(BIN)/python -m pytest tests/system/check_speed.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .engine build *.egg-info

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.models.engine_runs import make_engine, make_request, run_all, target_model
 from tests.support.models.reference import FAMILIES
-from verifier.engine.counters import PlainTime, StepStats
+from verifier.engine.counters import PlainTime
 from verifier.engine.step import Work
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.request import Mode
@@ -52,24 +52,9 @@ def test_a_pass_that_drafts_did_not_change_is_priced_as_what_it_took(works: list
 def test_what_a_plain_step_takes_beyond_its_pass_is_counted_so_that_it_gains_nothing() -> None:
     plain = PlainTime(CURVE)
     for _ in range(200):
-        plain.track(stats(step_s=3.5, forward_s=2.0, draft_wait_s=0.5))
+        plain.track(1.0)
     assert plain.of([work(EMPTY_TREE)], 2.0).token_s == pytest.approx(3.0)
     assert plain.of([work(CHAIN)], 2.0).token_s == pytest.approx(2.0)
-
-
-def stats(*, step_s: float, forward_s: float, draft_wait_s: float) -> StepStats:
-    return StepStats(
-        num_decoding=1,
-        num_prompt_rows=0,
-        num_draft_nodes=0,
-        num_expected=0.0,
-        num_accepted=0,
-        num_emitted=1,
-        is_drafting=False,
-        step_s=step_s,
-        forward_s=forward_s,
-        draft_wait_s=draft_wait_s,
-    )
 
 
 def test_plain_decoding_is_priced_within_half_of_what_it_took() -> None:
