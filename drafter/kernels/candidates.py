@@ -3,7 +3,7 @@
 import numpy as np
 
 from drafter.kernels import mixing
-from drafter.kernels.compile import Int, part
+from drafter.kernels.compile import Index, Int, part
 from drafter.kernels.record import (
     FIRST,
     FOLLOWS,
@@ -58,13 +58,13 @@ def find_candidates(
     this = NODES_AT + NODE_LEN * node
     num_found: Int = np.int64(0)
     for index in range(OWN):
-        scratch[index] = 0
+        scratch[Index(index)] = 0
     for index in range(OWN + NUM_SLOTS * NOBODY, RANKS):
-        scratch[index] = 0
+        scratch[Index(index)] = 0
     start = PLACES + PLACES_LEN * node
     for place in range(start, start + 2 * num_places, 2):
-        position = np.int64(scratch[place])
-        kind = np.int64(scratch[place + 1])
+        position = np.int64(scratch[Index(place)])
+        kind = np.int64(scratch[Index(place + 1)])
         following = token_after(shared, position) if kind & 1 else token_after(local, position)
         if following >= 0:
             which = _candidate(record, scratch, node, first, num_found, following)
@@ -80,17 +80,17 @@ def find_candidates(
 @part
 def _count(scratch: Ints, kind: Int, position: Int, which: Int) -> None:
     """Count one place for its candidate; -1 for one that found no room."""
-    level = LEVEL_OF[min(kind >> 2, np.int64(MAX_MATCH_LEN))]
+    level = LEVEL_OF[Index(min(kind >> 2, np.int64(MAX_MATCH_LEN)))]
     slot = (kind & 1) * mixing.NUM_LEVELS + level
     if kind & RECOVERED:
-        level = RECOVERED_LEVEL_OF[level]
+        level = RECOVERED_LEVEL_OF[Index(level)]
         slot = mixing.RECOVERED_INPUT + (kind & 1) * mixing.NUM_RECOVERED + level
-    scratch[TOTALS + slot] += 1
-    if position >= scratch[LATEST + slot]:
-        scratch[LATEST + slot] = position
-        scratch[WHOSE + slot] = which
+    scratch[Index(TOTALS + slot)] += 1
+    if position >= scratch[Index(LATEST + slot)]:
+        scratch[Index(LATEST + slot)] = position
+        scratch[Index(WHOSE + slot)] = which
     if which >= 0:
-        scratch[OWN + NUM_SLOTS * which + slot] += 1
+        scratch[Index(OWN + NUM_SLOTS * which + slot)] += 1
 
 
 @part
@@ -100,15 +100,15 @@ def _candidate(
     """Return the index of the node's candidate with this token, adding it; -1 where full."""
     at = record[POOL_AT] + POOLED_LEN * first
     for index in range(num_found):
-        if record[at + POOLED_LEN * index] == token:
+        if record[Index(at + POOLED_LEN * index)] == token:
             return np.int64(index)
     if num_found >= MAX_CANDIDATES or first + num_found >= record[POOL_SPACE]:
         return np.int64(-1)
-    record[at + POOLED_LEN * num_found] = token
-    record[at + POOLED_LEN * num_found + FOLLOWS] = node
+    record[Index(at + POOLED_LEN * num_found)] = token
+    record[Index(at + POOLED_LEN * num_found + FOLLOWS)] = node
     own = OWN + NUM_SLOTS * num_found
     for index in range(own, own + NUM_SLOTS):
-        scratch[index] = 0
+        scratch[Index(index)] = 0
     return num_found
 
 

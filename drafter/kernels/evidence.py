@@ -3,7 +3,7 @@
 import numpy as np
 
 from drafter.kernels import mixing
-from drafter.kernels.compile import Int, Real, part
+from drafter.kernels.compile import Index, Int, Real, part
 from drafter.kernels.record import (
     COMMON_RANK,
     LATEST,
@@ -98,14 +98,14 @@ def _sum_up(scratch: Ints, first: Int, stop: Int) -> Int:
     seen = np.int64(0)
     newest, newest_whose = np.int64(-1), np.int64(-1)
     for slot in range(stop - 1, first - 1, -1):
-        if scratch[TOTALS + slot] > 0:
+        if scratch[Index(TOTALS + slot)] > 0:
             top = max(top, slot - first + 1)
-            seen += scratch[TOTALS + slot]
-            scratch[TOTALS + slot] = seen
-            if scratch[LATEST + slot] > newest:
-                newest = np.int64(scratch[LATEST + slot])
-                newest_whose = np.int64(scratch[WHOSE + slot])
-            scratch[WHOSE + slot] = newest_whose
+            seen += scratch[Index(TOTALS + slot)]
+            scratch[Index(TOTALS + slot)] = seen
+            if scratch[Index(LATEST + slot)] > newest:
+                newest = np.int64(scratch[Index(LATEST + slot)])
+                newest_whose = np.int64(scratch[Index(WHOSE + slot)])
+            scratch[Index(WHOSE + slot)] = newest_whose
     return top
 
 
@@ -116,8 +116,8 @@ def _list_levels(scratch: Ints) -> None:
     for source in range(_NUM_PLACE_SOURCES):
         scratch[LISTED_BEFORE + source] = number
         for slot in range(_FIRST_SLOTS[source], _FIRST_SLOTS[source + 1]):
-            if scratch[TOTALS + slot] > 0:
-                scratch[LISTED + number] = slot
+            if scratch[Index(TOTALS + slot)] > 0:
+                scratch[Index(LISTED + number)] = slot
                 number += 1
     scratch[LISTED_BEFORE + _NUM_PLACE_SOURCES] = number
 
@@ -162,15 +162,15 @@ def _place_entries(scratch: Ints, rows: Ints, row: Int, which: Int, source: Int)
     own = OWN + NUM_SLOTS * which
     first = np.int64(scratch[LISTED_BEFORE + source])
     for index in range(np.int64(scratch[LISTED_BEFORE + source + 1]) - 1, first - 1, -1):
-        slot = np.int64(scratch[LISTED + index])
-        count = np.int64(scratch[own + slot])
+        slot = np.int64(scratch[Index(LISTED + index)])
+        count = np.int64(scratch[Index(own + slot)])
         if count > 0:
             agreeing += count
             top = max(top, slot - _FIRST_SLOTS[source] + 1)
-        cell = slot * 2 + (1 if scratch[WHOSE + slot] == which else 0)
-        cell = (cell * mixing.NUM_COUNTS + COUNT_OF[agreeing]) * mixing.NUM_COUNTS
-        cell += COUNT_OF[scratch[TOTALS + slot]]
-        rows[row + mixing.ENTRIES + index] = _entry(slot, cell)
+        cell = slot * 2 + (1 if scratch[Index(WHOSE + slot)] == which else 0)
+        cell = (cell * mixing.NUM_COUNTS + COUNT_OF[Index(agreeing)]) * mixing.NUM_COUNTS
+        cell += COUNT_OF[Index(scratch[Index(TOTALS + slot)])]
+        rows[Index(row + mixing.ENTRIES + index)] = _entry(slot, cell)
     return top
 
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter.kernels.compile import Int, Real, part
+from drafter.kernels.compile import Index, Int, Real, part
 
 Model = NDArray[np.float32]
 Rows = NDArray[np.int32]
@@ -102,10 +102,11 @@ def mixed_logit(model: Model, rows: Rows, row: Int) -> Real:
     bias = model[first + BIAS_INPUT] + model[second + BIAS_INPUT] + model[third + BIAS_INPUT]
     logit = _BIAS * np.float64(bias)
     for at in range(row + ENTRIES, row + ENTRIES + rows[row + NUM_ENTRIES]):
-        entry = np.int64(rows[at])
+        entry = np.int64(rows[Index(at)])
         index = entry & INPUT_MASK
-        weight = model[first + index] + model[second + index] + model[third + index]
-        logit += np.float64(weight * model[CELL_LOGIT + (entry >> INPUT_BITS)])
+        weight = model[Index(first + index)] + model[Index(second + index)]
+        weight += model[Index(third + index)]
+        logit += np.float64(weight * model[Index(CELL_LOGIT + (entry >> INPUT_BITS))])
     return float(min(max(logit, -_MAX_LOGIT), _MAX_LOGIT))
 
 

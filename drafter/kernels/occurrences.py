@@ -6,7 +6,7 @@ one token that the model replaced.
 
 import numpy as np
 
-from drafter.kernels.compile import Int, part
+from drafter.kernels.compile import Index, Int, part
 from drafter.kernels.record import (
     CONTEXT,
     HASHES,
@@ -82,12 +82,12 @@ def _inherit_places(local: Arena, shared: Arena, record: Ints, scratch: Ints, no
     at = PLACES + PLACES_LEN * node
     num_places = np.int64(0)
     for old in range(start, start + 2 * record[NODES_AT + NODE_LEN * parent + NUM_PLACES], 2):
-        position = np.int64(scratch[old])
-        kind = np.int64(scratch[old + 1])
+        position = np.int64(scratch[Index(old)])
+        kind = np.int64(scratch[Index(old + 1)])
         following = token_after(shared, position) if kind & 1 else token_after(local, position)
         if following == token:
-            scratch[at + 2 * num_places] = position + 1
-            scratch[at + 2 * num_places + 1] = kind + 4
+            scratch[Index(at + 2 * num_places)] = position + 1
+            scratch[Index(at + 2 * num_places + 1)] = kind + 4
             num_places += 1
     return num_places
 
@@ -137,8 +137,8 @@ def _walk_chains(
             length = match_len(arena, position, scratch, CONTEXT, context_len)
             known = length < ORDER_LEN[order] or token_after(arena, position) < 0
             if not known and not _is_among(scratch, at, num_places, source, position):
-                scratch[at + 2 * num_places] = position
-                scratch[at + 2 * num_places + 1] = 4 * length + source
+                scratch[Index(at + 2 * num_places)] = position
+                scratch[Index(at + 2 * num_places + 1)] = 4 * length + source
                 num_places += 1
             position = chain_next(arena, order, position)
     return num_places
@@ -147,7 +147,7 @@ def _walk_chains(
 @part
 def _is_among(scratch: Ints, at: Int, num_places: Int, kind: Int, position: Int) -> bool:
     for place in range(at, at + 2 * num_places, 2):
-        if scratch[place] == position and (scratch[place + 1] ^ kind) & 1 == 0:
+        if scratch[Index(place)] == position and (scratch[Index(place + 1)] ^ kind) & 1 == 0:
             return True
     return False
 

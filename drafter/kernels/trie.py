@@ -8,7 +8,7 @@ Links and heads hold a position plus one, so that zeroed memory is an empty trie
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter.kernels.compile import Int, kernel, part
+from drafter.kernels.compile import Index, Int, kernel, part
 
 Arena = NDArray[np.int32]
 
@@ -95,7 +95,8 @@ def match_len(arena: Arena, position: Int, tokens: Arena, context: Int, context_
     mask = np.int64(arena[CAPACITY]) - 1
     most = min(context_len, position - np.int64(arena[TAIL]) + 1)
     for length in range(most):
-        if arena[HEADER_LEN + ((position - length) & mask)] != tokens[context + length]:
+        known = arena[Index(HEADER_LEN + ((position - length) & mask))]
+        if known != tokens[Index(context + length)]:
             return np.int64(length)
     return max(most, np.int64(0))
 
@@ -106,7 +107,7 @@ def chain_start(arena: Arena, order: Int, mixed: Int) -> Int:
     capacity = np.int64(arena[CAPACITY])
     num_heads = np.int64(arena[NUM_HEADS])
     heads = HEADER_LEN + capacity * (1 + NUM_ORDERS)
-    return np.int64(arena[heads + order * num_heads + (mixed & (num_heads - 1))]) - 1
+    return np.int64(arena[Index(heads + order * num_heads + (mixed & (num_heads - 1)))]) - 1
 
 
 @part
@@ -114,7 +115,7 @@ def chain_next(arena: Arena, order: Int, position: Int) -> Int:
     """Return the position before this one on its chain."""
     capacity = np.int64(arena[CAPACITY])
     links = HEADER_LEN + capacity + (position & (capacity - 1)) * NUM_ORDERS
-    return np.int64(arena[links + order]) - 1
+    return np.int64(arena[Index(links + order)]) - 1
 
 
 @kernel
@@ -123,7 +124,7 @@ def token_after(arena: Arena, position: Int) -> Int:
     following = np.int64(position) + 1
     if following >= arena[HEAD] or following < arena[TAIL]:
         return BOUNDARY
-    return np.int64(arena[HEADER_LEN + (following & (arena[CAPACITY] - 1))])
+    return np.int64(arena[Index(HEADER_LEN + (following & (arena[CAPACITY] - 1)))])
 
 
 @kernel
