@@ -3,17 +3,26 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from drafter.drafting.propose import DraftTree
+from drafter.drafting import sessions as sessions_module
 from drafter.drafting.sessions import DraftSessions
+from drafter.kernels import candidates, evidence, occurrences
 from drafter.kernels import dispatch as module
+from drafter.kernels import trie as kernels_trie
+from drafter.kernels.compile import Index
 from drafter.kernels.dispatch import SIGNATURES, Dispatch, pure_python
+from drafter.trie import trie
 
 AT_ONCE = """
 import sys
@@ -35,41 +44,62 @@ sessions.check()
 """
 
 
-def played() -> tuple[list[DraftTree], np.ndarray]:
-    """Draft along a text that repeats itself with changes, in a memory that learns."""
-    chooser = np.random.default_rng(5)
-    text = np.tile(chooser.integers(0, 90, 40), 4)
-    text[chooser.integers(0, len(text), 16)] = 7
-    sessions = DraftSessions()
-    trees = []
-    for sequence_id in range(2):
-        sessions.open(sequence_id, namespace="a", token_ids=text[:60])
-        for position in range(60, 110, 2):
-            trees.append(sessions.propose(sequence_id, 12))
-            rows = [[int(text[position]) + 1, *range(100, 107)]] * 2
-            sessions.observe(sequence_id, text[position : position + 2], successors=rows)
+# Small enough that both rings wrap around and evict in a text of that length.
+LOCAL_SLOTS, SHARED_SLOTS, TEXT_LEN = 32, 64, 90
+BYTES = {slots: 4 * trie._arena_len(slots) for slots in (LOCAL_SLOTS, SHARED_SLOTS)}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A pattern that comes again and again, with some of its tokens replaced."""
+
+    pattern: list[int]
+    replaced: dict[int, int]
+    num_prompt: int
+    num_nodes: int
+    num_emitted: int
+
+    def token_ids(self) -> np.ndarray:
+        tokens = np.resize(np.array(self.pattern, np.int32), TEXT_LEN)
+        for position, token in self.replaced.items():
+            tokens[position] = token
+        return tokens
+
+
+TEXTS = st.builds(
+    Text,
+    pattern=st.lists(st.integers(0, 40), min_size=1, max_size=50),
+    replaced=st.dictionaries(st.integers(0, TEXT_LEN - 1), st.integers(0, 8), max_size=9),
+    num_prompt=st.integers(1, LOCAL_SLOTS + 9),
+    num_nodes=st.integers(0, 8),
+    num_emitted=st.integers(3, 24),
+)
+
+
+def played(texts: list[Text]) -> list[np.ndarray]:
+    """Draft along the texts, learn them, and return all that was drafted and learned."""
+    sessions = DraftSessions(max_namespace_bytes=BYTES[SHARED_SLOTS])
+    seen: list[np.ndarray] = []
+    for sequence_id, text in enumerate(texts):
+        tokens = text.token_ids()
+        sessions.open(sequence_id, namespace="a", token_ids=tokens[: text.num_prompt])
+        for start in range(text.num_prompt, len(tokens), text.num_emitted):
+            tree = sessions.propose(sequence_id, text.num_nodes)
+            seen += [tree.token_ids, tree.parents, tree.probabilities, tree.sources]
+            emitted = tokens[start : start + text.num_emitted]
+            rows = [[int(token) + 1, *range(100, 107)] for token in emitted]
+            sessions.observe(sequence_id, emitted, successors=rows)
+        seen.append(sessions._session(sequence_id).local.arena)
         sessions.close(sequence_id)
+        sessions.learn("a", tokens)
     sessions.check()
-    return trees, sessions.memory("a").calibration.model
-
-
-def test_the_interpreter_drafts_and_learns_bit_for_bit_like_the_compiled_kernels(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    compiled, compiled_model = played()
-    for kernel in SIGNATURES:
-        monkeypatch.setattr(module.dispatch, kernel.py_func.__name__, pure_python(kernel))
-    plain, plain_model = played()
-    for ours, theirs in zip(compiled, plain, strict=True):
-        assert np.array_equal(ours.token_ids, theirs.token_ids)
-        assert np.array_equal(ours.parents, theirs.parents)
-        assert np.array_equal(ours.probabilities, theirs.probabilities)
-        assert np.array_equal(ours.sources, theirs.sources)
-    assert np.array_equal(compiled_model, plain_model)
+    memory = sessions.memory("a")
+    assert memory.trie.num_learned > SHARED_SLOTS, "the ring did not wrap"
+    return [*seen, memory.trie.arena, memory.calibration.model, memory.successors.table]
 
 
 class FromZero(np.ndarray):
-    """An array that no index may count back from the end of: compiled kernels do not look."""
+    """An array that refuses an index past its end, or one that counts back from there."""
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         assert not isinstance(index, int | np.integer) or 0 <= index < self.size, index
@@ -80,18 +110,55 @@ class FromZero(np.ndarray):
         super().__setitem__(index, value)
 
 
-def test_no_kernel_counts_back_from_the_end_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
-    def watched(function: Callable[..., int]) -> Callable[..., int]:
-        def run(*arguments: Any) -> int:
-            views = (a.view(FromZero) if isinstance(a, np.ndarray) else a for a in arguments)
-            return function(*views)
+@cache
+def watched_kernels() -> dict[str, Callable[..., int]]:
+    """Return the kernels by the interpreter, over arrays and tables that refuse a bad index."""
+    with pytest.MonkeyPatch.context() as patch:
+        for file in (candidates, evidence, kernels_trie, occurrences):
+            for name, value in list(vars(file).items()):
+                if isinstance(value, np.ndarray):
+                    patch.setattr(file, name, value.view(FromZero))
+        return {kernel.py_func.__name__: watched(pure_python(kernel)) for kernel in SIGNATURES}
 
-        return run
 
-    for kernel in SIGNATURES:
-        name = kernel.py_func.__name__
-        monkeypatch.setattr(module.dispatch, name, watched(pure_python(kernel)))
-    played()
+def watched(function: Callable[..., int]) -> Callable[..., int]:
+    def run(*arguments: Any) -> int:
+        views = (a.view(FromZero) if isinstance(a, np.ndarray) else a for a in arguments)
+        return function(*views)
+
+    return run
+
+
+@contextmanager
+def small_rings() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trie, "MIN_CAPACITY", LOCAL_SLOTS)
+        patch.setattr(sessions_module, "MAX_LOCAL_BYTES", BYTES[LOCAL_SLOTS])
+        yield patch
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=2))
+@settings(max_examples=12, deadline=None)
+def test_the_interpreter_does_bit_for_bit_what_is_compiled_and_no_index_is_out_of_range(
+    texts: list[Text],
+) -> None:
+    Dispatch().compile()  # from the tables as they are, before any is watched
+    with small_rings() as patch:
+        compiled = played(texts)
+        for name, kernel in watched_kernels().items():
+            patch.setattr(module.dispatch, name, kernel)
+        plain = played(texts)
+    for ours, theirs in zip(compiled, plain, strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("index", [-1, 4, np.int64(-1), Index(np.int64(-1)), Index(4)])
+def test_a_watched_array_refuses_an_index_out_of_range(index: int) -> None:
+    array = np.zeros(4, np.int32).view(FromZero)
+    with pytest.raises(AssertionError):
+        array[index]
+    with pytest.raises(AssertionError):
+        array[index] = 1
 
 
 def test_every_kernel_is_compiled_for_the_one_kind_of_call_that_is_made() -> None:
