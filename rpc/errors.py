@@ -5,8 +5,6 @@ Services raise these; `rpc.interceptor` turns them into statuses with machine-re
 | exception            | status              | details                    |
 |----------------------|---------------------|----------------------------|
 | InvalidRequest       | INVALID_ARGUMENT    | BadRequest, field by field |
-| NotFound             | NOT_FOUND           |                            |
-| FailedPrecondition   | FAILED_PRECONDITION |                            |
 | ResourceExhausted    | RESOURCE_EXHAUSTED  | RetryInfo                  |
 | Unavailable          | UNAVAILABLE         | RetryInfo                  |
 | anything else        | INTERNAL            |                            |
@@ -68,18 +66,6 @@ class InvalidRequest(ServiceError):
                 field=violation.field, description=violation.description
             )
         return [bad_request]
-
-
-class NotFound(ServiceError):
-    """What the request names does not exist."""
-
-    code = code_pb2.NOT_FOUND
-
-
-class FailedPrecondition(ServiceError):
-    """The request is sound, but not for this server as it stands."""
-
-    code = code_pb2.FAILED_PRECONDITION
 
 
 class RetryLater(ServiceError):

@@ -124,7 +124,7 @@ class _Worker:
         """Load the space; return how many seconds it took to be synced and caught up."""
         start = time.monotonic()
         await self._memory.start()
-        await self._memory.load(SPACE)
+        self._memory.load(SPACE)
         member = self._memory._members[SPACE]
         while not member.replica.synced or member.replica.lag.caught_up_at is None:
             await asyncio.sleep(0.001)

@@ -98,7 +98,7 @@ class DraftStream:
             self.live_tokens.give(charge)
             raise
         for opening in openings:
-            await self.memory.load(opening.space)
+            self.memory.load(opening.space)
         response = pb.DraftResponse(step=request.step)
         wanted = self._apply(openings, observations, response)
         for close in request.close:

@@ -33,16 +33,6 @@ class Calibration:
         """Memory the model takes."""
         return self.model.nbytes
 
-    def export(self) -> dict[str, NDArray[np.float32]]:
-        """Return what restores this calibration."""
-        return {"model": self.model.copy()}
-
-    def restore(self, arrays: dict[str, NDArray[np.float32]]) -> None:
-        """Become the exported calibration; ValueError says what is wrong, and nothing changed."""
-        if set(arrays) != {"model"}:
-            raise ValueError(f"arrays: {sorted(arrays)} is not model alone")
-        self.model = checked_model(arrays["model"])
-
     def check(self) -> None:
         """Assert that every chance, weight and count lies where the kernels keep it."""
         try:

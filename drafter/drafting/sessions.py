@@ -216,13 +216,6 @@ class DraftSessions:
         """Return the trie of a namespace, an empty one where it is new."""
         return self._memory(namespace).trie
 
-    def load(self, namespace: str, memory: Memory) -> None:
-        """Put a namespace's memory in place, for its open sequences too."""
-        self._memories[namespace] = memory
-        for session in self._sessions.values():
-            if session.namespace == namespace:
-                session.memory = memory
-
     def unload(self, namespace: str) -> Memory:
         """Take an idle namespace out of memory; ValueError while sequences of it are open."""
         if namespace not in self._memories:

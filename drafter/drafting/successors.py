@@ -30,23 +30,6 @@ class Successors:
             self.table = np.full(1 + MAX_ROWS * (1 + SUCCESSOR_RANKS), -1, np.int32)
             self.table[0] = MAX_ROWS
 
-    def export(self) -> dict[str, NDArray[np.int32]]:
-        """Return what restores this table."""
-        return {"table": self.table.copy()}
-
-    def restore(self, arrays: dict[str, NDArray[np.int32]]) -> None:
-        """Become the exported table; ValueError says what is wrong, and nothing changed."""
-        if set(arrays) != {"table"}:
-            raise ValueError(f"arrays: {sorted(arrays)} is not table alone")
-        table = np.array(arrays["table"])
-        if table.ndim != 1 or table.dtype != np.int32 or len(table) == 0:
-            raise ValueError(f"table: {table.dtype} of shape {table.shape} is no row of int32")
-        if len(table) != 1 + int(table[0]) * (1 + SUCCESSOR_RANKS) or table[0] not in (0, MAX_ROWS):
-            raise ValueError(f"table: {table[0]} rows in {len(table)} numbers")
-        if table.min() < -1 or table.max() > MAX_TOKEN_ID:
-            raise ValueError(f"table: {table.min()} to {table.max()} are not token ids")
-        self.table = table
-
 
 def as_rows(successors: Rows, num_tokens: int) -> NDArray[np.int32] | None:
     """Return one row of SUCCESSOR_RANKS ids per token, -1 where unknown; None where all are."""

@@ -118,31 +118,13 @@ def chain_next(arena: Arena, order: Int, position: Int) -> Int:
     return np.int64(arena[Index(links + order)]) - 1
 
 
-@kernel
+@part
 def token_after(arena: Arena, position: Int) -> Int:
     """Return the token that followed the position; negative at a run's end."""
     following = np.int64(position) + 1
     if following >= arena[HEAD] or following < arena[TAIL]:
         return BOUNDARY
     return np.int64(arena[Index(HEADER_LEN + (following & (arena[CAPACITY] - 1)))])
-
-
-@kernel
-def find_places(
-    arena: Arena, context: Arena, context_len: Int, order: Int, positions: Arena
-) -> Int:
-    """Write where the whole context ends, latest first, as many as fit; return their number."""
-    hashes = np.empty(NUM_ORDERS, np.int32)
-    hash_context(context, np.int64(0), np.int64(context_len), hashes, np.int64(0))
-    position = chain_start(arena, np.int64(order), np.int64(hashes[order]))
-    tail = np.int64(arena[TAIL])
-    found = 0
-    while position >= tail and found < len(positions):
-        if match_len(arena, position, context, np.int64(0), context_len) == context_len:
-            positions[found] = position
-            found += 1
-        position = chain_next(arena, order, position)
-    return found
 
 
 @part

@@ -111,7 +111,7 @@ class SharedMemory:
         self._outbox.add(space, run)
         self._members[space].wake(run)
 
-    async def load(self, space: str) -> None:
+    def load(self, space: str) -> None:
         """Begin to follow a space, in the background."""
         self._use(space)
 

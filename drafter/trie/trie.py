@@ -75,47 +75,6 @@ class Trie:
         if self._room < 0:
             self._make_room(num_tokens)
 
-    def remove(self, token_ids: TokenRun) -> None:
-        """Take back the latest live run equal to the ids, as if it had never been learned."""
-        run = as_run("token_ids", token_ids)
-        live = self.live_tokens()
-        start = _last_run(live, run)
-        if start < 0:
-            raise KeyError(f"token_ids: no live run of these {len(run)} tokens")
-        self._renumbered -= len(run) + 1
-        self._rebuild(np.delete(live, np.s_[start : start + len(run) + 1]), len(self._ring()))
-
-    def places(self, context: TokenRun, limit: int = 64) -> NDArray[np.int32]:
-        """Return where the whole context ends, latest first: positions for `token_after`."""
-        wanted = as_run("context", context)[::-1].copy()
-        if not len(wanted) or limit <= 0:
-            return np.empty(0, np.int32)
-        found = np.empty(limit, np.int32)
-        order = sum(length <= len(wanted) for length in kernels.ORDERS) - 1
-        number = kernels.find_places(self.arena, wanted, len(wanted), order, found)
-        return found[:number]
-
-    def children(self, context: TokenRun, limit: int = 64) -> list[tuple[int, int]]:
-        """Return (token, count) after the context's latest places; most frequent, then latest."""
-        counts: dict[int, int] = {}
-        for position in self.places(context, limit):
-            token = int(kernels.token_after(self.arena, position))
-            if token >= 0:
-                counts[token] = counts.get(token, 0) + 1
-        return sorted(counts.items(), key=lambda item: -item[1])
-
-    def match_len(self, context: TokenRun) -> int:
-        """Return the length of the longest suffix of the context that the trie holds."""
-        known = as_run("context", context)
-        low, high = 0, len(known)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if len(self.places(known[len(known) - middle :], 1)):
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
     def live_tokens(self, start: int = 0) -> NDArray[np.int32]:
         """Copy the live tokens, oldest first, -1 at boundaries; `start` skips the first ones."""
         head, tail = int(self.arena[kernels.HEAD]), int(self.arena[kernels.TAIL])
@@ -131,7 +90,7 @@ class Trie:
         """Hash the live tokens, their boundaries and how many were ever learned.
 
         Tries with one byte limit that learned the same runs in the same order agree, however they
-        came there: by learning, by restoring an export, or by removing what the other never saw.
+        came there: by learning, or by restoring an export.
         """
         return digest(self.export())
 
@@ -245,16 +204,6 @@ def _largest_capacity(max_bytes: int) -> int:
 def _arena_len(capacity: int) -> int:
     tallies = min(capacity, kernels.MAX_TALLIES) + kernels.NUM_LEADERS
     return kernels.HEADER_LEN + _INTS_PER_TOKEN * capacity + tallies
-
-
-def _last_run(live: NDArray[np.int32], run: TokenRun) -> int:
-    """Return where the latest run equal to this one starts; -1 where there is none."""
-    ends = np.flatnonzero(live == kernels.BOUNDARY)
-    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-    for index in np.flatnonzero(ends - starts == len(run))[::-1]:
-        if len(run) and np.array_equal(live[starts[index] : ends[index]], run):
-            return int(starts[index])
-    return -1
 
 
 def _checked_export(

@@ -29,7 +29,7 @@ def scraped(sessions: DraftSessions, memory: SharedMemory) -> dict[str, float]:
 async def test_sizes_follow_what_is_open_and_what_was_learned() -> None:
     sessions, memory = build(DrafterConfig())
     await memory.start()
-    await memory.load(SPACE)
+    memory.load(SPACE)
     sessions.open(1, namespace=SPACE, token_ids=TEXT)
     during = scraped(sessions, memory)
     assert (during["sessions"], during["trie_tokens"]) == (1, 0)
@@ -51,7 +51,7 @@ async def test_redis_that_goes_away_shows_and_what_waits_for_it(tmp_path: Path) 
         sessions, memory = build(DrafterConfig(redis_url=server.url))
         await memory.start()
         try:
-            await memory.load(SPACE)
+            memory.load(SPACE)
             await eventually(lambda: scraped(sessions, memory)["redis_up"] == 1)
             memory.append(SPACE, TEXT)
             await eventually(lambda: scraped(sessions, memory)["learn_tokens_total"] == len(TEXT))

@@ -21,10 +21,8 @@ from protos import drafter_pb2 as pb
 from protos import drafter_pb2_grpc as pb_grpc
 from rpc.errors import (
     RETRY_AFTER_S,
-    FailedPrecondition,
     FieldViolation,
     InvalidRequest,
-    NotFound,
     ResourceExhausted,
     RetryLater,
     Unavailable,
@@ -102,8 +100,6 @@ async def failure_of(channel: grpc.aio.Channel) -> tuple[grpc.aio.AioRpcError, A
     ("error", "code"),
     [
         (InvalidRequest.at("f", "bad"), grpc.StatusCode.INVALID_ARGUMENT),
-        (NotFound("no such thing"), grpc.StatusCode.NOT_FOUND),
-        (FailedPrecondition("not now"), grpc.StatusCode.FAILED_PRECONDITION),
         (ResourceExhausted("full", retry_after_s=1.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (Unavailable("away", retry_after_s=1.5), grpc.StatusCode.UNAVAILABLE),
     ],
@@ -120,9 +116,9 @@ async def test_calls_are_counted_by_method_and_status() -> None:
         await stub.Forget(pb.ForgetRequest(), timeout=TIMEOUT_S)
         await health_of(channel, SERVICE)
     assert server.calls == {("Forget", "OK"): 1}
-    async with running(Scripted(raising(NotFound("nothing")))) as (server, channel):
+    async with running(Scripted(raising(InvalidRequest.at("f", "bad")))) as (server, channel):
         await failure_of(channel)
-    assert server.calls == {("Forget", "NOT_FOUND"): 1}
+    assert server.calls == {("Forget", "INVALID_ARGUMENT"): 1}
     async with running(Scripted(raising(ValueError("a bug")))) as (server, channel):
         await failure_of(channel)
     assert server.calls == {("Forget", "INTERNAL"): 1}

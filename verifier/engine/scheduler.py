@@ -35,11 +35,6 @@ class Scheduler(Generic[S]):
         """Sequences not admitted yet."""
         return sum(len(queue) for queue in self._waiting.values())
 
-    @property
-    def is_idle(self) -> bool:
-        """Nothing runs and nothing waits."""
-        return not self.running and not self._waiting
-
     def enqueue(self, sequence: S) -> None:
         """Let a sequence wait, or raise QueueFull. Those that find room at once do not count."""
         room = self.max_running - len(self.running)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from drafter.drafting.propose import DraftTree
 from drafter.drafting.sessions import DraftSessions, Learn
+from tests.support.memory.trie_index import holds
 
 TEXT = [10, 11, 12, 13, 14, 15, 16, 17]
 
@@ -72,9 +73,9 @@ def test_close_learns_the_prompt_only_when_asked(learn: Learn, found: bool) -> N
     sessions = opened(learn=learn)
     sessions.observe(1, [50, 51, 52])
     sessions.close(1)
-    assert bool(sessions.trie("a").children(np.array(TEXT[:2], np.int32))) is found
-    outputs = bool(sessions.trie("a").children(np.array([50, 51], np.int32)))
-    assert outputs is (learn is not Learn.NONE)
+    learned = sessions.trie("a")
+    assert holds(learned, np.array(TEXT[:2], np.int32)) is found
+    assert holds(learned, np.array([50, 51], np.int32)) is (learn is not Learn.NONE)
 
 
 def test_a_reopened_sequence_learns_its_output_from_before() -> None:

@@ -223,7 +223,7 @@ async def test_bad_space_is_refused_and_changes_nothing(space: str) -> None:
         with pytest.raises(ValueError, match="space"):
             one.memory.append(space, [1])
         with pytest.raises(ValueError, match="space"):
-            await one.memory.load(space)
+            one.memory.load(space)
         with pytest.raises(ValueError, match="token_ids"):
             one.memory.append(SPACE, [-1])
         assert one.memory.spaces() == [SPACE]
@@ -249,7 +249,7 @@ async def test_least_recently_used_space_makes_room_and_comes_back(server: Serve
         await eventually(lambda: one.memory.status().num_bytes <= 1_000_000)
         assert one.memory.status().unloaded > 0
         assert "vocabulary/space-0" not in one.memory.spaces()
-        await one.memory.load("vocabulary/space-0")
+        one.memory.load("vocabulary/space-0")
         await eventually(lambda: one.knows(some_run(0), "vocabulary/space-0"))
 
 
@@ -466,7 +466,7 @@ async def test_drafters_with_different_limits_say_so_and_go_on(
     try:
         for peer in (large, small):
             await peer.memory.start()
-            await peer.memory.load(SPACE)
+            peer.memory.load(SPACE)
         learn(large, 0, 600)
         await eventually(lambda: small.memory.status().num_other_limits == 1)
         await eventually(lambda: small.knows(some_run(599)) and large.knows(some_run(0)))

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from drafter.trie.token_run import MAX_TOKEN_ID
 from drafter.trie.trie import MIN_CAPACITY, Trie
+from tests.support.memory.trie_index import following, holds, places
 
 SMALLEST = 4 * (8 + 10 * MIN_CAPACITY + 64)
 RUNS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
@@ -29,15 +30,6 @@ class Twin:
         ends = range(len(self.tokens) - 1, len(context) - 2, -1)
         return [end for end in ends if self.tokens[end - len(context) + 1 : end + 1] == context]
 
-    def remove(self, run: list[int]) -> bool:
-        ends = [index for index, token in enumerate(self.tokens) if token < 0]
-        for start, end in reversed(list(zip([0, *(end + 1 for end in ends)], ends, strict=False))):
-            if self.tokens[start:end] == run:
-                del self.tokens[start : end + 1]
-                self.learned -= len(run) + 1
-                return True
-        return False
-
 
 class TrieMachine(RuleBasedStateMachine):
     """Any order of operations leaves the trie equal to the twin."""
@@ -46,13 +38,11 @@ class TrieMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self.trie = Trie(max_bytes=SMALLEST)
         self.twin = Twin(MIN_CAPACITY)
-        self.runs: list[list[int]] = []
 
     @rule(run=RUNS)
     def learn(self, run: list[int]) -> None:
         self.trie.learn(np.array(run, np.int32))
         self.twin.append([*run, -1])
-        self.runs.append(run)
 
     @rule(run=RUNS, times=st.integers(10, 40))
     def learn_much(self, run: list[int], times: int) -> None:
@@ -62,16 +52,6 @@ class TrieMachine(RuleBasedStateMachine):
     def append(self, run: list[int]) -> None:
         self.trie.append(np.array(run, np.int32))
         self.twin.append(run)
-        self.runs.clear()
-
-    @rule(index=st.integers(0, 100))
-    def remove(self, index: int) -> None:
-        run = self.runs.pop(index % len(self.runs)) if self.runs else [9, 9, 9]
-        if self.twin.remove(run):
-            self.trie.remove(np.array(run, np.int32))
-        else:
-            with pytest.raises(KeyError):
-                self.trie.remove(np.array(run, np.int32))
 
     @rule()
     def restore(self) -> None:
@@ -82,15 +62,7 @@ class TrieMachine(RuleBasedStateMachine):
 
     @rule(context=st.lists(st.integers(0, 3), min_size=1, max_size=12))
     def look_up(self, context: list[int]) -> None:
-        base = int(self.trie.arena[2])
-        expected = self.twin.places(context)
-        found = self.trie.places(np.array(context, np.int32), limit=5000)
-        assert [int(place) - base for place in found] == expected
-
-    @rule(context=st.lists(st.integers(0, 3), max_size=12))
-    def longest(self, context: list[int]) -> None:
-        lengths = [n for n in range(1, len(context) + 1) if self.twin.places(context[-n:])]
-        assert self.trie.match_len(np.array(context, np.int32)) == max(lengths, default=0)
+        assert places(self.trie, np.array(context, np.int32)) == self.twin.places(context)
 
     @invariant()
     def agrees(self) -> None:
@@ -103,29 +75,19 @@ TestTrieMachine = TrieMachine.TestCase
 TestTrieMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
-def test_children_are_ordered_by_count_then_by_age() -> None:
+def test_what_followed_a_context_is_found_latest_first() -> None:
     trie = Trie()
-    for following in (5, 6, 5, 7):
-        trie.learn(np.array([1, 2, following], np.int32))
-    assert trie.children(np.array([1, 2], np.int32)) == [(5, 2), (7, 1), (6, 1)]
+    for token in (5, 6, 5, 7):
+        trie.learn(np.array([1, 2, token], np.int32))
+    assert following(trie, np.array([1, 2], np.int32)) == [7, 5, 6, 5]
 
 
 def test_no_match_crosses_a_boundary() -> None:
     trie = Trie()
     trie.learn(np.array([1, 2], np.int32))
     trie.learn(np.array([3, 4], np.int32))
-    assert trie.children(np.array([2], np.int32)) == []
-    assert trie.match_len(np.array([2, 3], np.int32)) == 1
-
-
-def test_removing_leaves_the_digest_of_a_trie_that_never_learned() -> None:
-    with_run, without = Trie(), Trie()
-    for trie in (with_run, without):
-        trie.learn(np.arange(50, dtype=np.int32))
-    with_run.learn(np.arange(20, dtype=np.int32))
-    assert with_run.digest() != without.digest()
-    with_run.remove(np.arange(20, dtype=np.int32))
-    assert with_run.digest() == without.digest()
+    assert following(trie, np.array([2], np.int32)) == []
+    assert not holds(trie, np.array([2, 3], np.int32))
 
 
 def test_growth_keeps_every_token_and_the_limit_evicts_the_oldest() -> None:
@@ -143,7 +105,7 @@ def test_growth_keeps_every_token_and_the_limit_evicts_the_oldest() -> None:
 def test_one_token_repeated_is_found() -> None:
     trie = Trie()
     trie.learn(np.full(100_000, 7, np.int32))
-    assert trie.children(np.full(40, 7, np.int32), limit=8)[0][0] == 7
+    assert places(trie, np.full(40, 7, np.int32), limit=8) == list(range(99_999, 99_991, -1))
     trie.check()
 
 

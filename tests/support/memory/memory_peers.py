@@ -11,6 +11,7 @@ from drafter.memory.memory import MemoryLimits, SharedMemory
 from drafter.memory.replica import Replica, ReplicaLimits
 from drafter.memory.worker import MemberTimes
 from drafter.trie.token_run import TokenRun
+from tests.support.memory.trie_index import holds
 from tests.support.waiting import eventually
 
 SPACE = "vocabulary/namespace"
@@ -45,7 +46,7 @@ class Peer:
 
     def knows(self, run: TokenRun, space: str = SPACE) -> bool:
         """Tell whether drafts in this space can be made from the run."""
-        return self.sessions.trie(space).match_len(run) == len(run)
+        return holds(self.sessions.trie(space), run)
 
     async def synced(self, space: str = SPACE, timeout_s: float = 10.0) -> "Peer":
         await eventually(lambda: self.replica(space).synced, timeout_s)
@@ -62,7 +63,7 @@ async def peers(
         for peer in found:
             await peer.memory.start()
             for space in spaces or (SPACE,):
-                await peer.memory.load(space)
+                peer.memory.load(space)
         yield found
     finally:
         for peer in found:

@@ -41,5 +41,5 @@ def test_a_removed_sequence_is_gone_from_wherever_it_was() -> None:
     scheduler.remove(second)
     scheduler.remove(first)
     scheduler.remove(first)
-    assert scheduler.is_idle
+    assert not scheduler.running
     assert scheduler.num_waiting == 0
