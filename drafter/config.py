@@ -14,25 +14,32 @@ class DrafterConfig(ServerSettings):
     model_config = SettingsConfigDict(env_prefix="LOOKAHEAD_DRAFTER_")
 
     listen: str = Field(
-        "127.0.0.1:50052", min_length=1, description="Address to serve on, host:port or unix:path"
+        default="127.0.0.1:50052",
+        min_length=1,
+        description="Address to serve on, host:port or unix:path",
     )
     # Secret because it may carry a password.
     redis_url: Annotated[SecretStr, Option("redis")] = Field(
-        SecretStr(""), description="URL of the Redis that holds the shared memory; empty: none"
+        default=SecretStr(""),
+        description="URL of the Redis that holds the shared memory; empty: none",
     )
     max_namespace_bytes: int = Field(
-        64 << 20, ge=1 << 20, description="Memory of one namespace's trie"
+        default=64 << 20, ge=1 << 20, description="Memory of one namespace's trie"
     )
-    max_memory_bytes: int = Field(1 << 30, ge=1 << 20, description="Memory of all tries together")
+    max_memory_bytes: int = Field(
+        default=1 << 30, ge=1 << 20, description="Memory of all tries together"
+    )
     max_outbox_bytes: int = Field(
-        64 << 20, ge=1 << 16, description="Runs that may wait for Redis; the oldest are dropped"
+        default=64 << 20,
+        ge=1 << 16,
+        description="Runs that may wait for Redis; the oldest are dropped",
     )
     namespace_ttl_s: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Seconds after which Redis forgets an unused namespace; unset: never",
     )
     max_live_tokens: int = Field(
-        8 << 20, ge=1 << 20, description="Tokens of all open sequences together"
+        default=8 << 20, ge=1 << 20, description="Tokens of all open sequences together"
     )
-    grace_s: float = Field(0.5, ge=0, description="Seconds running calls get at shutdown")
+    grace_s: float = Field(default=0.5, ge=0, description="Seconds running calls get at shutdown")

@@ -25,18 +25,24 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Least level that is logged"
+        default="INFO", description="Least level that is logged"
     )
-    log_format: LogFormat = Field("text", description="key=value pairs, or one JSON object a line")
+    log_format: LogFormat = Field(
+        default="text", description="key=value pairs, or one JSON object a line"
+    )
 
 
 class ServerSettings(ServiceSettings):
     """What every gRPC server can be told."""
 
-    tls_cert: str = Field("", description="PEM file: certificate to serve with; empty: plaintext")
-    tls_key: str = Field("", description="PEM file: its key")
-    tls_ca: str = Field("", description="PEM file: who signs those admitted; empty: anybody")
-    metrics_listen: str = Field("", description="Address to answer scrapes on; empty: none")
+    tls_cert: str = Field(
+        default="", description="PEM file: certificate to serve with; empty: plaintext"
+    )
+    tls_key: str = Field(default="", description="PEM file: its key")
+    tls_ca: str = Field(
+        default="", description="PEM file: who signs those admitted; empty: anybody"
+    )
+    metrics_listen: str = Field(default="", description="Address to answer scrapes on; empty: none")
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:

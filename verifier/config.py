@@ -17,40 +17,55 @@ class VerifierConfig(ServerSettings):
 
     model: str = Field(description="Local path, hub id or .gguf file of the target model")
     listen: str = Field(
-        "127.0.0.1:50051", description="Address to serve on, host:port or unix:path"
+        default="127.0.0.1:50051", description="Address to serve on, host:port or unix:path"
     )
-    drafter: str = Field("", description="Addresses of drafters, comma-separated; empty: none")
+    drafter: str = Field(
+        default="", description="Addresses of drafters, comma-separated; empty: none"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where the model runs; auto: a GPU if there is one"
+        default="auto", description="Where the model runs; auto: a GPU if there is one"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto",
+        default="auto",
         description="Type of the weights; auto: the checkpoint's own on a GPU, float32 on a CPU",
     )
     attention: Literal["auto", "sdpa", "batched", "eager"] = Field(
-        "auto", description="How attention is computed; auto: batched on a GPU, sdpa on a CPU"
+        default="auto",
+        description="How attention is computed; auto: batched on a GPU, sdpa on a CPU",
     )
-    compile: bool = Field(False, description="Compile the layers for passes of few rows")
-    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: all cores")
-    max_sequences: int = Field(8, ge=1, le=512, description="Sequences that run at once")
+    compile: bool = Field(default=False, description="Compile the layers for passes of few rows")
+    threads: int = Field(default=0, ge=0, description="CPU threads of the model; 0: all cores")
+    max_sequences: int = Field(default=8, ge=1, le=512, description="Sequences that run at once")
     kv_memory: str = Field(
-        "auto",
+        default="auto",
         description="Memory of the KV cache, such as 8GiB; "
         "auto: 85 % of what is free on a GPU, half on a CPU",
     )
-    max_waiting: int = Field(256, ge=0, description="Requests that may wait for a slot")
-    max_context: int = Field(4096, ge=8, description="Longest prompt plus output, in tokens")
-    max_nodes: int = Field(24, ge=0, le=64, description="Most drafted nodes per sequence and step")
-    max_depth: int = Field(24, ge=1, le=64, description="Most drafted tokens on one path")
+    max_waiting: int = Field(default=256, ge=0, description="Requests that may wait for a slot")
+    max_context: int = Field(
+        default=4096, ge=8, description="Longest prompt plus output, in tokens"
+    )
+    max_nodes: int = Field(
+        default=24, ge=0, le=64, description="Most drafted nodes per sequence and step"
+    )
+    max_depth: int = Field(default=24, ge=1, le=64, description="Most drafted tokens on one path")
     prefill_rows: int = Field(
-        0, ge=0, description="Most prompt tokens read in a step beside decoding; 0: by device"
+        default=0,
+        ge=0,
+        description="Most prompt tokens read in a step beside decoding; 0: by device",
     )
     exactness: Literal["guarded", "exact", "fast"] = Field(
-        "guarded", description="How close choices are decided, where a request does not say"
+        default="guarded", description="How close choices are decided, where a request does not say"
     )
-    drain_s: float = Field(30.0, ge=0, description="Seconds running streams get at shutdown")
-    drafter_ca: str = Field("", description="PEM file: who signed the drafters' certificates")
-    write_timeout_s: float = Field(60.0, gt=0, description="Seconds a client has to read on")
+    drain_s: float = Field(
+        default=30.0, ge=0, description="Seconds running streams get at shutdown"
+    )
+    drafter_ca: str = Field(
+        default="", description="PEM file: who signed the drafters' certificates"
+    )
+    write_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds a client has to read on"
+    )
 
     @field_validator("kv_memory")
     @classmethod

@@ -17,35 +17,44 @@ class GatewayConfig(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="LOOKAHEAD_GATEWAY_")
 
-    listen: str = Field("127.0.0.1:8000", description="Address to serve on, host:port")
+    listen: str = Field(default="127.0.0.1:8000", description="Address to serve on, host:port")
     verifier: str = Field(
-        "127.0.0.1:50051",
+        default="127.0.0.1:50051",
         description="Addresses of verifiers, comma-separated; requests take turns, "
         "and go round one that is down, full or about to stop",
     )
-    verifier_ca: str = Field("", description="PEM file: who signs the verifiers' certificates")
-    tls_cert: str = Field("", description="PEM file: our certificate, if verifiers ask for one")
-    tls_key: str = Field("", description="PEM file: its key")
+    verifier_ca: str = Field(
+        default="", description="PEM file: who signs the verifiers' certificates"
+    )
+    tls_cert: str = Field(
+        default="", description="PEM file: our certificate, if verifiers ask for one"
+    )
+    tls_key: str = Field(default="", description="PEM file: its key")
     # No option: other users of a machine can read command lines.
     keys: Annotated[dict[str, str], Option("")] = Field(
         default_factory=dict, repr=False, description="JSON object: API key to its namespace"
     )
     keys_file: Path | None = Field(
-        None, description="File with a JSON object of API keys and namespaces; read at the start"
+        default=None,
+        description="File with a JSON object of API keys and namespaces; read at the start",
     )
     draft_trees: bool | None = Field(
-        None, description="Whether requests may see drafts; unset: only without keys"
+        default=None, description="Whether requests may see drafts; unset: only without keys"
     )
-    max_body_bytes: int = Field(4 << 20, ge=1024, description="Longest request body")
-    max_choices: int = Field(16, ge=1, le=128, description="Most prompts times n of a request")
-    max_requests: int = Field(512, ge=1, description="Requests answered at once")
+    max_body_bytes: int = Field(default=4 << 20, ge=1024, description="Longest request body")
+    max_choices: int = Field(
+        default=16, ge=1, le=128, description="Most prompts times n of a request"
+    )
+    max_requests: int = Field(default=512, ge=1, description="Requests answered at once")
     connect_timeout_s: float = Field(
-        0.7, gt=0, description="Seconds to reach a verifier, all addresses together"
+        default=0.7, gt=0, description="Seconds to reach a verifier, all addresses together"
     )
-    request_timeout_s: float = Field(600.0, gt=0, description="Seconds for a whole answer")
-    read_timeout_s: float = Field(30.0, gt=0, description="Seconds for a request to arrive")
-    write_timeout_s: float = Field(30.0, gt=0, description="Seconds a client has to read on")
-    drain_s: int = Field(30, ge=0, description="Seconds running requests get at shutdown")
+    request_timeout_s: float = Field(default=600.0, gt=0, description="Seconds for a whole answer")
+    read_timeout_s: float = Field(default=30.0, gt=0, description="Seconds for a request to arrive")
+    write_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds a client has to read on"
+    )
+    drain_s: int = Field(default=30, ge=0, description="Seconds running requests get at shutdown")
 
     @field_validator("listen")
     @classmethod
