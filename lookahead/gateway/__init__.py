@@ -1,1 +1,1 @@
-"""The HTTP front: an OpenAI-compatible API that asks the verifier over gRPC."""
+"""The HTTP server: an OpenAI-compatible API that calls the verifier over gRPC."""

@@ -22,7 +22,7 @@ SEED_BITS = 53  # what every reader of JSON keeps exactly
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request gets. Close it, once."""
+    """The answer to one request. Close it once."""
 
     request: Generation
     envelope: Envelope
@@ -33,14 +33,14 @@ class Answer:
     metrics: GatewayMetrics
 
     async def whole(self) -> dict[str, Any]:
-        """Wait for everything and return the answer's body."""
+        """Wait for all choices and return the answer's body."""
         reasons = await all_or_none(self._read(choice) for choice in self.choices)
         complete = self.envelope.format.complete
         entries = [complete(*pair) for pair in zip(self.choices, reasons, strict=True)]
         return self.envelope.answer(entries, **self.summary())
 
     def summary(self) -> dict[str, Any]:
-        """What was used and what drafting did, once all choices are finished."""
+        """Usage and the figures of drafting, once all choices are finished."""
         has_prediction = self.request.prediction is not None
         return {
             "usage": usage(self.choices, n=self.request.n, has_prediction=has_prediction),
@@ -48,13 +48,13 @@ class Answer:
         }
 
     def close(self) -> None:
-        """Cancel what still runs."""
+        """Cancel the choices that still run."""
         for choice in self.choices:
             choice.generating.close()
         self.metrics.end_answer(self.caller.arrival, self.choices)
 
     def explained(self, error: LookaheadError) -> ApiError:
-        """Return what a failed generation means to the client."""
+        """Return the error that the client gets for a failed generation."""
         return from_call(error, renamed_fields(self.request))
 
     async def _read(self, choice: Choice) -> str:

@@ -1,4 +1,4 @@
-"""The application: routes behind their front, every failure in OpenAI's form."""
+"""The application: routes behind the middleware; every failure has OpenAI's form."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

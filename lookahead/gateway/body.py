@@ -14,7 +14,7 @@ MAX_DEPTH = 64
 
 
 async def read_json(request: Request, *, max_bytes: int, timeout_s: float) -> dict[str, Any]:
-    """Return the JSON object that the body holds, or raise the ApiError that says why not."""
+    """Return the JSON object in the body, or raise an ApiError with the reason."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # Also keeps other web pages out: a browser asks before it sends JSON across origins.
     if media_type != "application/json":
@@ -77,7 +77,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _check(value: object, path: str, depth: int) -> None:
-    """Refuse what is too deep, and halves of characters, which no protocol buffer takes."""
+    """Refuse values nested too deep, and half characters, which protocol buffers cannot hold."""
     if depth > MAX_DEPTH:
         raise invalid(path.split(".")[0], f"is nested deeper than {MAX_DEPTH}")
     if isinstance(value, str):
@@ -102,7 +102,7 @@ Kind = TypeVar("Kind", bound=Part)
 
 
 def validated(kind: type[Kind], found: dict[str, Any]) -> Kind:
-    """Return the request, or raise the ApiError that names what is wrong."""
+    """Return the request, or raise an ApiError that names the wrong field."""
     try:
         return kind.model_validate(found)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""One choice of an answer: what its generation has brought so far."""
+"""One choice of an answer: the text and tokens of its generation so far."""
 
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ REASONS = {pb.Finished.FINISH_REASON_STOP: "stop", pb.Finished.FINISH_REASON_LEN
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one message of the stream adds."""
+    """The part that one message of the stream adds."""
 
     text: str
     tokens: pb.Tokens | None = None  # None with the last piece
@@ -36,7 +36,7 @@ class Choice:
     num_accepted: dict[str, int] = field(default_factory=dict)  # drafted tokens by their source
 
     async def pieces(self, texts: TokenTexts) -> AsyncIterator[Piece]:
-        """Yield what comes, and keep count of it."""
+        """Yield the parts as they come, and count them."""
         async for response in self.generating.events():
             if response.WhichOneof("event") == "finished":
                 yield self._end(response.finished)

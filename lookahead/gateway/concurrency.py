@@ -1,4 +1,4 @@
-"""Several pieces of work as one: all of them, or none once one fails or the client is gone."""
+"""Runs several pieces of work as one: if one fails or the client leaves, all are cancelled."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable

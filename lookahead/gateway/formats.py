@@ -12,7 +12,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class Format(Protocol):
-    """What the two kinds of answer differ in."""
+    """The differences between the two kinds of answer."""
 
     prefix: ClassVar[str]  # of an answer's id
     whole: ClassVar[str]  # what a whole answer is called
@@ -86,7 +86,7 @@ class ChatFormat:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What all chunks of an answer have in common."""
+    """The fields that all chunks of an answer share."""
 
     format: Format
     answer_id: str

@@ -1,4 +1,4 @@
-"""What this process counts about the requests that it answers. No label holds what clients send."""
+"""Counts of the requests that this process answers. No label holds text from clients."""
 
 import time
 
@@ -83,6 +83,6 @@ class GatewayMetrics:
 
 
 def _route(scope: Scope) -> str:
-    """Return the route's pattern: there are few of them, whatever clients ask for."""
+    """Return the route's pattern, so that clients cannot create new label values."""
     route = scope.get("route")
     return getattr(route, "path", "other")

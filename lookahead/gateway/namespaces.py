@@ -1,7 +1,7 @@
-"""Which memory a request drafts from: that of its API key, refined by what the request says.
+"""The memory that a request drafts from: that of its API key, narrowed by the request's fields.
 
 A request can narrow its key's namespace, never leave it. Names of end users are hashed, so that
-none of them stands in a log or a Redis key.
+none of them appears in a log or a Redis key.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Asks a gateway whether it is ready; `python -m lookahead.gateway.probe ADDRESS` says so, too."""
+"""Asks a gateway whether it is ready; also as `python -m lookahead.gateway.probe ADDRESS`."""
 
 import http.client
 import sys

@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
 
 
 async def serve(config: GatewayConfig, tracer: Tracer | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; running requests then get `drain_s` to end."""
+    """Serve until SIGTERM or SIGINT; running requests then have `drain_s` to finish."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with bind(config.listen) as bound:
         server = make_server(config, tracer)

@@ -20,7 +20,7 @@ class Part(BaseModel):
 
 
 class StreamOptions(Part):
-    """What a stream holds besides the text."""
+    """Fields of a stream besides the text."""
 
     include_usage: bool = False
 
@@ -61,7 +61,7 @@ class Prediction(Part):
 
 
 class Lookahead(Part):
-    """How drafting is used: it changes the speed, never the text. Names are the contract's."""
+    """Controls drafting, which changes the speed and never the text. Names are the contract's."""
 
     mode: Literal["auto", "off", "chain", "tree"] | None = None
     max_nodes: Unsigned | None = None
@@ -73,7 +73,7 @@ class Lookahead(Part):
 
 
 class Generation(Part):
-    """What both kinds of completion have in common."""
+    """The fields of both kinds of completion."""
 
     model: str | None = None
     stream: bool = False

@@ -26,11 +26,11 @@ Abort = Callable[[Scope], None]  # drops the connection of a request
 
 
 class ClientTooSlow(Exception):
-    """The client did not take what was sent for longer than allowed."""
+    """The client has not read for longer than allowed."""
 
 
 class EventStream(Response):
-    """The stream of one answer; ends the answer with itself, however it ends."""
+    """The stream of one answer. When the stream ends for any reason, the answer ends."""
 
     media_type = "text/event-stream"
 

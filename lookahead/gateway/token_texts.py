@@ -1,4 +1,4 @@
-"""The text of single tokens, for log probabilities; asked of the verifier once for each token."""
+"""The text of single tokens, for log probabilities. The verifier is asked once for each token."""
 
 import asyncio
 from collections.abc import Iterable

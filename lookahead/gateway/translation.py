@@ -1,4 +1,4 @@
-"""From a request of OpenAI's form to those of the contract, one for each choice."""
+"""Translates an OpenAI request into requests of the contract, one for each choice."""
 
 import json
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class Caller:
 def generate_requests(
     request: Generation, caller: Caller, *, seed: int
 ) -> list[pb.GenerateRequest]:
-    """Return the calls to make: n for each prompt, with seeds that count up from `seed`."""
+    """Return the calls to make: n for each prompt, with the seeds `seed`, `seed` + 1, …."""
     template = _template(request, caller)
     requests: list[pb.GenerateRequest] = []
     for prompt in _prompts(request):

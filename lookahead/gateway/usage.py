@@ -1,4 +1,4 @@
-"""What an answer used, and what drafting did for it, summed over its choices."""
+"""Usage and the figures of drafting, summed over the choices of an answer."""
 
 from collections.abc import Sequence
 from itertools import zip_longest

@@ -1,4 +1,4 @@
-"""The verifiers behind this gateway: calls take turns, and go to the next one where one fails.
+"""The verifiers behind this gateway. Calls take turns, and go to the next verifier if one fails.
 
 Only what has not begun is tried again: once a generation started, its failure is the client's.
 """

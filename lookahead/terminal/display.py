@@ -1,4 +1,4 @@
-"""How generations look in a terminal: text coloured by its source, then what it took in a line."""
+"""Shows generations in a terminal: text coloured by source, then one line of figures."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -45,7 +45,7 @@ def print_run(console: Console, run: TokenRun) -> None:
 
 
 def legend(*, is_constrained: bool = False) -> Text:
-    """Say what the colours mean."""
+    """Print the meaning of the colours."""
     constraint = [(" · ", "dim"), ("from the constraint", STYLES["constraint"])]
     return Text.assemble(
         ("drafted and accepted: ", "dim"),
@@ -65,7 +65,7 @@ def shows_colours(console: Console) -> bool:
 
 
 def summary(result: GenerationResult) -> str:
-    """Say in one line what a generation took."""
+    """Return one line with the figures of a generation."""
     parts = [
         f"{result.usage.num_output_tokens} tokens",
         f"{result.tokens_per_second:.1f} tokens/s",

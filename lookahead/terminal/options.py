@@ -1,4 +1,4 @@
-"""Options that several commands share, each written down once."""
+"""Options that several commands share, each defined once."""
 
 from pathlib import Path
 from typing import Annotated

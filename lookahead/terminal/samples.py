@@ -26,17 +26,17 @@ def load_samples() -> list[Sample]:
 
 
 def load_openings() -> list[str]:
-    """Return the beginnings of stories that repeat nothing: there is little to draft from."""
+    """Return beginnings of stories that repeat nothing and so can hardly be drafted."""
     return _read("openings").splitlines()
 
 
 def read_sample(path: Path) -> Sample:
-    """Return a prompt of the user's own; InvalidRequest where it is no text."""
+    """Return the user's own prompt; InvalidRequest if it is not text."""
     return Sample(path.name, read_text(path))
 
 
 def read_text(path: Path) -> str:
-    """Return what a file of the user's says; InvalidRequest where it is no text."""
+    """Return the text of a user's file; InvalidRequest if it is not text."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

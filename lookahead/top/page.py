@@ -26,7 +26,7 @@ class Part:
 
 
 def page(parts: list[Part]) -> Group:
-    """The whole of it for a terminal."""
+    """The whole page for a terminal."""
     blocks: list[Any] = []
     for part in parts:
         heading = Text(f"{part.service or '?':<10}", style="bold")

@@ -14,7 +14,7 @@ TIMEOUT_S = 2.0
 
 
 class ScrapeError(RuntimeError):
-    """A process does not answer, or what answers is none of ours."""
+    """A process does not answer, or is not one of ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Reads what a memory is to learn: text files, and JSONL with texts or token ids."""
+"""Reads files for a memory to learn: text files, and JSONL with texts or token ids."""
 
 import json
 from collections.abc import Iterator

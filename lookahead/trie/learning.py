@@ -1,4 +1,4 @@
-"""Turns files into what a drafter learns, and says what became of it."""
+"""Teaches files to a drafter, and reports the result."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -35,9 +35,9 @@ def report_learned(
     while (held := _held(drafter, vocabulary, namespace)) < num_tokens:
         if time.monotonic() > deadline:
             typer.echo(
-                f"{drafter.address} holds {held:,} tokens of {namespace} now: the rest is on its "
-                "way through the log, or the room for a namespace is full "
-                "(LOOKAHEAD_DRAFTER_MAX_NAMESPACE_BYTES), and the oldest went.",
+                f"{drafter.address} holds {held:,} tokens of {namespace} now. Either the rest is "
+                "still in the log, or the namespace has reached "
+                "LOOKAHEAD_DRAFTER_MAX_NAMESPACE_BYTES and its oldest tokens were dropped.",
                 err=True,
             )
             return

@@ -1,4 +1,4 @@
-"""What the drafters remember as a table: one row per drafter and namespace."""
+"""The drafters' memories as a table: one row per drafter and namespace."""
 
 from rich.table import Table
 
