@@ -125,4 +125,4 @@ def _difference(finding: Finding) -> str:
     if finding.comparison.is_identical:
         return "[green]none[/]"
     where = f"[red bold]token {finding.comparison.first_difference}[/]"
-    return where if finding.is_plain_repeatable else f"{where} (plain differs from plain too)"
+    return where if finding.is_plain_repeatable else f"{where} (two plain runs differ as well)"

@@ -32,12 +32,19 @@ def serve(
     model: options.Model = DEMO,
     redis: options.Redis = "",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the verifier.")] = 50051,
-    drafter_port: Annotated[int, typer.Option(min=1, max=65535, help="And the drafter.")] = 50052,
+    drafter_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the drafter.")
+    ] = 50052,
     http_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the OpenAI-compatible gateway; 0: none.")
+        int, typer.Option(min=0, max=65535, help="Port of the OpenAI-compatible gateway; 0: none.")
     ] = 8000,
     metrics_port: Annotated[
-        int, typer.Option(min=0, max=65534, help="The verifier's; the drafter's is next; 0: none.")
+        int,
+        typer.Option(
+            min=0,
+            max=65534,
+            help="Metrics port of the verifier; the drafter has the next one; 0: none.",
+        ),
     ] = 9101,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
 ) -> None:

@@ -29,11 +29,11 @@ MODES = {
 DEFINITIONS = """\
 tokens/s: output tokens of all requests over the burst's whole time, first tokens included; \
 median of the rounds
-over plain: that, over plain's of the same round; median of the rounds
+over plain: tokens/s divided by that of plain in the same round; median of the rounds
 tokens per step: tokens after the first / decode steps; mean over requests
-first token: from sending the request to its first text; prompts are new to it, except in warm
+first token: from sending the request to its first text; only in warm the prompts are known
 per token: (last text - first text) / (tokens - 1) of a request, so per token, not per message
-identical texts: answers equal to plain's, of those that could be compared"""
+identical texts: answers equal to those of plain, out of those that could be compared"""
 
 
 def table(rows: Sequence[Row]) -> Table:

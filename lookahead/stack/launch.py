@@ -18,7 +18,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != int(parent_id):
-            sys.exit("the parent is gone already")
+            sys.exit("the parent is already gone")
     os.execv(sys.executable, [sys.executable, "-m", *command])
 
 
