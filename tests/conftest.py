@@ -10,6 +10,7 @@ from tests.support.models.saved_model import save_small_model
 
 # Small models run slower on several threads, and much slower when other processes compete.
 torch.set_num_threads(1)
+SLOW_TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,10 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compiled_kernels() -> None:
     """The drafter's kernels, compiled or from their cache: before that, drafts come too late."""
     warm_up()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time, unless they say themselves how much they need."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))

@@ -13,6 +13,8 @@ from bench.serving.engine import running_drafter
 from verifier.engine import step
 from verifier.speculation.tree import Accepted, accept
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -13,6 +13,8 @@ from bench.memory.server import server
 from bench.memory.sizes import size
 from drafter.drafting.sessions import DraftSessions
 
+pytestmark = pytest.mark.slow
+
 STRETCH = Stretch(
     step_ms=10.0,
     per_forward=1.25,

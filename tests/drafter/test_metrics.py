@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from bench.topologies.server import Server, running
 from drafter.config import DrafterConfig
 from drafter.drafting.sessions import DraftSessions
@@ -10,6 +12,8 @@ from drafter.metrics import DrafterMetrics
 from drafter.server import build
 from rpc.histogram import LOOKUP_S, Histogram
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 SPACE = "v/default"
 TEXT = list(range(10, 50))

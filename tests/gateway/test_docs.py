@@ -44,6 +44,8 @@ def address() -> Iterator[str]:
         yield front
 
 
+@pytest.mark.clients
+@pytest.mark.slow
 @pytest.mark.system
 @pytest.mark.parametrize("command", COMMANDS, ids=range(len(COMMANDS)))
 def test_a_documented_command_works(address: str, command: str) -> None:

@@ -18,6 +18,8 @@ from protos import verifier_pb2 as pb
 from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, StoppingVerifier, serving
 from tests.support.servers.running_gateway import Host, gateway, host
 
+pytestmark = pytest.mark.clients
+
 MESSAGES = [{"role": "user", "content": "hello"}]
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}}

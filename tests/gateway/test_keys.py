@@ -190,6 +190,7 @@ def test_a_file_of_keys_that_is_none_stops_the_process(tmp_path: Path, text: str
         GatewayConfig(keys_file=path)
 
 
+@pytest.mark.slow
 def test_a_bad_setting_is_told_without_its_value() -> None:
     secret = "sk-secret"
     environ = {**os.environ, "LOOKAHEAD_GATEWAY_KEYS": json.dumps({secret: "a b"})}

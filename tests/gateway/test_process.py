@@ -18,6 +18,8 @@ from lookahead.gateway.process import SEND_BUFFER_BYTES, bind
 from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, serving
 from tests.support.waiting import read_until
 
+pytestmark = pytest.mark.slow
+
 STOP_S = 20.0
 CANARY = "xyzzy-canary-42"
 

@@ -19,6 +19,8 @@ from tests.support.servers.running_gateway import Host, gateway, host
 from tests.support.servers.running_verifier import verifier
 from verifier.engine.counters import StepStats
 
+pytestmark = pytest.mark.slow
+
 COMPLETIONS = "/v1/completions"
 DEADLINE_S = 20.0
 NUM_IDLE = 64

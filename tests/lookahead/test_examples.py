@@ -15,6 +15,8 @@ from bench.topologies.server import free_port
 from lookahead.stack.stack import NO_REDIS, StackConfig, running
 from tests.support import ROOT
 
+pytestmark = [pytest.mark.slow, pytest.mark.clients]
+
 EXAMPLES = ROOT / "examples"
 TIMEOUT_S = 90.0
 # Patterns of what each must say; the small model's own words are noise.

@@ -88,6 +88,7 @@ def lookahead(monkeypatch: pytest.MonkeyPatch) -> Lookahead:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["gRPC", "gateway"])
 def test_all_modes_are_measured_and_say_the_same(
     lookahead: Lookahead,

@@ -21,6 +21,8 @@ from protos import verifier_pb2 as pb
 from rpc.health import is_serving
 from tests.support.servers.fake_verifier import FakeVerifier, serving
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = "letters"
 TEXT = "It was the best of times, it was the worst of times.\n"
 Run = Callable[..., int]

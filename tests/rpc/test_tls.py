@@ -25,6 +25,8 @@ from verifier.config import VerifierConfig
 from verifier.request import Speculation
 from verifier.speculation.draft_client import DraftClient
 
+pytestmark = pytest.mark.slow
+
 MAIN = "from lookahead.cli import main; main()"
 
 

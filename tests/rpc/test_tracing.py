@@ -118,6 +118,7 @@ async def test_the_gateway_goes_on_with_its_clients_trace(
     assert [span.parent_span_id.hex() for span in collector.spans.values()] == [CALLER]
 
 
+@pytest.mark.slow
 def test_off_nothing_of_opentelemetry_is_imported() -> None:
     script = (
         "import sys\n"

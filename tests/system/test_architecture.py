@@ -97,6 +97,7 @@ def test_package_files_hold_a_docstring_only() -> None:
         assert len(ast.parse(path.read_text()).body) == 1, path
 
 
+@pytest.mark.slow
 def test_the_stubs_equal_a_fresh_generation(tmp_path: Path) -> None:
     generate(tmp_path)
     fresh = {path.name: path.read_text() for path in (tmp_path / "protos").iterdir()}
@@ -106,6 +107,7 @@ def test_the_stubs_equal_a_fresh_generation(tmp_path: Path) -> None:
         assert committed[name] == text, f"{name} is stale: run `make protos`"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("buf", "lint", "protos"), ("lint-imports",)])
 def test_the_linters_are_content(command: tuple[str, ...]) -> None:
     done = subprocess.run(
@@ -114,6 +116,7 @@ def test_the_linters_are_content(command: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [

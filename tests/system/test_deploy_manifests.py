@@ -22,6 +22,8 @@ from tests.support.deploy.manifests import (
 from verifier.config import VerifierConfig
 from verifier.server import GRACE_S
 
+pytestmark = pytest.mark.slow
+
 DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text()
 SETTINGS: dict[str, type[BaseSettings]] = {
     "drafter": DrafterConfig,

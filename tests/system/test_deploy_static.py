@@ -23,6 +23,8 @@ from tests.support.deploy.manifests import BIN, OVERLAYS, ROOT, Manifests, rende
 from verifier.config import VerifierConfig
 from verifier.server import GRACE_S
 
+pytestmark = pytest.mark.slow
+
 KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
 # Kinds that operators bring; no schema of them is published with Kubernetes.
 FOREIGN_KINDS = {"PodMonitor", "ScaledObject"}

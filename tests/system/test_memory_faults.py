@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from bench.exactness.runs import AlwaysOn
 from bench.topologies.groups import Cluster, Sentinels, ask
@@ -34,6 +35,8 @@ from tests.support.servers.running_verifier import ROOMY, TOKENIZER, serving, sm
 from verifier.engine.counters import Counters, StepStats
 from verifier.engine.engine import Engine
 from verifier.speculation.draft_client import DraftClient
+
+pytestmark = pytest.mark.slow
 
 logger = logging.getLogger(__name__)
 NAMESPACE = "faults"

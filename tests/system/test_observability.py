@@ -116,11 +116,13 @@ def _expressions() -> list[str]:
     return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 
 
+@pytest.mark.slow
 def test_rules_and_dashboard_use_metrics_that_exist(observed: Observed) -> None:
     used = set(NAME.findall(RULES.read_text() + " ".join(_expressions())))
     assert {SUFFIX.sub("", name) for name in used} <= _families(observed) | LATER
 
 
+@pytest.mark.slow
 def test_the_page_lists_every_metric_and_no_other(observed: Observed) -> None:
     listed = re.findall(r"^\| `(lookahead_\w+)", PAGE.read_text(), re.MULTILINE)
     assert len(listed) == len(set(listed))
@@ -132,6 +134,7 @@ def test_every_alert_has_a_line_that_says_what_to_do() -> None:
     assert re.findall(r"^\| `(Lookahead\w+)`", PAGE.read_text(), re.MULTILINE) == alerts
 
 
+@pytest.mark.slow
 def test_requests_leave_a_line_in_the_log_and_no_word_of_theirs(
     observed: Observed,
 ) -> None:
@@ -139,6 +142,7 @@ def test_requests_leave_a_line_in_the_log_and_no_word_of_theirs(
     assert MARKER not in observed.log
 
 
+@pytest.mark.slow
 def test_top_shows_what_the_stack_does_and_who_does_not_answer(observed: Observed) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     readings = look([*observed.addresses.values(), nobody], interval_s=0.01)
@@ -176,6 +180,7 @@ def test_top_says_what_is_wrong_with_an_address(address: str) -> None:
         scrape(address)
 
 
+@pytest.mark.slow
 def test_top_knows_its_own_processes(observed: Observed) -> None:
     with pytest.raises(ScrapeError, match="none of our processes"):
         parse("up 1\n")
@@ -183,6 +188,7 @@ def test_top_knows_its_own_processes(observed: Observed) -> None:
         parse("<html>hello</html>\n")
 
 
+@pytest.mark.slow
 def test_top_shows_no_rate_of_what_did_not_happen(observed: Observed) -> None:
     unknown: dict[str, set[str]] = {}
     for text in observed.scrapes.values():
@@ -210,6 +216,7 @@ def promtool() -> str:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.system
 def test_prometheus_reads_every_scrape(promtool: str, observed: Observed) -> None:
     for text in observed.scrapes.values():
@@ -261,6 +268,7 @@ def _query(address: str, expression: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.system
 def test_a_prometheus_scrapes_all_processes_and_sees_one_die(
     prometheus: str, observed: Observed
@@ -282,6 +290,7 @@ def test_a_prometheus_scrapes_all_processes_and_sees_one_die(
     wait_until(lambda: bool(_query(prometheus, down)), 30)
 
 
+@pytest.mark.slow
 @pytest.mark.system
 def test_rules_fire_when_they_should_and_not_before(promtool: str) -> None:
     done = subprocess.run(
@@ -292,6 +301,7 @@ def test_rules_fire_when_they_should_and_not_before(promtool: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.system
 def test_every_expression_of_the_dashboard_is_understood(promtool: str, tmp_path: Path) -> None:
     rules = [{"record": f"panel:{i}", "expr": expr} for i, expr in enumerate(_expressions())]

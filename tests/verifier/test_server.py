@@ -20,6 +20,8 @@ from tests.support.servers.running_verifier import small_model
 from verifier.config import VerifierConfig
 from verifier.server import serve
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 60.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

@@ -104,6 +104,7 @@ async def test_namespaces_are_described_by_prefix() -> None:
         assert await served.describe() == await other.describe()
 
 
+@pytest.mark.slow
 async def test_what_one_drafter_learns_the_other_drafts(tmp_path: Path) -> None:
     server = Server(tmp_path)
     with running_servers(server):
@@ -120,6 +121,7 @@ async def test_what_one_drafter_learns_the_other_drafts(tmp_path: Path) -> None:
             assert ours.log_position
 
 
+@pytest.mark.slow
 async def test_forget_says_when_redis_cannot_be_told(tmp_path: Path) -> None:
     server = Server(tmp_path)
     with running_servers(server):

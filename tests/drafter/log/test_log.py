@@ -17,6 +17,8 @@ from lookahead.stack.private_redis import LocalRedis
 from tests.support.memory.memory_peers import FAST, SPACE, Peer, agree, peers, some_run
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 OTHER = "vocabulary/other"
 NO_SNAPSHOTS = replace(FAST, replica=replace(FAST.replica, snapshot_tokens=10**9))
 

@@ -16,6 +16,8 @@ from tests.support.memory.memory_peers import SPACE, agree, peers, some_run
 from tests.support.servers.redis_server import redis_binary
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 # What a drafter's user may do; docs/memory.md shows the same list.
 ACL = (
     "+xadd +xread +xrange +xtrim +get +set +exists +incrby +sadd +srem +smembers +hset +hget "

@@ -21,6 +21,8 @@ from drafter.trie.store import TokenTrie
 from drafter.trie.token_run import TokenRun
 from tests.support.memory.simulated_log import SimulatedLog, Turn, World
 
+pytestmark = pytest.mark.slow
+
 NUM_SEEDS = 10_000
 NUM_PARTS = 10
 SPACE = "vocabulary/namespace"

@@ -152,6 +152,7 @@ for frame in (bomb, undeclared):
 """
 
 
+@pytest.mark.slow
 def test_bomb_is_refused_within_64_mib() -> None:
     """The address space may grow by 64 MiB while two frames of 1 GiB are offered."""
     done = subprocess.run(

@@ -25,6 +25,8 @@ from verifier.sampling.params import SamplingParams
 from verifier.sampling.sampler import Sampler
 from verifier.speculation.tree import DraftTree
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = small_tokenizer("byte_level")
 CONFIG = VerifierConfig(model="small", max_sequences=2, max_waiting=32, max_context=250)
 NUM_TOKENS = 60

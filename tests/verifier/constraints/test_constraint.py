@@ -41,6 +41,7 @@ def check_form(constraint: Constraint, text: str) -> None:
         assert text in constraint.texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLINGS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_have_the_form_and_drafting_changes_none(kind: str, name: str) -> None:

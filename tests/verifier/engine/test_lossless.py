@@ -18,6 +18,8 @@ from verifier.model.model import VerificationMode
 from verifier.request import Mode
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, prefix
 
+pytestmark = pytest.mark.slow
+
 NUM_TOKENS = 24
 
 

@@ -26,6 +26,8 @@ from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Mode
 from verifier.speculation.tree import DraftTree
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[5, 9, 33, 4], [7] * 9, [3] * 70, [11, 60, 2, 8]]
 NUM_TOKENS = 30
 

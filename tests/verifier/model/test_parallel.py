@@ -21,6 +21,8 @@ from tests.support.models.saved_model import save_small_model
 from tests.support.models.small_tokenizers import small_tokenizer
 from verifier.model.parallel import Group, ParallelError
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 100.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")

@@ -23,6 +23,8 @@ from verifier.speculation.controller import (
     Controller,
 )
 
+pytestmark = pytest.mark.slow
+
 NEWCOMER = PRIOR_KEPT / PRIOR
 ROWS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 

@@ -101,6 +101,7 @@ def test_merging_with_nothing_changes_nothing() -> None:
     assert merged(tree, EMPTY_TREE) == tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("kind", ["byte_level", "llama", "gemma"])
 def test_outputs_are_the_same_with_forced_tokens_drafted(kind: str, sampling: str) -> None:
