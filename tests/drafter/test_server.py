@@ -20,7 +20,7 @@ from tests.support.servers.running_drafter import (
     make_open,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_kernels")]
+pytestmark = pytest.mark.slow
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

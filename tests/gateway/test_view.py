@@ -22,7 +22,13 @@ from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, serving
 from tests.support.servers.live_view import DONE_MS, wait_for_end
 from tests.support.servers.running_gateway import Host, gateway, host
 
-pytestmark = [pytest.mark.slow, pytest.mark.system, pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.system,
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("compiled_kernels"),
+]
 
 PROMPT = "the quick brown fox jumps over the lazy dog, then it sleeps. " * 3
 LEARN_S = 60.0

@@ -15,7 +15,7 @@ from bench.topologies.server import free_port
 from lookahead.stack.stack import NO_REDIS, StackConfig, running
 from tests.support import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.clients]
+pytestmark = [pytest.mark.slow, pytest.mark.clients, pytest.mark.usefixtures("compiled_kernels")]
 
 EXAMPLES = ROOT / "examples"
 TIMEOUT_S = 90.0

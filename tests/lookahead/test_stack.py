@@ -19,7 +19,7 @@ from lookahead.stack.child import ChildProcess
 from lookahead.stack.stack import NO_REDIS, Stack, StackConfig, StackError
 from tests.support.waiting import read_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_kernels")]
 
 STOP_S = 20.0
 PROMPT = "the quick brown fox jumps over the lazy dog, then it sleeps. " * 3

@@ -21,7 +21,7 @@ from protos import verifier_pb2 as pb
 from rpc.health import is_serving
 from tests.support.servers.fake_verifier import FakeVerifier, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_kernels")]
 
 VOCABULARY = "letters"
 TEXT = "It was the best of times, it was the worst of times.\n"

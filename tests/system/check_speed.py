@@ -11,7 +11,7 @@ from lookahead import Client
 from lookahead.client.results import GenerationResult
 from lookahead.terminal.samples import load_samples
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("compiled_kernels")]
 
 
 def test_prompts_with_documents_decode_at_least_half_again_as_fast(client: Client) -> None:

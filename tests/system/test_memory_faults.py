@@ -36,7 +36,7 @@ from verifier.engine.counters import Counters, StepStats
 from verifier.engine.engine import Engine
 from verifier.speculation.draft_client import DraftClient
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_kernels")]
 
 logger = logging.getLogger(__name__)
 NAMESPACE = "faults"

@@ -32,6 +32,8 @@ from lookahead.top.page import page
 from lookahead.top.scrape import Change, ScrapeError, parse, scrape
 from tests.support import ROOT as ROOT
 
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
+
 RULES = ROOT / "deploy/prometheus/rules.yml"
 DASHBOARD = ROOT / "deploy/grafana/lookahead.json"
 PAGE = ROOT / "docs/observability.md"

@@ -12,7 +12,11 @@ from lookahead.terminal.samples import load_samples
 from tests.support.models.reference import generate_to_its_end
 from tests.support.servers.demo_stack import demo_stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("compiled_kernels"),
+]
 
 NUM_TOKENS = 180
 STORY = "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals"

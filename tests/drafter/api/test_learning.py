@@ -20,8 +20,6 @@ from tests.support.servers.running_drafter import (
 )
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("compiled_kernels")
-
 
 @pytest.mark.parametrize(
     ("learn", "close_learns", "prompt", "output"),

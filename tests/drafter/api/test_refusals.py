@@ -22,9 +22,6 @@ from tests.support.servers.running_drafter import (
 )
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("compiled_kernels")
-
-
 BAD_OPENINGS: list[tuple[str, str, dict[str, Any]]] = [
     ("vocabulary", "''", {"vocabulary": ""}),
     ("vocabulary", "'a/b'", {"vocabulary": "a/b"}),

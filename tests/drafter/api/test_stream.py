@@ -23,8 +23,6 @@ from tests.support.servers.running_drafter import (
 )
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("compiled_kernels")
-
 
 async def test_a_repeated_prompt_is_drafted_at_once() -> None:
     async with drafter() as served:

@@ -18,7 +18,7 @@ class FakeDrafter(DrafterServiceServicer):
         self.answer = answer
         self.requests: list[pb.DraftRequest] = []
 
-    async def Draft(  # type: ignore[override]
+    async def Draft(
         self, request_iterator: AsyncIterator[pb.DraftRequest], context: object
     ) -> AsyncIterator[pb.DraftResponse]:
         async for request in request_iterator:
@@ -30,7 +30,7 @@ class RunningDrafter:
     """A FakeDrafter on a port of its own, which it keeps over restarts."""
 
     def __init__(self, answer: Answer) -> None:
-        self.servicer = FakeDrafter(answer)
+        self.servicer = FakeDrafter(answer)  # type: ignore[abstract]  # only Draft is called
         self.address = "127.0.0.1:0"
         self._server: grpc.aio.Server | None = None
 
@@ -53,7 +53,7 @@ class RunningDrafter:
 
 def asked(request: pb.DraftRequest) -> list[tuple[int, int]]:
     """(sequence id, max nodes) of the sequences that want a draft."""
-    entries = [*request.open, *request.observe]
+    entries: list[pb.Open | pb.Observe] = [*request.open, *request.observe]
     return [(entry.sequence_id, entry.max_nodes) for entry in entries if entry.max_nodes]
 
 
