@@ -31,7 +31,7 @@ async def serve(config: DrafterConfig, tracer: Tracer | None = None) -> None:
     dispatch.compile_in_background()
     try:
         sessions, memory = build(config)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"drafter: {error}") from error
     server = RpcServer([NAME])
     service = DrafterService(

@@ -23,7 +23,7 @@ from grpc_status import rpc_status
 # Statuses travel in HTTP/2 metadata, which is small: a hostile request must not overflow it.
 MAX_VIOLATIONS = 16
 MAX_VALUE_CHARS = 100
-RETRY_AFTER_S = 1.0  # what whoever is turned away for a while is told to wait
+RETRY_AFTER_S = 1.0  # what every caller that is turned away for a while is told to wait
 
 
 class ServiceError(Exception):

@@ -49,7 +49,7 @@ def fit(requests: list[list[Request]], seed: int) -> Calibration:
     for turn in range(PASSES):
         total, number = np.zeros(len(calibration.model)), 0
         streams = [
-            Stream(workload, BUDGETS[(turn + remembers) % 2], remembers, DraftSessions())
+            Stream(workload, BUDGETS[(turn + remembers) % 2], remembers, _sessions(calibration))
             for workload in requests
             for remembers in (False, True)
         ]
@@ -65,11 +65,16 @@ def fit(requests: list[list[Request]], seed: int) -> Calibration:
     return calibration
 
 
+def _sessions(calibration: Calibration) -> DraftSessions:
+    """Begin with a copy of this calibration: the shipped one may be missing, or be another."""
+    return DraftSessions(prior=calibration.model)
+
+
 def _play_next(stream: Stream, calibration: Calibration) -> None:
     request = stream.requests[stream.next_request]
     stream.next_request += 1
     if not stream.remembers:
-        stream.sessions = DraftSessions()
+        stream.sessions = _sessions(calibration)
     stream.sessions.memory(NAMESPACE).calibration = calibration
     play(request, stream.sessions, stream.budget)
 
@@ -93,12 +98,11 @@ def play(request: Request, sessions: DraftSessions, budget: int) -> int:
 
 def judge(requests: list[Request], calibration: Calibration, budget: int, remembers: bool) -> float:
     """Return the tokens per step on requests replayed with a copy of this prior."""
-    sessions = DraftSessions()
+    sessions = _sessions(calibration)
     num_steps = num_tokens = 0
     for index, request in enumerate(requests):
         if index == 0 or not remembers:
-            sessions = DraftSessions()
-            sessions.memory(NAMESPACE).calibration.model = calibration.model.copy()
+            sessions = _sessions(calibration)
         num_steps += play(request, sessions, budget)
         num_tokens += len(request.output) - 1
     return num_tokens / num_steps

@@ -43,9 +43,9 @@ class Calibration:
 
 @cache
 def prior() -> NDArray[np.float32]:
-    """Return the fitted prior, or the reasoned one where none was fitted for this layout."""
+    """Return the fitted prior; FileNotFoundError where its file is gone."""
     if not PRIOR_PATH.exists():
-        return default_prior()
+        raise FileNotFoundError(f"{PRIOR_PATH}: this file belongs to the package; install it again")
     with np.load(PRIOR_PATH, allow_pickle=False) as arrays:
         return checked_model(unpacked(arrays["model"]))
 

@@ -38,7 +38,7 @@ class Memory:
     """What one namespace has learned."""
 
     trie: Trie
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: Calibration
     successors: Successors = field(default_factory=Successors)
 
     @property
@@ -89,14 +89,20 @@ class DraftSessions:
     """Opens, feeds, drafts for and closes sequences; a bad argument raises and changes nothing."""
 
     def __init__(
-        self, sink: Sink | None = None, *, max_namespace_bytes: int = DEFAULT_MAX_BYTES
+        self,
+        sink: Sink | None = None,
+        *,
+        max_namespace_bytes: int = DEFAULT_MAX_BYTES,
+        prior: NDArray[np.float32] | None = None,
     ) -> None:
+        """`prior` is the calibration that a new space begins with; None means the shipped one."""
         self._sink = sink or self.learn
         self._max_namespace_bytes = max_namespace_bytes
         self._sessions: dict[int, Session] = {}
         self._memories: dict[str, Memory] = {}
         self._proposer = Proposer()
         self._num_proposed = self._num_verified = self._num_accepted = self._num_emitted = 0
+        self._prior = Calibration(prior).model
         Trie(max_bytes=max_namespace_bytes)
 
     def open(
@@ -257,7 +263,7 @@ class DraftSessions:
     def _memory(self, namespace: str) -> Memory:
         memory = self._memories.get(namespace)
         if memory is None:
-            memory = Memory(Trie(max_bytes=self._max_namespace_bytes))
+            memory = Memory(Trie(max_bytes=self._max_namespace_bytes), Calibration(self._prior))
             self._memories[namespace] = memory
         return memory
 

@@ -15,8 +15,7 @@ Arena = NDArray[np.int32]
 # Header fields, then the ring, the links, the heads, the tallies and the most frequent tokens.
 CAPACITY, HEAD, TAIL, NUM_HEADS, NUM_TALLIES = 0, 1, 2, 3, 4
 HEADER_LEN = 8
-# Context lengths that have chains; ORDER_AT maps a length to its chain.
-ORDERS = (1, 2, 4, 8)
+# Contexts of 1, 2, 4 and 8 tokens have chains; ORDER_AT maps a length to its chain.
 NUM_ORDERS = 4
 MAX_ORDER = 8
 ORDER_AT = np.array([-1, 0, 1, -1, 2, -1, -1, -1, 3], np.int64)

@@ -1,8 +1,12 @@
 """Probabilities come true, wrong ones are unlearned, and a hostile model is refused."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from drafter.drafting import calibration
 from drafter.drafting.calibration import (
     Calibration,
     as_prior,
@@ -71,10 +75,20 @@ def test_unverified_nodes_do_not_count_as_verified() -> None:
 
 
 def test_the_shipped_prior_fits_this_layout_and_survives_packing() -> None:
+    assert not np.array_equal(prior(), default_prior())
     assert prior().shape == (kernels.MODEL_LEN,)
     assert np.allclose(unpacked(packed(prior())), prior(), atol=0.02)
     softened = as_prior(default_prior() + np.float32(0.0))
     assert softened[kernels.CELL_COUNT : kernels.WEIGHT].max() <= 30
+
+
+def test_a_missing_prior_is_named_and_not_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(calibration, "PRIOR_PATH", tmp_path / "prior.npz")
+    prior.cache_clear()
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "prior.npz"))):
+        Calibration()
 
 
 @pytest.mark.parametrize(
