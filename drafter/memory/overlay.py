@@ -4,9 +4,9 @@ Order is part of the state, so own runs must not enter the trie before their pla
 known. When the log moves on the copy is dropped; the runs come back through the log.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
+from drafter.memory.runtime import Runtime
 from drafter.trie.store import Store, TokenTrie
 from drafter.trie.token_run import TokenRun
 
@@ -18,18 +18,18 @@ class Overlay:
         self,
         space: str,
         store: Store,
+        runtime: Runtime,
         *,
-        offload: Callable[..., Awaitable[Any]],
         waiting: Callable[[], list[TokenRun]],
     ) -> None:
         self.trie: TokenTrie | None = None
-        self._space, self._store = space, store
-        self._offload, self._waiting = offload, waiting
+        self._space, self._store, self._runtime = space, store, runtime
+        self._waiting = waiting
 
     async def prepare(self, trie: TokenTrie) -> TokenTrie:
         """Copy a trie that nobody changes meanwhile and let the copy learn what waits."""
         waiting = self._waiting()
-        copy: TokenTrie = await self._offload(self._taught_copy, trie, waiting)
+        copy: TokenTrie = await self._runtime.offload(self._taught_copy, trie, waiting)
         known = {id(run) for run in waiting}
         for run in self._waiting():
             if id(run) not in known:

@@ -5,6 +5,7 @@ import asyncio
 from drafter.log.protocol import Lease
 from drafter.log.redis_log import RedisLog
 from drafter.memory.replica import Replica, ReplicaLimits
+from drafter.memory.runtime import EventLoop
 from drafter.memory.tombstones import Tombstones
 from drafter.trie.snapshot import Position
 from drafter.trie.store import Store, TokenTrie
@@ -33,10 +34,8 @@ async def read_space(
         space,
         store,
         log,
+        EventLoop(),
         limits=ReplicaLimits(),
-        now=asyncio.get_running_loop().time,
-        offload=asyncio.to_thread,
-        breathe=_breathe,
         waiting=list,
         forgotten=lambda: None,
         tombstones=Tombstones(),
@@ -56,7 +55,3 @@ async def _reached_end(replica: Replica) -> bool:
     await replica.poll()
     is_steady = was_synced and replica.synced and replica.resyncs.total() == resyncs
     return is_steady and replica.lag.entries == 0
-
-
-async def _breathe() -> None:
-    await asyncio.sleep(0)

@@ -5,13 +5,13 @@ Everything here works on any Log; nothing here knows Redis.
 
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from drafter.log.protocol import Lease, Log, Page
 from drafter.memory.history import START, History
 from drafter.memory.overlay import Overlay
+from drafter.memory.runtime import Runtime
 from drafter.memory.status import Lag
 from drafter.memory.tombstones import Tombstones, incarnation_in
 from drafter.memory.transfer import SnapshotTransfer
@@ -38,11 +38,9 @@ class Replica:
         space: str,
         store: Store,
         log: Log,
+        runtime: Runtime,
         *,
         limits: ReplicaLimits,
-        now: Callable[[], float],
-        offload: Callable[..., Awaitable[Any]],
-        breathe: Callable[[], Awaitable[None]],
         waiting: Callable[[], list[TokenRun]],  # own runs that are not in the log yet
         forgotten: Callable[[], None],  # called when somebody else emptied the space
         tombstones: Tombstones,
@@ -51,14 +49,14 @@ class Replica:
         self.history = History(store.build(None))
         self.resyncs: Counter[str] = Counter()
         self.synced = False
-        self.lag = Lag(now())
+        self.lag = Lag(runtime.now())
         self.rolled_back_at: float | None = None
         self._store, self._log, self._limits = store, log, limits
-        self._now, self._offload, self._breathe = now, offload, breathe
+        self._runtime = runtime
         self._waiting, self._forgotten, self._tombstones = waiting, forgotten, tombstones
-        self._ahead = Overlay(space, store, offload=offload, waiting=waiting)
+        self._ahead = Overlay(space, store, runtime, waiting=waiting)
         self._transfer = SnapshotTransfer(
-            space, store, log, offload=offload, max_len=limits.max_snapshot_bytes
+            space, store, log, runtime, max_len=limits.max_snapshot_bytes
         )
         self._pointer: bytes | None = None
         self._instance_id: str | None = None
@@ -108,7 +106,7 @@ class Replica:
     def roll_back(self) -> None:
         """Draft from the trie at the cursor again."""
         if self._ahead.leave(self.trie):
-            self.rolled_back_at = self._now()
+            self.rolled_back_at = self._runtime.now()
 
     def forget(self) -> None:
         """Forget everything here, as the owner of the space wishes."""
@@ -167,7 +165,7 @@ class Replica:
         era = self._era
         self._wanted, self._pointer = page.wanted, page.pointer
         fresh = page.entries if self.history.cursor == ZERO else page.entries[1:]
-        self.lag.saw(page, len(fresh), self._now())
+        self.lag.saw(page, len(fresh), self._runtime.now())
         if not fresh and self.ahead and not self._waiting():
             self.roll_back()
         for entry_id, data in fresh:
@@ -178,7 +176,7 @@ class Replica:
             self.roll_back()
             self.history.apply(entry_id, data)
             self.lag.applied()
-            await self._breathe()
+            await self._runtime.breathe()
             if era != self._era:
                 return 0
         return len(fresh)
@@ -186,7 +184,7 @@ class Replica:
     async def _make_room(self) -> None:
         """Go on with a larger copy, made elsewhere: growing in place would hold up drafts."""
         era, old = self._era, self.trie
-        copy = await self._offload(lambda: self._store.build(old.export()))
+        copy = await self._runtime.offload(lambda: self._store.build(old.export()))
         if era == self._era:
             self.history.trie = copy
             if not self.ahead:
@@ -241,8 +239,8 @@ class Replica:
         """No generation can be loaded: ask for a new one, then found a history on what is left."""
         await self._log.want_snapshot(self.space)
         if self._stranded_at is None:
-            self._stranded_at = self._now()
-        if self._now() - self._stranded_at >= self._limits.patience_s:
+            self._stranded_at = self._runtime.now()
+        if self._runtime.now() - self._stranded_at >= self._limits.patience_s:
             self._clear()
             pointer = parse_pointer(page.pointer)
             self.history.incarnation = pointer.incarnation if pointer else ""

@@ -1,10 +1,9 @@
 """Snapshots of one space on their way from and to the log, checked part by part."""
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from drafter.log.protocol import Lease, Log, Publication
+from drafter.memory.runtime import Runtime
 from drafter.trie.snapshot import (
     ZERO,
     Arrays,
@@ -32,12 +31,12 @@ class SnapshotTransfer:
         space: str,
         store: Store,
         log: Log,
+        runtime: Runtime,
         *,
-        offload: Callable[..., Awaitable[Any]],
         max_len: int,
     ) -> None:
         self._space, self._store, self._log = space, store, log
-        self._offload, self._max_len = offload, max_len
+        self._runtime, self._max_len = runtime, max_len
         self._broken: set[str] = set()
 
     async def load(self, generation: Generation) -> tuple[Position, TokenTrie] | None:
@@ -84,9 +83,9 @@ class SnapshotTransfer:
         inflater = Inflater(header)
         for index in range(header.num_chunks):
             frame = await self._part(generation, str(index))
-            await self._offload(inflater.add, index, frame)
-        arrays = await self._offload(inflater.finish)
-        return header.position, await self._offload(self._store.build, arrays)
+            await self._runtime.offload(inflater.add, index, frame)
+        arrays = await self._runtime.offload(inflater.finish)
+        return header.position, await self._runtime.offload(self._store.build, arrays)
 
     async def _part(self, generation: Generation, part: str) -> bytes:
         data = await self._log.read_part(self._space, generation.key, part)
@@ -96,10 +95,12 @@ class SnapshotTransfer:
 
     async def _write(self, lease: Lease, position: Position, arrays: Arrays) -> int:
         """Write all parts; return their number, or 0 when the lease was lost on the way."""
-        header = await self._offload(make_header, self._space, position, lease.epoch, arrays)
+        header = await self._runtime.offload(
+            make_header, self._space, position, lease.epoch, arrays
+        )
         frames = chunks(arrays)
         for index in range(header.num_chunks):
-            frame = await self._offload(next, frames)
+            frame = await self._runtime.offload(next, frames)
             if not await self._log.write_part(self._space, lease, str(index), frame):
                 return 0
         head = dump_header(header)

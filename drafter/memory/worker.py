@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from drafter.memory.outbox import Outbox
 from drafter.memory.replica import Replica, ReplicaLimits
+from drafter.memory.runtime import EventLoop
 from drafter.memory.status import SpaceStatus
 from drafter.memory.tombstones import Tombstones
 from drafter.trie.store import Store
@@ -50,10 +51,8 @@ class SpaceWorker:
             space,
             store,
             log,
+            EventLoop(),
             limits=limits,
-            now=self._loop.time,
-            offload=asyncio.to_thread,
-            breathe=_breathe,
             waiting=lambda: outbox.waiting(space),
             forgotten=lambda: outbox.discard(space),
             tombstones=tombstones,
@@ -207,7 +206,3 @@ async def end(tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=0.05)
-
-
-async def _breathe() -> None:
-    await asyncio.sleep(0)

@@ -80,6 +80,23 @@ class RingStore:
         return False
 
 
+class WorldRuntime:
+    """Takes its time from the world; whatever takes long takes a turn."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def now(self) -> float:
+        return self._world.now_s
+
+    async def offload(self, function: Callable[..., Any], *args: Any) -> Any:
+        await Turn()
+        return function(*args)
+
+    async def breathe(self) -> None:
+        await Turn()
+
+
 @dataclass
 class Peer:
     """One drafter process."""
@@ -130,13 +147,6 @@ class Simulation:
         self.actions = common + [action for action in rare if self.rng.random() < 0.4]
 
     def boot(self, name: str) -> None:
-        async def inline(function: Callable[..., Any], *args: Any) -> Any:
-            await Turn()
-            return function(*args)
-
-        async def breathe() -> None:
-            await Turn()
-
         self.boots += 1
         producer = self.boots.to_bytes(16, "big")
         outbox = Outbox(producer, 1, max_runs=1000, max_bytes=1 << 20)
@@ -145,10 +155,8 @@ class Simulation:
             SPACE,
             store,
             self.log,
+            WorldRuntime(self.world),
             limits=LIMITS,
-            now=lambda: self.world.now_s,
-            offload=inline,
-            breathe=breathe,
             waiting=lambda: outbox.waiting(SPACE),
             forgotten=lambda: outbox.discard(SPACE),
             tombstones=tombstones,
