@@ -81,7 +81,7 @@ def _play_next(stream: Stream, calibration: Calibration) -> None:
 
 def play(request: Request, sessions: DraftSessions, budget: int) -> int:
     """Replay one request; return the steps it took."""
-    sessions.open(1, namespace=NAMESPACE, token_ids=request.prompt)
+    sessions.open(1, space=NAMESPACE, token_ids=request.prompt)
     sessions.observe(1, request.output[:1])
     position, num_steps = 1, 0
     while position < len(request.output):

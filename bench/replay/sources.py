@@ -24,7 +24,7 @@ class Ours:
     def open(self, token_ids: Sequence[int]) -> None:
         """Open the next sequence."""
         self._sequence_id += 1
-        self._sessions.open(self._sequence_id, namespace=NAMESPACE, token_ids=token_ids)
+        self._sessions.open(self._sequence_id, space=NAMESPACE, token_ids=token_ids)
 
     def observe(self, token_ids: Sequence[int], num_verified: int) -> None:
         """Tell the drafter what was emitted and how much of its tree was verified."""

@@ -95,7 +95,7 @@ def _propose_us(
     """Draft along unseen documents, one token a step; return p50 and p99."""
     times = []
     for number, probe in enumerate(probes):
-        sessions.open(number, namespace=NAMESPACE, token_ids=probe[:PROMPT_LEN])
+        sessions.open(number, space=NAMESPACE, token_ids=probe[:PROMPT_LEN])
         for position in range(PROMPT_LEN, PROMPT_LEN + STEPS_PER_PROBE):
             sessions.observe(number, probe[position : position + 1])
             started = perf_counter_ns()

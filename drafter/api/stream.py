@@ -184,9 +184,7 @@ class DraftStream:
 
     def _open(self, opening: Opening) -> None:
         session_id = next(self.session_ids)
-        self.sessions.adopt(
-            session_id, opening.prepared, namespace=opening.space, learn=opening.learn
-        )
+        self.sessions.adopt(session_id, opening.prepared, space=opening.space, learn=opening.learn)
         self._live[opening.sequence_id] = _Live(
             session_id,
             opening.num_tokens,

@@ -7,7 +7,7 @@ from drafter.trie.trie import Trie
 
 
 class SessionStore:
-    """The Store of the shared memory over draft sessions whose namespaces are spaces."""
+    """The Store of the shared memory over draft sessions."""
 
     def __init__(self, sessions: DraftSessions, *, max_namespace_bytes: int) -> None:
         self._sessions = sessions

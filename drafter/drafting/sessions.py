@@ -1,4 +1,4 @@
-"""Live sequences and what is remembered per namespace; one thread owns all of it.
+"""Live sequences and what is remembered per space; one thread owns all of it.
 
 The loop of a sequence is open, then propose and observe in turns, then close, which learns the run.
 """
@@ -21,12 +21,12 @@ from drafter.trie.trie import DEFAULT_MAX_BYTES, Trie
 MAX_LOCAL_BYTES = 40 << 20
 _ROOM = 256
 
-# Takes a finished run of a namespace, to be learned there now or later.
+# Takes a finished run of a space, to be learned there now or later.
 Sink = Callable[[str, NDArray[np.int32]], None]
 
 
 class Learn(Enum):
-    """What a finished sequence leaves behind in its namespace."""
+    """What a finished sequence leaves behind in its space."""
 
     NONE = "none"
     OUTPUT = "output"
@@ -35,7 +35,7 @@ class Learn(Enum):
 
 @dataclass(slots=True)
 class Memory:
-    """What one namespace has learned."""
+    """What one space has learned."""
 
     trie: Trie
     calibration: Calibration
@@ -50,7 +50,7 @@ class Memory:
 class Session:
     """One live sequence: its own trie, and its last draft until the model has judged it."""
 
-    namespace: str
+    space: str
     memory: Memory
     local: Trie
     # Where prompt and output begin, counted in tokens ever appended to the local trie.
@@ -74,7 +74,7 @@ class SessionStats:
     """Sizes now, and counts since the start."""
 
     num_sequences: int
-    num_namespaces: int
+    num_spaces: int
     num_tokens: int
     num_learned: int  # tokens ever, evicted ones included
     num_bytes: int
@@ -109,7 +109,7 @@ class DraftSessions:
         self,
         sequence_id: int,
         *,
-        namespace: str,
+        space: str,
         token_ids: TokenIds,
         learn: Learn = Learn.ALL,
         prediction: TokenIds = (),
@@ -120,17 +120,17 @@ class DraftSessions:
         `num_prompt` says how many of the tokens are prompt where not all are.
         """
         prepared = prepare(token_ids, prediction=prediction, num_prompt=num_prompt)
-        self.adopt(sequence_id, prepared, namespace=namespace, learn=learn)
+        self.adopt(sequence_id, prepared, space=space, learn=learn)
 
     def adopt(
-        self, sequence_id: int, prepared: Prepared, *, namespace: str, learn: Learn = Learn.ALL
+        self, sequence_id: int, prepared: Prepared, *, space: str, learn: Learn = Learn.ALL
     ) -> None:
         """Start a sequence from what `prepare` made of it."""
         if sequence_id in self._sessions:
             raise ValueError(f"sequence_id: {sequence_id} is already open")
         self._sessions[sequence_id] = Session(
-            namespace=namespace,
-            memory=self._memory(namespace),
+            space=space,
+            memory=self.memory(space),
             local=prepared.local,
             prompt_start=prepared.prompt_start,
             output_start=prepared.output_start,
@@ -191,51 +191,51 @@ class DraftSessions:
         del self._sessions[sequence_id]
         run = _finished_run(session)
         if len(run):
-            self._sink(session.namespace, run)
+            self._sink(session.space, run)
 
     def drop(self, sequence_id: int) -> None:
         """End a sequence that goes on elsewhere: it leaves nothing behind here."""
         self._session(sequence_id)
         del self._sessions[sequence_id]
 
-    def learn(self, namespace: str, token_ids: TokenIds) -> None:
+    def learn(self, space: str, token_ids: TokenIds) -> None:
         """Learn a finished run: every context in it can be matched from now on."""
-        self._memory(namespace).trie.learn(as_run("token_ids", token_ids))
+        self.memory(space).trie.learn(as_run("token_ids", token_ids))
 
-    def forget(self, namespace: str) -> None:
-        """Forget all of a namespace; what its open sequences have said so far is not learned."""
-        self._memories.pop(namespace, None)
+    def forget(self, space: str) -> None:
+        """Forget all of a space; what its open sequences have said so far is not learned."""
+        self._memories.pop(space, None)
         for session in self._sessions.values():
-            if session.namespace == namespace:
-                session.memory = self._memory(namespace)
+            if session.space == space:
+                session.memory = self.memory(space)
                 session.learn = Learn.NONE
 
-    def namespaces(self) -> tuple[str, ...]:
-        """Name the namespaces held in memory."""
-        return tuple(self._memories)
+    def memory(self, space: str) -> Memory:
+        """Return what a space has learned, an empty memory where it is new."""
+        memory = self._memories.get(space)
+        if memory is None:
+            memory = Memory(Trie(max_bytes=self._max_namespace_bytes), Calibration(self._prior))
+            self._memories[space] = memory
+        return memory
 
-    def memory(self, namespace: str) -> Memory:
-        """Return what a namespace has learned, an empty memory where it is new."""
-        return self._memory(namespace)
+    def trie(self, space: str) -> Trie:
+        """Return the trie of a space, an empty one where it is new."""
+        return self.memory(space).trie
 
-    def trie(self, namespace: str) -> Trie:
-        """Return the trie of a namespace, an empty one where it is new."""
-        return self._memory(namespace).trie
-
-    def unload(self, namespace: str) -> Memory:
-        """Take an idle namespace out of memory; ValueError while sequences of it are open."""
-        if namespace not in self._memories:
-            raise KeyError(f"namespace: {namespace!r} is not loaded")
-        if any(session.namespace == namespace for session in self._sessions.values()):
-            raise ValueError(f"namespace: {namespace!r} has open sequences")
-        return self._memories.pop(namespace)
+    def unload(self, space: str) -> Memory:
+        """Take an idle space out of memory; ValueError while sequences of it are open."""
+        if space not in self._memories:
+            raise KeyError(f"space: {space!r} is not loaded")
+        if any(session.space == space for session in self._sessions.values()):
+            raise ValueError(f"space: {space!r} has open sequences")
+        return self._memories.pop(space)
 
     def stats(self) -> SessionStats:
         """Count what is held and what was done."""
         memories, sessions = self._memories.values(), self._sessions.values()
         return SessionStats(
             num_sequences=len(sessions),
-            num_namespaces=len(memories),
+            num_spaces=len(memories),
             num_tokens=sum(memory.trie.num_tokens for memory in memories),
             num_learned=sum(memory.trie.num_learned for memory in memories),
             num_bytes=sum(memory.num_bytes for memory in memories),
@@ -259,13 +259,6 @@ class DraftSessions:
         if session is None:
             raise KeyError(f"sequence_id: {sequence_id} is not open")
         return session
-
-    def _memory(self, namespace: str) -> Memory:
-        memory = self._memories.get(namespace)
-        if memory is None:
-            memory = Memory(Trie(max_bytes=self._max_namespace_bytes), Calibration(self._prior))
-            self._memories[namespace] = memory
-        return memory
 
 
 def prepare(

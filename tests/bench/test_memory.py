@@ -79,7 +79,7 @@ def test_what_one_namespace_learns_never_changes_what_another_drafts(
             sessions.learn("v/theirs", run)
         for run in ours:
             sessions.learn("v/ours", run)
-        sessions.open(1, namespace="v/ours", token_ids=prompt)
+        sessions.open(1, space="v/ours", token_ids=prompt)
         tree = sessions.propose(1, 8)
         drafts.append((tree.token_ids.tolist(), tree.parents.tolist(), tree.probabilities.tolist()))
     assert drafts[0] == drafts[1]

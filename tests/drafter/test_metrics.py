@@ -34,7 +34,7 @@ async def test_sizes_follow_what_is_open_and_what_was_learned() -> None:
     sessions, memory = build(DrafterConfig())
     await memory.start()
     memory.load(SPACE)
-    sessions.open(1, namespace=SPACE, token_ids=TEXT)
+    sessions.open(1, space=SPACE, token_ids=TEXT)
     during = scraped(sessions, memory)
     assert (during["sessions"], during["trie_tokens"]) == (1, 0)
     assert during["session_bytes"] > 0

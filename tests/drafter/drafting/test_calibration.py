@@ -31,7 +31,7 @@ def test_probabilities_come_true_on_a_random_language() -> None:
         text = [0]
         for _ in range(150):
             text.append(int(chooser.choice(NUM_WORDS, p=table[text[-1]])))
-        sessions.open(sequence_id, namespace="a", token_ids=text[:50])
+        sessions.open(sequence_id, space="a", token_ids=text[:50])
         for token in text[50:]:
             tree = sessions.propose(sequence_id, 8)
             first = tree.parents == -1
@@ -55,7 +55,7 @@ def expected_calibration_error(claimed: np.ndarray, true: np.ndarray) -> float:
 
 def test_what_keeps_failing_is_drafted_with_falling_probability() -> None:
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=[1, 2, 3, 4])
+    sessions.open(1, space="a", token_ids=[1, 2, 3, 4])
     chances = []
     for step in range(200):
         sessions.observe(1, [1, 2])
@@ -67,7 +67,7 @@ def test_what_keeps_failing_is_drafted_with_falling_probability() -> None:
 
 def test_unverified_nodes_do_not_count_as_verified() -> None:
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=[1, 2, 3, 4, 5, 1, 2])
+    sessions.open(1, space="a", token_ids=[1, 2, 3, 4, 5, 1, 2])
     sessions.propose(1, 8)
     steps = sessions.memory("a").calibration.model[kernels.STEP_CHANCE :].copy()
     sessions.observe(1, [3], num_verified=0)

@@ -37,7 +37,7 @@ def test_every_tree_is_well_formed(
     sessions = DraftSessions()
     for run in learned:
         sessions.learn("a", run)
-    sessions.open(1, namespace="a", token_ids=prompt)
+    sessions.open(1, space="a", token_ids=prompt)
     for emitted, max_nodes in steps:
         check_tree(sessions.propose(1, max_nodes), max_nodes)
         sessions.observe(1, emitted)
@@ -50,7 +50,7 @@ def played(seed: int) -> list[DraftTree]:
     text = np.tile(chooser.integers(0, 200, 60), 4)
     text[chooser.integers(0, len(text), 20)] = 7
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=text[:100])
+    sessions.open(1, space="a", token_ids=text[:100])
     trees = []
     for position in range(100, len(text), 2):
         trees.append(sessions.propose(1, 24))
@@ -67,13 +67,13 @@ def test_the_same_history_gives_the_same_trees() -> None:
 
 def test_the_latest_of_contradicting_places_is_believed() -> None:
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=[5, 1, 2, 30, 6, 1, 2, 31, 8, 1, 2])
+    sessions.open(1, space="a", token_ids=[5, 1, 2, 30, 6, 1, 2, 31, 8, 1, 2])
     assert sessions.propose(1, 1).token_ids.tolist() == [31]
 
 
 def test_a_smaller_budget_drafts_the_head_of_a_larger_draft() -> None:
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=np.tile(np.arange(40), 3)[:110])
+    sessions.open(1, space="a", token_ids=np.tile(np.arange(40), 3)[:110])
     large, small = sessions.propose(1, 64), sessions.propose(1, 8)
     assert large.token_ids[:8].tolist() == small.token_ids.tolist()
     assert large.parents[:8].tolist() == small.parents.tolist()
@@ -85,7 +85,7 @@ def test_random_tokens_are_expected_to_be_rejected() -> None:
     expected = []
     for sequence_id in range(3):
         tokens = chooser.integers(0, 250_000, 400)
-        sessions.open(sequence_id, namespace="a", token_ids=tokens[:200])
+        sessions.open(sequence_id, space="a", token_ids=tokens[:200])
         for token in tokens[200:]:
             expected.append(float(sessions.propose(sequence_id, 64).probabilities.sum()))
             sessions.observe(sequence_id, [token])
@@ -96,7 +96,7 @@ def test_random_tokens_are_expected_to_be_rejected() -> None:
 @pytest.mark.parametrize("max_nodes", [1, 16, 64, 1024])
 def test_one_token_repeated_is_drafted_as_a_chain(max_nodes: int) -> None:
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=[9] * 2000)
+    sessions.open(1, space="a", token_ids=[9] * 2000)
     tree = sessions.propose(1, max_nodes)
     check_tree(tree, max_nodes)
     assert len(tree) >= min(max_nodes, 16)

@@ -15,7 +15,7 @@ TEXT = [10, 11, 12, 13, 14, 15, 16, 17]
 
 def opened(**options: object) -> DraftSessions:
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=[*TEXT, *TEXT[:3]], **options)  # type: ignore[arg-type]
+    sessions.open(1, space="a", token_ids=[*TEXT, *TEXT[:3]], **options)  # type: ignore[arg-type]
     return sessions
 
 
@@ -43,7 +43,7 @@ def test_observed_tokens_move_the_draft_on() -> None:
 
 def test_a_prediction_is_drafted_like_a_prompt() -> None:
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=[1, 2, 10, 11], prediction=TEXT)
+    sessions.open(1, space="a", token_ids=[1, 2, 10, 11], prediction=TEXT)
     assert chain(sessions.propose(1, 16))[:3] == TEXT[2:5]
 
 
@@ -56,10 +56,10 @@ def test_each_node_names_whose_evidence_speaks_for_it() -> None:
     assert source_of(opened().propose(1, 16), TEXT[3]) == local
     sessions = DraftSessions()
     sessions.learn("a", TEXT)
-    sessions.open(1, namespace="a", token_ids=TEXT[:3])
+    sessions.open(1, space="a", token_ids=TEXT[:3])
     assert source_of(sessions.propose(1, 16), TEXT[3]) == namespace
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=[1, 2, 3])
+    sessions.open(1, space="a", token_ids=[1, 2, 3])
     for token in (4, 5):
         sessions.observe(1, [token], successors=[[90 + token, *range(60, 67)]])
     sessions.observe(1, [3], successors=[[4, *range(60, 67)]])
@@ -80,19 +80,19 @@ def test_close_learns_the_prompt_only_when_asked(learn: Learn, found: bool) -> N
 
 def test_a_reopened_sequence_learns_its_output_from_before() -> None:
     sessions = DraftSessions()
-    options = {"namespace": "a", "learn": Learn.OUTPUT, "num_prompt": 2}
+    options = {"space": "a", "learn": Learn.OUTPUT, "num_prompt": 2}
     sessions.open(1, token_ids=[1, 2, 50, 51], **options)  # type: ignore[arg-type]
     sessions.observe(1, [52])
     sessions.close(1)
     assert sessions.trie("a").live_tokens().tolist() == [50, 51, 52, -1]
 
 
-def test_namespaces_share_nothing_and_forget_is_complete() -> None:
+def test_spaces_share_nothing_and_forget_is_complete() -> None:
     sessions = opened()
     sessions.close(1)
-    sessions.open(2, namespace="b", token_ids=TEXT[:2])
+    sessions.open(2, space="b", token_ids=TEXT[:2])
     assert not set(sessions.propose(2, 16).token_ids.tolist()) & set(TEXT[2:])
-    sessions.open(3, namespace="a", token_ids=TEXT[:2])
+    sessions.open(3, space="a", token_ids=TEXT[:2])
     assert chain(sessions.propose(3, 16))[:2] == TEXT[2:4]
     sessions.forget("a")
     assert not set(sessions.propose(3, 16).token_ids.tolist()) & set(TEXT[2:])
@@ -102,8 +102,8 @@ def test_namespaces_share_nothing_and_forget_is_complete() -> None:
 
 def test_a_sink_receives_the_run_instead_of_the_trie() -> None:
     received: list[tuple[str, NDArray[np.int32]]] = []
-    sessions = DraftSessions(sink=lambda namespace, run: received.append((namespace, run)))
-    sessions.open(1, namespace="a", token_ids=[1, 2])
+    sessions = DraftSessions(sink=lambda space, run: received.append((space, run)))
+    sessions.open(1, space="a", token_ids=[1, 2])
     sessions.observe(1, [3])
     sessions.close(1)
     assert [(name, run.tolist()) for name, run in received] == [("a", [1, 2, 3])]
@@ -129,9 +129,9 @@ def test_stats_count_verified_nodes_on_the_emitted_path() -> None:
 
 def test_successors_draft_where_nothing_matches() -> None:
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=[1, 2])
+    sessions.open(1, space="a", token_ids=[1, 2])
     sessions.observe(1, [3], successors=[[3, 40, 41]])
-    sessions.open(2, namespace="a", token_ids=[7, 2])
+    sessions.open(2, space="a", token_ids=[7, 2])
     drafted = set(sessions.propose(2, 8).token_ids.tolist())
     assert {3, 40, 41} <= drafted
 
@@ -142,7 +142,7 @@ def test_successors_draft_where_nothing_matches() -> None:
 def test_prompts_of_any_length_are_drafted_from(num_tokens: int, expected: list[int]) -> None:
     sessions = DraftSessions()
     prompt = np.arange(num_tokens, dtype=np.int32) % 1000
-    sessions.open(1, namespace="a", token_ids=prompt)
+    sessions.open(1, space="a", token_ids=prompt)
     drafted = sessions.propose(1, 16).token_ids.tolist()
     assert sorted(set(drafted)) == expected
     assert len(drafted) <= 16
@@ -162,16 +162,16 @@ BAD_CALLS: list[tuple[str, Callable[[DraftSessions], object], type[Exception]]] 
     ("unknown propose", lambda s: s.propose(9, 4), KeyError),
     ("unknown observe", lambda s: s.observe(9, [1]), KeyError),
     ("unknown close", lambda s: s.close(9), KeyError),
-    ("open twice", lambda s: s.open(1, namespace="a", token_ids=[1]), ValueError),
+    ("open twice", lambda s: s.open(1, space="a", token_ids=[1]), ValueError),
     ("negative budget", lambda s: s.propose(1, -1), ValueError),
     ("negative id", lambda s: s.observe(1, [-1]), ValueError),
     ("huge id", lambda s: s.observe(1, [1 << 31]), ValueError),
-    ("huge prompt id", lambda s: s.open(2, namespace="a", token_ids=[1 << 70]), ValueError),
-    ("bad prediction", lambda s: s.open(2, namespace="a", token_ids=[1], prediction=[-3]),
+    ("huge prompt id", lambda s: s.open(2, space="a", token_ids=[1 << 70]), ValueError),
+    ("bad prediction", lambda s: s.open(2, space="a", token_ids=[1], prediction=[-3]),
      ValueError),
     ("too many verified", lambda s: s.observe(1, [1], num_verified=999), ValueError),
     ("negative verified", lambda s: s.observe(1, [1], num_verified=-1), ValueError),
-    ("too many prompt", lambda s: s.open(2, namespace="a", token_ids=[1], num_prompt=2),
+    ("too many prompt", lambda s: s.open(2, space="a", token_ids=[1], num_prompt=2),
      ValueError),
     ("successor rows", lambda s: s.observe(1, [1, 2], successors=[[1]]), ValueError),
     ("successor ids", lambda s: s.observe(1, [1], successors=[[-4]]), ValueError),

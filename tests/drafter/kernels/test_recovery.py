@@ -89,7 +89,7 @@ def test_what_followed_the_replaced_token_is_drafted_first(learned: bool) -> Non
     sessions = DraftSessions()
     sessions.learn("a", TEXT if learned else [1])
     prompt = [*TEXT, 1, *TEXT[:12]] if not learned else TEXT[:12]
-    sessions.open(1, namespace="a", token_ids=prompt)
+    sessions.open(1, space="a", token_ids=prompt)
     sessions.observe(1, [99])
     tree = sessions.propose(1, 16)
     assert chain(tree)[:2] == TEXT[13:15]
@@ -98,7 +98,7 @@ def test_what_followed_the_replaced_token_is_drafted_first(learned: bool) -> Non
 
 def test_an_ordinary_match_that_is_long_leaves_nothing_to_recover() -> None:
     sessions = DraftSessions()
-    sessions.open(1, namespace="a", token_ids=[*TEXT, 1, *TEXT[:11], 99, 98, 2, *TEXT[:11], 99])
+    sessions.open(1, space="a", token_ids=[*TEXT, 1, *TEXT[:11], 99, 98, 2, *TEXT[:11], 99])
     tree = sessions.propose(1, 4)
     assert tree.token_ids[0] == 98
     assert TEXT[12] not in tree.token_ids

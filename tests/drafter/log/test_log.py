@@ -39,7 +39,7 @@ async def test_what_one_learns_the_other_drafts(server: Server) -> None:
     async with peers(server.url) as (one, two):
         one.memory.append(SPACE, some_run(1))
         await eventually(lambda: two.knows(some_run(1)))
-        two.sessions.open(1, namespace=SPACE, token_ids=some_run(1)[:20])
+        two.sessions.open(1, space=SPACE, token_ids=some_run(1)[:20])
         assert two.sessions.propose(1, 4).token_ids[0] == some_run(1)[20]
         await eventually(lambda: agree([one, two], 1))
 
@@ -210,9 +210,9 @@ async def test_namespaces_never_see_each_other(server: Server) -> None:
         learn(one, 0, 20, OTHER)
         await eventually(lambda: agree([one, two], 20, OTHER))
         assert two.knows(some_run(0), OTHER)
-        two.sessions.open(1, namespace=SPACE, token_ids=some_run(0)[:20])
+        two.sessions.open(1, space=SPACE, token_ids=some_run(0)[:20])
         alone = DraftSessions()
-        alone.open(1, namespace=SPACE, token_ids=some_run(0)[:20])
+        alone.open(1, space=SPACE, token_ids=some_run(0)[:20])
         ours, theirs = two.sessions.propose(1, 8), alone.propose(1, 8)
         assert ours.token_ids.tolist() == theirs.token_ids.tolist()
         assert ours.probabilities.tolist() == theirs.probabilities.tolist()
