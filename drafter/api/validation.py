@@ -1,6 +1,5 @@
 """Checks what comes from outside, once, and names the field and the value that are wrong."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from drafter.api.turn_budget import TOKENS_PER_TURN, TurnBudget
 from drafter.trie.token_run import MAX_TOKEN_ID, TokenRun
 from rpc.errors import InvalidRequest
+from rpc.namespaces import problem_with
 
 MAX_RUN_TOKENS = 1 << 20
 MAX_OBSERVED_TOKENS = 1 << 12
@@ -16,15 +16,13 @@ MAX_NODES = 64
 MAX_SUCCESSORS = 64
 # So few ids are checked faster without NumPy.
 _FEW = 64
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_PREFIX = re.compile(r"[A-Za-z0-9._-]{0,128}")
 
 
 def checked_space(vocabulary: str, namespace: str, path: str = "") -> str:
     """Return the key under which a namespace of a vocabulary is kept."""
     for field, value in (("vocabulary", vocabulary), ("namespace", namespace)):
-        if _NAME.fullmatch(value) is None:
-            raise InvalidRequest.at(path + field, "must be 1 to 128 of A-Z a-z 0-9 . _ -", value)
+        if problem := problem_with(value):
+            raise InvalidRequest.at(path + field, problem, value)
     return f"{vocabulary}/{namespace}"
 
 
@@ -36,8 +34,8 @@ def split_space(space: str) -> tuple[str, str]:
 
 def checked_prefix(prefix: str, path: str) -> str:
     """Return what a namespace's name may begin with."""
-    if _PREFIX.fullmatch(prefix) is None:
-        raise InvalidRequest.at(path, "must be at most 128 of A-Z a-z 0-9 . _ -", prefix)
+    if problem := problem_with(prefix, may_be_empty=True):
+        raise InvalidRequest.at(path, problem, prefix)
     return prefix
 
 

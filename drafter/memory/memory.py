@@ -5,7 +5,6 @@ Nothing here is on the way of a draft: `append` queues, everything else runs in 
 
 import asyncio
 import logging
-import re
 import time
 import uuid
 from collections import Counter
@@ -22,12 +21,12 @@ from drafter.memory.worker import MemberTimes, SpaceWorker, end, going_on
 from drafter.trie.snapshot import digest
 from drafter.trie.store import Store, TokenTrie
 from drafter.trie.token_run import TokenRun, as_run
+from rpc.namespaces import problem_with
 
 if TYPE_CHECKING:
     from drafter.log.redis_log import RedisLog
 
 logger = logging.getLogger(__name__)
-_SPACE = re.compile(r"[A-Za-z0-9._:-]{1,128}/[A-Za-z0-9._-]{1,128}")
 _MONITOR_S = 1.0
 _FLUSH_S = 1.0
 
@@ -271,8 +270,12 @@ class SharedMemory:
 
 
 def _checked(space: str) -> str:
-    if not _SPACE.fullmatch(space):
+    vocabulary, slash, namespace = space.partition("/")
+    if not slash:
         raise ValueError(f"space: {space!r} is not VOCABULARY/NAMESPACE")
+    for part, name in (("vocabulary", vocabulary), ("namespace", namespace)):
+        if problem := problem_with(name):
+            raise ValueError(f"space: the {part} {problem}, got {name!r}")
     return space
 
 

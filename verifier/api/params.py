@@ -4,12 +4,12 @@ A temperature too small to divide by is greedy. Limits on nodes and depth above 
 are clamped, since they change the speed only; nothing that changes the text is.
 """
 
-import re
 import secrets
 from dataclasses import dataclass
 
 from protos import verifier_pb2 as pb
 from rpc.contract import Learn
+from rpc.namespaces import problem_with
 from verifier.api.validation import Limits, Violations, check_ids, check_len
 from verifier.request import Exactness, Mode, Speculation
 from verifier.sampling.params import SamplingParams
@@ -25,7 +25,6 @@ MAX_NODES = 64  # that a request may name
 MAX_PREDICTION_TOKENS = 1 << 16
 DEFAULT_MAX_TOKENS = 1024
 DEFAULT_NAMESPACE = "default"
-NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +176,8 @@ def check_speculation(message: pb.Speculation, limits: Limits, violations: Viola
             f"must be 1 to {MAX_NODES}",
             value,
         )
-    violations.require(
-        not message.namespace or NAMESPACE.fullmatch(message.namespace) is not None,
-        "speculation.namespace",
-        "must be at most 128 of A-Z a-z 0-9 . _ -",
-        message.namespace,
-    )
+    problem = problem_with(message.namespace, may_be_empty=True)
+    violations.require(problem is None, "speculation.namespace", problem or "", message.namespace)
     check_len(message.prediction, "speculation.prediction", limits.max_text_bytes, violations)
 
 
