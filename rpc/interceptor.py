@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from google.rpc import code_pb2
 
-from rpc.errors import RETRY_AFTER_S, ServiceError, Unavailable, to_status
+from rpc.errors import ServiceError, Unavailable, to_status
 
 logger = logging.getLogger(__name__)
 

@@ -18,17 +18,11 @@ from drafter.api.validation import (
     checked_space,
     checked_token_ids,
 )
-from drafter.drafting.sessions import Learn, Prepared, prepare
+from drafter.drafting.sessions import Prepared, prepare
 from drafter.trie.token_run import TokenRun
 from protos import drafter_pb2 as pb
+from rpc.contract import Learn
 from rpc.errors import InvalidRequest
-
-LEARN = {
-    pb.LEARN_UNSPECIFIED: Learn.ALL,
-    pb.LEARN_NONE: Learn.NONE,
-    pb.LEARN_OUTPUT: Learn.OUTPUT,
-    pb.LEARN_ALL: Learn.ALL,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +57,7 @@ async def checked_opening(message: pb.Open, path: str, turn: TurnBudget) -> Open
     if num_tokens == 0:
         raise InvalidRequest.at(path + "token_ids", "must hold at least one id")
     num_prompt = checked_number(message.num_prompt_tokens, path + "num_prompt_tokens", num_tokens)
-    if message.learn not in LEARN:
+    if int(message.learn) not in {0, *Learn}:  # 0 takes the default
         raise InvalidRequest.at(path + "learn", "is not a Learn", message.learn)
     checked_number(message.max_nodes, path + "max_nodes", MAX_NODES)
     token_ids = await checked_run(message.token_ids, path + "token_ids", MAX_RUN_TOKENS, turn)
@@ -81,7 +75,7 @@ async def checked_opening(message: pb.Open, path: str, turn: TurnBudget) -> Open
     return Opening(
         sequence_id=message.sequence_id,
         space=space,
-        learn=LEARN[message.learn],
+        learn=Learn(message.learn or Learn.ALL),
         num_tokens=num_tokens,
         num_indexed=num_indexed,
         prepared=prepared,

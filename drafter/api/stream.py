@@ -19,7 +19,7 @@ from drafter.api.validation import checked_number
 from drafter.drafting.sessions import DraftSessions
 from drafter.memory.memory import SharedMemory
 from protos import drafter_pb2 as pb
-from rpc.errors import RETRY_AFTER_S, InvalidRequest, ResourceExhausted
+from rpc.errors import InvalidRequest, ResourceExhausted
 from rpc.histogram import Histogram
 from rpc.tracing import Span, Tracer
 

@@ -17,8 +17,7 @@ class DraftTree:
     parents: NDArray[np.int32]  # [nodes], parents[i] < i; -1 = child of the last committed token
     # Calibrated chance that the node is accepted: it and all nodes above it.
     probabilities: NDArray[np.float32]  # [nodes]
-    # Whose evidence speaks most for the node: 1 = this sequence, 2 = its namespace, 3 = the model's
-    # own recent successors of the token before it.
+    # Whose evidence speaks most for the node: a `Source` of rpc/contract.py, as a number.
     sources: NDArray[np.int32]  # [nodes]
 
     def __len__(self) -> int:

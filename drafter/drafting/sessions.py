@@ -5,7 +5,6 @@ The loop of a sequence is open, then propose and observe in turns, then close, w
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from drafter.drafting.successors import Rows, Successors, as_rows
 from drafter.kernels.dispatch import dispatch
 from drafter.trie.token_run import TokenIds, TokenRun, as_run
 from drafter.trie.trie import DEFAULT_MAX_BYTES, Trie
+from rpc.contract import Learn
 
 # A longer sequence forgets its own oldest tokens.
 MAX_LOCAL_BYTES = 40 << 20
@@ -23,14 +23,6 @@ _ROOM = 256
 
 # Takes a finished run of a space, to be learned there now or later.
 Sink = Callable[[str, NDArray[np.int32]], None]
-
-
-class Learn(Enum):
-    """What a finished sequence leaves behind in its space."""
-
-    NONE = "none"
-    OUTPUT = "output"
-    ALL = "all"
 
 
 @dataclass(slots=True)

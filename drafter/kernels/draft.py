@@ -41,9 +41,10 @@ from drafter.kernels.record import (
     Ints,
 )
 from drafter.kernels.trie import Arena
+from rpc.contract import Source
 
 # Whose evidence a node rests on, numbered as on the wire.
-LOCAL, NAMESPACE, SUCCESSORS = 1, 2, 3
+LOCAL, NAMESPACE, SUCCESSORS = map(int, (Source.LOCAL, Source.NAMESPACE, Source.SUCCESSORS))
 
 
 @kernel

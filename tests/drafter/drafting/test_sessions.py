@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from drafter.drafting.propose import DraftTree
-from drafter.drafting.sessions import DraftSessions, Learn
+from drafter.drafting.sessions import DraftSessions
+from rpc.contract import Learn
 from tests.support.memory.trie_index import holds
 
 TEXT = [10, 11, 12, 13, 14, 15, 16, 17]
