@@ -7,8 +7,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from drafter.drafting.sessions import DraftSessions, SessionStats
 from drafter.memory.memory import SharedMemory
 from drafter.memory.status import MemoryStatus
-from rpc.histogram import Histogram
-from rpc.metrics import PREFIX, counter, gauge, histogram, labelled_counter
+from rpc.metrics import PREFIX, Histogram, counter, gauge, histogram, labelled_counter
 
 
 class DrafterMetrics:

@@ -1,9 +1,13 @@
-"""The contract's enumerations that several of our packages use, each as one Python table.
+"""What the services and their users agree on beside the .proto files, each thing written once.
 
-Names and numbers equal those of the .proto files; a test compares them.
+`Learn` and `Source` have the names and numbers of the .proto files; a test compares them.
 """
 
 import enum
+import re
+
+MAX_NAME_CHARS = 128  # of a namespace or a vocabulary: names are parts of Redis keys
+_ALLOWED = re.compile(r"[A-Za-z0-9._-]*")
 
 
 class Learn(enum.IntEnum):
@@ -32,3 +36,22 @@ class Source(enum.IntEnum):
     def label(self) -> str:
         """Its name for people, metrics and JSON, such as "local"."""
         return self.name.lower()
+
+
+class StartupPart(enum.StrEnum):
+    """What a verifier needs before it serves, in this order; its health service names each."""
+
+    WEIGHTS = "weights"
+    FORM = "verification-form"
+    STEP_TIMES = "step-times"
+
+
+def problem_with_name(name: str, *, may_be_empty: bool = False) -> str | None:
+    """Say what is wrong with the name of a namespace or a vocabulary; None where nothing is.
+
+    `problem_with_name("team a")` is "must be 1 to 128 of A-Z a-z 0-9 . _ -".
+    """
+    fits = len(name) <= MAX_NAME_CHARS and (name or may_be_empty)
+    if fits and _ALLOWED.fullmatch(name):
+        return None
+    return f"must be {'at most' if may_be_empty else '1 to'} {MAX_NAME_CHARS} of A-Z a-z 0-9 . _ -"

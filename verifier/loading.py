@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from rpc.startup import Part
+from rpc.contract import StartupPart
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
@@ -108,20 +108,20 @@ def make_engine(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig
 
 
 def load_engine(
-    config: VerifierConfig, group: Group, announce: Callable[[Part], object]
+    config: VerifierConfig, group: Group, announce: Callable[[StartupPart], object]
 ) -> tuple[Engine, Tokenizer]:
     """Load everything; takes seconds to minutes, so call it off the event loop."""
     hf = _load_weights(config, group)
-    announce(Part.WEIGHTS)
+    announce(StartupPart.WEIGHTS)
     # Beside the work on the weights, but neither beside their loading, since both import parts of
     # transformers, nor beside the timing of steps.
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
         loading = pool.submit(_load_tokenizer, config.model)
         model = _prepare(hf, config, group)
         tokenizer = loading.result()
-    announce(Part.FORM)
+    announce(StartupPart.FORM)
     engine = make_engine(model, tokenizer, config)
-    announce(Part.STEP_TIMES)
+    announce(StartupPart.STEP_TIMES)
     return engine, tokenizer
 
 

@@ -5,9 +5,9 @@ import logging
 from collections.abc import Callable
 
 from protos.verifier_pb2_grpc import add_VerifierServiceServicer_to_server
+from rpc.contract import StartupPart
 from rpc.metrics import LoopCollector, exporting, new_registry
 from rpc.server import RpcServer
-from rpc.startup import Part
 from rpc.tracing import Tracer
 from verifier.api.service import NAME, Backend, VerifierService
 from verifier.config import VerifierConfig
@@ -62,7 +62,7 @@ async def serve(
             engine.model.stop()
 
 
-def _announcing(server: RpcServer) -> Callable[[Part], object]:
+def _announcing(server: RpcServer) -> Callable[[StartupPart], object]:
     """Return what the loading thread calls with each part that is there."""
     loop = asyncio.get_running_loop()
     return lambda part: asyncio.run_coroutine_threadsafe(

@@ -28,7 +28,7 @@ from drafter.trie.token_run import TokenRun
 from protos import drafter_pb2 as pb
 from protos import drafter_pb2_grpc as pb_grpc
 from rpc.errors import InvalidRequest, Unavailable
-from rpc.histogram import LOOKUP_S, Histogram
+from rpc.metrics import LOOKUP_S, Histogram
 from rpc.tracing import Tracer
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from drafter.drafting.sessions import DraftSessions
 from drafter.memory.memory import SharedMemory
 from protos import drafter_pb2 as pb
 from rpc.errors import InvalidRequest, ResourceExhausted
-from rpc.histogram import Histogram
+from rpc.metrics import Histogram
 from rpc.tracing import Span, Tracer
 
 MAX_SEQUENCES = 4096

@@ -6,8 +6,8 @@ import numpy as np
 
 from drafter.api.turn_budget import TOKENS_PER_TURN, TurnBudget
 from drafter.trie.token_run import MAX_TOKEN_ID, TokenRun
+from rpc.contract import problem_with_name
 from rpc.errors import InvalidRequest
-from rpc.namespaces import problem_with
 
 MAX_RUN_TOKENS = 1 << 20
 MAX_OBSERVED_TOKENS = 1 << 12
@@ -21,7 +21,7 @@ _FEW = 64
 def checked_space(vocabulary: str, namespace: str, path: str = "") -> str:
     """Return the key under which a namespace of a vocabulary is kept."""
     for field, value in (("vocabulary", vocabulary), ("namespace", namespace)):
-        if problem := problem_with(value):
+        if problem := problem_with_name(value):
             raise InvalidRequest.at(path + field, problem, value)
     return f"{vocabulary}/{namespace}"
 
@@ -34,7 +34,7 @@ def split_space(space: str) -> tuple[str, str]:
 
 def checked_prefix(prefix: str, path: str) -> str:
     """Return what a namespace's name may begin with."""
-    if problem := problem_with(prefix, may_be_empty=True):
+    if problem := problem_with_name(prefix, may_be_empty=True):
         raise InvalidRequest.at(path, problem, prefix)
     return prefix
 

@@ -21,7 +21,7 @@ from drafter.memory.worker import MemberTimes, SpaceWorker, end, going_on
 from drafter.trie.snapshot import digest
 from drafter.trie.store import Store, TokenTrie
 from drafter.trie.token_run import TokenRun, as_run
-from rpc.namespaces import problem_with
+from rpc.contract import problem_with_name
 
 if TYPE_CHECKING:
     from drafter.log.redis_log import RedisLog
@@ -274,7 +274,7 @@ def _checked(space: str) -> str:
     if not slash:
         raise ValueError(f"space: {space!r} is not VOCABULARY/NAMESPACE")
     for part, name in (("vocabulary", vocabulary), ("namespace", namespace)):
-        if problem := problem_with(name):
+        if problem := problem_with_name(name):
             raise ValueError(f"space: the {part} {problem}, got {name!r}")
     return space
 

@@ -7,8 +7,7 @@ from starlette.types import Scope
 
 from lookahead.gateway.choice import Choice
 from lookahead.gateway.verifiers import Verifiers
-from rpc.histogram import REQUEST_S
-from rpc.metrics import PREFIX, Page, new_registry, render
+from rpc.metrics import PREFIX, REQUEST_S, Page, new_registry, render
 
 OURS = f"{PREFIX}gateway_"
 

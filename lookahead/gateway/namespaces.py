@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Set
 
 from lookahead.gateway.errors import invalid
-from rpc.namespaces import MAX_CHARS, problem_with
+from rpc.contract import MAX_NAME_CHARS, problem_with_name
 
 DIGEST_CHARS = 16
 
@@ -16,7 +16,7 @@ DIGEST_CHARS = 16
 def check_namespaces(namespaces: Set[str]) -> None:
     """Refuse invalid namespaces of keys, and one that lies inside another key's namespace."""
     for name in namespaces:
-        if problem := problem_with(name):
+        if problem := problem_with_name(name):
             raise ValueError(f"namespace {name[:20]!r} {problem}")
         outer = [other for other in namespaces if name.startswith(f"{other}.")]
         if outer:
@@ -27,13 +27,13 @@ def check_namespaces(namespaces: Set[str]) -> None:
 
 def narrowed(base: str, *, inner: str | None, user: str | None, salt: str | None) -> str:
     """Return the namespace inside `base` (empty: the server's default) that a request names."""
-    if inner is not None and (problem := problem_with(inner)):
+    if inner is not None and (problem := problem_with_name(inner)):
         raise invalid("lookahead.namespace", problem, inner)
     parts = [base, inner or ""]
     parts += [_digest("u", user), _digest("s", salt)]
     name = ".".join(part for part in parts if part)
-    if len(name) > MAX_CHARS:
-        problem = f"has more than {MAX_CHARS} characters with this key's namespace"
+    if len(name) > MAX_NAME_CHARS:
+        problem = f"has more than {MAX_NAME_CHARS} characters with this key's namespace"
         raise invalid("lookahead.namespace", problem, inner)
     return name
 

@@ -11,16 +11,16 @@ from rich.table import Column
 
 from lookahead.client.client import Client
 from lookahead.stack.stack import Stack, StackConfig
+from rpc.contract import StartupPart
 from rpc.health import health
-from rpc.startup import Part
 
 NAMES = {"redis": "memory", "drafter": "drafter", "verifier": "verifier", "gateway": "gateway"}
 # What the verifier does once its health service answers, and knows each part.
 PHASES = {
     "": "loading the weights",
-    Part.WEIGHTS: "finding how drafts can be verified",
-    Part.FORM: "measuring this machine, once for each model",
-    Part.STEP_TIMES: "warming up",
+    StartupPart.WEIGHTS: "finding how drafts can be verified",
+    StartupPart.FORM: "measuring this machine, once for each model",
+    StartupPart.STEP_TIMES: "warming up",
 }
 READY = """
 [bold green]Ready.[/] [bold]{model}[/] ({device}) speaks gRPC on [bold]{address}[/]{gateway}.

@@ -10,7 +10,7 @@ from drafter.drafting.sessions import DraftSessions
 from drafter.memory.memory import SharedMemory
 from drafter.metrics import DrafterMetrics
 from drafter.server import build
-from rpc.histogram import LOOKUP_S, Histogram
+from rpc.metrics import LOOKUP_S, Histogram
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow

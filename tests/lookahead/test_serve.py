@@ -9,8 +9,8 @@ from rich.console import Console
 
 from lookahead.stack.serve import StartUp
 from lookahead.stack.stack import StackConfig
+from rpc.contract import StartupPart
 from rpc.server import RpcServer
-from rpc.startup import Part
 from tests.support.servers.running_gateway import host
 
 
@@ -38,11 +38,11 @@ def test_the_phases_of_the_verifiers_start_are_shown_as_it_reaches_them() -> Non
         assert shown() == (0, "tiny: starting")
         with loop.holding(loading(config.verifier_address)) as server:
             assert shown() == (1, "tiny: loading the weights")
-            loop.run(server.set_health(Part.WEIGHTS, serving=True))
+            loop.run(server.set_health(StartupPart.WEIGHTS, serving=True))
             assert shown() == (2, "tiny: finding how drafts can be verified")
             # Two parts may come between two looks.
-            loop.run(server.set_health(Part.FORM, serving=True))
-            loop.run(server.set_health(Part.STEP_TIMES, serving=True))
+            loop.run(server.set_health(StartupPart.FORM, serving=True))
+            loop.run(server.set_health(StartupPart.STEP_TIMES, serving=True))
             assert shown() == (4, "tiny: warming up")
             assert shown() == (4, "tiny: warming up")
             start_up.report("verifier", True)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from rpc import metrics
-from rpc.histogram import Histogram
-from rpc.metrics import LoopCollector, exporting, new_registry, render
+from rpc.metrics import Histogram, LoopCollector, exporting, new_registry, render
 
 
 @given(st.lists(st.floats(0, 10)), st.sets(st.floats(0, 10), min_size=1))

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
-from rpc.startup import Part
+from rpc.contract import StartupPart
 from tests.support.models.small_tokenizers import small_tokenizer
 from tests.support.servers.running_verifier import small_model
 from verifier.config import VerifierConfig
@@ -56,7 +56,7 @@ def test_a_process_serves_and_drains_on_sigterm(tmp_path: Path) -> None:
             health = health_pb2_grpc.HealthStub(channel)
             states = health.Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
             assert next(reply for reply in states if reply.status == SERVING)
-            parts = [health_pb2.HealthCheckRequest(service=part) for part in Part]
+            parts = [health_pb2.HealthCheckRequest(service=part) for part in StartupPart]
             assert [health.Check(part).status for part in parts] == [SERVING] * 3
             verifier = pb_grpc.VerifierServiceStub(channel)
             assert verifier.GetModel(pb.GetModelRequest()).model == "tiny"

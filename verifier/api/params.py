@@ -8,8 +8,7 @@ import secrets
 from dataclasses import dataclass
 
 from protos import verifier_pb2 as pb
-from rpc.contract import Learn
-from rpc.namespaces import problem_with
+from rpc.contract import Learn, problem_with_name
 from verifier.api.validation import Limits, Violations, check_ids, check_len
 from verifier.request import Exactness, Mode, Speculation
 from verifier.sampling.params import SamplingParams
@@ -176,7 +175,7 @@ def check_speculation(message: pb.Speculation, limits: Limits, violations: Viola
             f"must be 1 to {MAX_NODES}",
             value,
         )
-    problem = problem_with(message.namespace, may_be_empty=True)
+    problem = problem_with_name(message.namespace, may_be_empty=True)
     violations.require(problem is None, "speculation.namespace", problem or "", message.namespace)
     check_len(message.prediction, "speculation.prediction", limits.max_text_bytes, violations)
 

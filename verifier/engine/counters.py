@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rpc.contract import Source
-from rpc.histogram import REQUEST_S, STEP_S, Histogram
+from rpc.metrics import REQUEST_S, STEP_S, Histogram
 from verifier.engine.clock import PlainStep
 from verifier.engine.events import Completion
 from verifier.engine.sequence import Emission, Sequence
