@@ -22,13 +22,11 @@ START = Position(base="", cursor=ZERO, check=0, producers=(), num_tokens=0)
 class Counts:
     """What was seen and done so far, in all histories."""
 
-    entries: int = 0
     tokens: int = 0
     duplicates: int = 0
     holes: int = 0
     skipped: int = 0
     snapshots: int = 0
-    refused: int = 0  # snapshots that could not be published
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -70,7 +68,6 @@ class History:
         """Learn the next entry, unless it is a copy of one before, or nothing that can be read."""
         self.cursor, self._check = entry_id, zlib.crc32(data)
         self.incarnation = self.incarnation or incarnation_of(entry_id, data)
-        self.counts.entries += 1
         try:
             entry = decode(data)
         except EntryError:

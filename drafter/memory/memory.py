@@ -171,7 +171,6 @@ class SharedMemory:
         return MemoryStatus(
             shared=self._log is not None,
             connected=self._connected,
-            last_error=self._last_error,
             spaces=tuple(spaces),
             num_bytes=sum(space.num_bytes for space in spaces),
             num_tokens=sum(space.num_tokens for space in spaces),
@@ -179,13 +178,11 @@ class SharedMemory:
             outbox_bytes=self._outbox.num_bytes,
             outbox_dropped=self._outbox.dropped,
             oldest_waiting_s=self._outbox.oldest_s(),
-            applied_entries=counts["entries"],
             applied_tokens=counts["tokens"],
             duplicates=counts["duplicates"],
             holes=counts["holes"],
             skipped=counts["skipped"],
             snapshots=counts["snapshots"],
-            snapshots_refused=counts["refused"],
             unloaded=self._unloaded,
             resyncs=dict(resyncs),
         )

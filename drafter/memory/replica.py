@@ -266,7 +266,6 @@ class Replica:
     async def _upload(self, lease: Lease, position: Position, expected: bytes | None) -> bool:
         done = await self._transfer.upload(lease, position, self.trie.export(), expected)
         self.history.counts.snapshots += done
-        self.history.counts.refused += not done
         return done
 
     def _clear(self) -> None:

@@ -27,7 +27,6 @@ class MemoryStatus:
 
     shared: bool  # False: no Redis is configured, what is learned dies with the process
     connected: bool
-    last_error: str
     spaces: tuple[SpaceStatus, ...]
     num_bytes: int
     num_tokens: int
@@ -35,13 +34,11 @@ class MemoryStatus:
     outbox_bytes: int
     outbox_dropped: int
     oldest_waiting_s: float  # of the runs that no log has acknowledged
-    applied_entries: int
     applied_tokens: int
     duplicates: int
     holes: int
     skipped: int
     snapshots: int
-    snapshots_refused: int
     unloaded: int  # spaces, to make room
     resyncs: dict[str, int]  # by reason
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lookahead.doctor.finding import Finding, ok, problem, warning
+from rpc.units import gib
 
 MIN_FREE_BYTES = 2 << 30  # weights that are converted once, logs, what Redis keeps
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -53,8 +54,8 @@ def check_folder(path: Path) -> Finding:
         )
     free = shutil.disk_usage(path).free
     if free < MIN_FREE_BYTES:
-        return warning("cache", f"{path} has {_gib(free)} left", "free some space on that disk")
-    return ok("cache", f"{path}, {_gib(free)} free")
+        return warning("cache", f"{path} has {gib(free)} left", "free some space on that disk")
+    return ok("cache", f"{path}, {gib(free)} free")
 
 
 def check_kernels(folder: Path | None = None) -> Finding:
@@ -97,10 +98,6 @@ def check_gpu(environ: Mapping[str, str], driver: Path = DRIVER) -> Finding:
             "install a build of torch that matches the driver",
         )
     return ok("gpu", "none; the model runs on the CPU")
-
-
-def _gib(size: int) -> str:
-    return f"{size / (1 << 30):.1f} GiB"
 
 
 def num_cores() -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lookahead.doctor.finding import Finding, ok, problem, warning
 from lookahead.stack.model_cache import DEMO, DEMO_NAME, DEMO_PACKAGE, cache_directory, is_complete
+from rpc.units import gib
 
-GIB = 1 << 30
 PACKED_COPIES = 2  # a CPU multiplies by copies that are laid out once
 
 
@@ -48,7 +48,7 @@ def _check_directory(path: Path) -> list[Finding]:
     weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     if not weights:
         return [problem("model", f"{path} has no .safetensors file", "convert it to safetensors")]
-    what = f"{path.name}, {config.model_type}, {weights / GIB:.1f} GiB of weights"
+    what = f"{path.name}, {config.model_type}, {gib(weights)} of weights"
     return [ok("model", what), _check_memory(weights)]
 
 
@@ -59,7 +59,7 @@ def _check_memory(weights: int) -> Finding:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     free = free_bytes(device)
-    have = f"{free / GIB:.1f} GiB free on {device.type}"
+    have = f"{gib(free)} free on {device.type}"
     if weights > free:
         do = "use a smaller model, quantised weights, or more GPUs"
         return problem("memory", f"{have}, less than the weights take", do)
@@ -75,7 +75,7 @@ def _check_gguf(path: Path) -> Finding:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             return problem("model", f"{path} has no GGUF file header", "download it again")
-    return ok("model", f"{path.name}, {path.stat().st_size / GIB:.1f} GiB")
+    return ok("model", f"{path.name}, {gib(path.stat().st_size)}")
 
 
 def _check_hub(model: str, environ: Mapping[str, str]) -> Finding:

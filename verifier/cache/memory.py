@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from rpc.units import gib
 from verifier.cache.kv_cache import LayerShape
 from verifier.config import parse_size
 
@@ -35,15 +36,11 @@ def fitting_slots(
     fitting = allowed // (row_bytes * capacity)
     if not fitting:
         raise KVMemoryError(
-            f"the KV cache of one sequence takes {_gib(row_bytes * capacity)} ({capacity} tokens "
-            f"of {row_bytes} bytes), and kv_memory allows {_gib(allowed)}: "
+            f"the KV cache of one sequence takes {gib(row_bytes * capacity)} ({capacity} tokens "
+            f"of {row_bytes} bytes), and kv_memory allows {gib(allowed)}: "
             f"max_context up to {allowed // row_bytes} would fit"
         )
     return min(wanted, fitting)
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
 
 
 CGROUP = Path("/sys/fs/cgroup")
