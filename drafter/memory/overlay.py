@@ -6,7 +6,7 @@ known. When the log moves on the copy is dropped; the runs come back through the
 
 from collections.abc import Callable
 
-from drafter.memory.runtime import Runtime
+from drafter.runtime import Runtime
 from drafter.trie.store import Store, TokenTrie
 from drafter.trie.token_run import TokenRun
 

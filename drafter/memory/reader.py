@@ -5,8 +5,8 @@ import asyncio
 from drafter.log.protocol import Lease
 from drafter.log.redis_log import RedisLog
 from drafter.memory.replica import Replica, ReplicaLimits
-from drafter.memory.runtime import EventLoop
 from drafter.memory.tombstones import Tombstones
+from drafter.runtime import EventLoop
 from drafter.trie.snapshot import Position
 from drafter.trie.store import Store, TokenTrie
 

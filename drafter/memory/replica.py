@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from drafter.log.protocol import Lease, Log, Page
 from drafter.memory.history import START, History
 from drafter.memory.overlay import Overlay
-from drafter.memory.runtime import Runtime
 from drafter.memory.status import Lag
 from drafter.memory.tombstones import Tombstones, incarnation_in
 from drafter.memory.transfer import SnapshotTransfer
+from drafter.runtime import Runtime
 from drafter.trie.snapshot import ZERO, Position, parse_pointer
 from drafter.trie.store import Store, TokenTrie
 from drafter.trie.token_run import TokenRun

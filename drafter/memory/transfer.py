@@ -3,7 +3,7 @@
 import logging
 
 from drafter.log.protocol import Lease, Log, Publication
-from drafter.memory.runtime import Runtime
+from drafter.runtime import Runtime
 from drafter.trie.snapshot import (
     ZERO,
     Arrays,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from drafter.memory.outbox import Outbox
 from drafter.memory.replica import Replica, ReplicaLimits
-from drafter.memory.runtime import EventLoop
 from drafter.memory.status import SpaceStatus
 from drafter.memory.tombstones import Tombstones
+from drafter.runtime import EventLoop
 from drafter.trie.store import Store
 from drafter.trie.token_run import TokenRun
 
