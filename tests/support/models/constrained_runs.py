@@ -4,15 +4,21 @@ import json
 import random
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.exactness.runs import AlwaysOn
-from tests.support.models.engine_runs import FREE_NODES, make_request, run_all, target_model
+from tests.support.models.engine_runs import (
+    FREE_NODES,
+    make_request,
+    run_all,
+    small_config,
+    target_model,
+)
 from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.support.models.small_tokenizers import small_tokenizer
-from verifier.config import VerifierConfig
 from verifier.constraints.constraint import Constraint, Kind
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
@@ -98,7 +104,7 @@ def request(
     mode: Mode = Mode.OFF,
     sampling: SamplingParams | None = None,
     num_tokens: int = 200,
-    **stopping: object,
+    **stopping: Any,
 ) -> Request:
     """A request of TEXT whose output follows the constraint."""
     tokenizer = small_tokenizer(kind)
@@ -118,7 +124,7 @@ Outcome = tuple[list[TokenRun], Completion]
 
 def run(kind: str, requests: list[Request], drafts: FakeDrafts | None = None) -> list[Outcome]:
     """Run the requests together on the model of this kind."""
-    config = VerifierConfig(model="small")
+    config = small_config()
     tokenizer = small_tokenizer(kind)
     engine = Engine(model(kind), tokenizer, drafts, FREE_NODES, config, Counters())  # type: ignore[arg-type]
     engine.drafting.controller = AlwaysOn(FREE_NODES.curve.plain_units())

@@ -51,9 +51,14 @@ def target_model(hf: PreTrainedModel, *, max_sequences: int, max_context: int) -
     return model
 
 
+def small_config(**settings: Any) -> VerifierConfig:
+    """The settings of a verifier with a small model."""
+    return VerifierConfig(model="small", **settings)
+
+
 def make_engine(model: TargetModel, drafts: FakeDrafts | None, **settings: Any) -> Engine:
     """An engine over fake drafts."""
-    config = VerifierConfig(model="small", **settings)
+    config = small_config(**settings)
     tokenizer: Any = LetterTokenizer()
     engine = Engine(model, tokenizer, drafts, FREE_NODES, config, StepRecorder())  # type: ignore[arg-type]
     engine.drafting.controller = AlwaysOn(FREE_NODES.curve.plain_units())

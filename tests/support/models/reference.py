@@ -53,7 +53,8 @@ class Family:
         torch.manual_seed(seed)
         config = AutoConfig.for_model(self.model_type, **self.shape)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        return model.eval()
+        model.eval()
+        return model
 
 
 FAMILIES = [
@@ -98,29 +99,22 @@ def generate(
     model: PreTrainedModel, prompt: list[int], num_tokens: int, eos_token_ids: list[int]
 ) -> list[int]:
     """Greedy output ids of transformers' generate, the ending id included."""
-    with torch.inference_mode():
-        output = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=num_tokens,
-            do_sample=False,
-            eos_token_id=eos_token_ids or None,
-            pad_token_id=0,
-        )
-    ids: list[int] = output[0, len(prompt) :].tolist()
-    return ids
+    return _greedy(model, prompt, num_tokens, eos_token_id=eos_token_ids or None, pad_token_id=0)
 
 
 def generate_to_its_end(model: PreTrainedModel, prompt: list[int], num_tokens: int) -> list[int]:
     """Greedy output ids of transformers' generate, ended where the model's own settings say so."""
+    return _greedy(model, prompt, num_tokens, top_k=None, top_p=None)
+
+
+def _greedy(model: Any, prompt: list[int], num_tokens: int, **settings: Any) -> list[int]:
     with torch.inference_mode():
         output = model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             max_new_tokens=num_tokens,
             do_sample=False,
-            top_k=None,
-            top_p=None,
+            **settings,
         )
     ids: list[int] = output[0, len(prompt) :].tolist()
     return ids

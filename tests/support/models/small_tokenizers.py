@@ -1,6 +1,7 @@
 """Tokenizers of the kinds that language models use, trained in a moment on a few lines."""
 
 from functools import cache
+from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -47,7 +48,9 @@ def small_tokenizer(kind: str, *, chat_template: str | None = CHAT_TEMPLATE) -> 
     )
     backend.add_tokens(["<think>", "éé x"])
     backend.chat_template = chat_template
-    return Tokenizer(backend, frozenset({rust.token_to_id("</s>")}))
+    eos_token_id = rust.token_to_id("</s>")
+    assert eos_token_id is not None
+    return Tokenizer(backend, frozenset({eos_token_id}))
 
 
 def _train(rust: RustTokenizer, trainer: trainers.Trainer) -> RustTokenizer:
@@ -55,10 +58,10 @@ def _train(rust: RustTokenizer, trainer: trainers.Trainer) -> RustTokenizer:
     return rust
 
 
-def _bpe(**options: object) -> trainers.BpeTrainer:
+def _bpe(**options: Any) -> trainers.BpeTrainer:
     return trainers.BpeTrainer(
         vocab_size=600,
-        special_tokens=SPECIAL + list(options.pop("extra", [])),  # type: ignore[call-overload]
+        special_tokens=SPECIAL + list(options.pop("extra", [])),
         show_progress=False,
         **options,
     )

@@ -44,7 +44,8 @@ class Drafter:
         return list((await self.stub.DescribeNamespaces(request, timeout=TIMEOUT_S)).namespaces)
 
     async def learn(self, *requests: pb.LearnRequest) -> pb.LearnResponse:
-        return await self.stub.Learn(iter(requests), timeout=TIMEOUT_S)
+        learned: pb.LearnResponse = await self.stub.Learn(iter(requests), timeout=TIMEOUT_S)
+        return learned
 
     async def knows(self, namespace: str, vocabulary: str = "v") -> bool:
         """Whether the namespace drafts the rest of TEXT from its beginning alone."""

@@ -36,11 +36,11 @@ class Host:
     @contextmanager
     def holding(self, context: AbstractAsyncContextManager[Value]) -> Iterator[Value]:
         """Enter an asynchronous context there for the length of a `with` block here."""
-        value = self.run(context.__aenter__())  # type: ignore[arg-type]
+        value = self.run(context.__aenter__())
         try:
             yield value
         finally:
-            self.run(context.__aexit__(None, None, None))  # type: ignore[arg-type]
+            self.run(context.__aexit__(None, None, None))
 
 
 @contextmanager
@@ -63,7 +63,7 @@ async def gateway(verifier: str, **settings: Any) -> AsyncIterator[str]:
     config = GatewayConfig(listen="127.0.0.1:0", verifier=verifier, **settings)
     with bind(config.listen) as bound:
         server = make_server(config)
-        server.capture_signals = nullcontext  # type: ignore[method-assign]
+        server.capture_signals = nullcontext  # type: ignore[method-assign, assignment]
         serving = asyncio.create_task(server.serve([bound]))
         try:
             yield f"127.0.0.1:{bound.getsockname()[1]}"

@@ -16,7 +16,7 @@ from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.server import RpcServer
 from rpc.tls import TlsFiles
-from tests.support.models.engine_runs import FREE_NODES
+from tests.support.models.engine_runs import FREE_NODES, small_config
 from tests.support.models.fake_drafts import FakeDrafts
 from tests.support.models.small_tokenizers import small_tokenizer
 from tests.support.waiting import eventually
@@ -30,9 +30,9 @@ from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
 TOKENIZER = small_tokenizer("byte_level")
 TIMEOUT_S = 20.0
-CONFIG = VerifierConfig(model="small", max_sequences=2, max_waiting=2, max_context=250)
+CONFIG = small_config(max_sequences=2, max_waiting=2, max_context=250)
 # For several users at once.
-ROOMY = VerifierConfig(model="small", max_sequences=4, max_waiting=8, max_context=250)
+ROOMY = small_config(max_sequences=4, max_waiting=8, max_context=250)
 Propose = Callable[[int, list[int], int], DraftTree]
 
 

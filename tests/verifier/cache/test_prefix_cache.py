@@ -94,6 +94,7 @@ async def test_a_running_sequence_lends_its_rows(model: TargetModel) -> None:
     assert first.token_ids[len(PROMPTS[0]) :] == generate(hf, PROMPTS[0], 70, [])
 
 
+@pytest.mark.slow
 def test_many_requests_over_few_slots_stay_right(model: TargetModel) -> None:
     rng = random.Random(11)
     prompts = [

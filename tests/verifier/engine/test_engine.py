@@ -117,6 +117,7 @@ async def test_stopping_the_engine_completes_streams_with_what_they_have(
         assert completion.finish.reason is FinishReason.SHUTDOWN
         outputs.append(ids_of([run for run in runs if isinstance(run, TokenRun)]))
     assert [answer[: len(ids)] for ids in outputs] == outputs
+    assert [len(ids) for ids in outputs] == [sequence.num_output for sequence in sequences]
     assert outputs[0] and not outputs[2], "the first had begun, the third still waited"
 
 

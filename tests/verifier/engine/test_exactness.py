@@ -25,6 +25,8 @@ from verifier.model.probe import choose_form
 from verifier.request import Exactness, Mode, Request
 from verifier.speculation.tree import DraftTree
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[5, 9, 33, 4, 17], [3] * 20, [11, 60], [(5 * i) % 61 + 3 for i in range(30)]]
 NUM_TOKENS = 60
 

@@ -18,6 +18,8 @@ from verifier.sampling.filters import MAX_NOISE
 from verifier.sampling.params import SamplingParams
 from verifier.sampling.sampler import Sampler
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 700
 PROMPT = (1, 5, 5, 9)
 PARAMS = {

@@ -18,6 +18,8 @@ from verifier.request import Mode
 from verifier.sampling.params import SamplingParams
 from verifier.speculation.tree import DraftTree
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[5, 9, 33, 4], [7] * 9, [3]]
 PARAMS = {
     "plain": SamplingParams(temperature=1.0, seed=11),

@@ -89,6 +89,7 @@ def _naive(
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["batched", "eager"])
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "gemma2", "gpt_oss", "gpt2"])
 def test_text_with_drafts_equals_generate_by_every_kernel(name: str, kernel: str) -> None:
