@@ -244,8 +244,8 @@ def main() -> None:
     if unknown := set(names) - set(WAYS):
         parser.error(f"--only: no way {', '.join(sorted(unknown))}; {', '.join(WAYS)}")
     # Generate is given an ending id that no token has, and says so each time.
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     real = resolve_model(args.model, Console(stderr=True))
     found, progress = [], Console(stderr=True)
     for one in findings([WAYS[name] for name in names], args.tokens, real):

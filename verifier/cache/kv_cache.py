@@ -25,7 +25,7 @@ class LayerShape:
     value_dim: int
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+class SlotLayer(CacheLayerMixin):
     """One layer's keys and values: [slots, heads, capacity, dim]."""
 
     is_compileable = False
