@@ -1,7 +1,9 @@
 """Whatever the drafter does, the text is the model's own; and it is used again when it returns."""
 
 import asyncio
+import sys
 from collections.abc import Callable
+from types import FrameType
 
 import pytest
 
@@ -15,8 +17,11 @@ from tests.support.models.engine_runs import (
 )
 from tests.support.models.reference import FAMILIES, VOCABULARY_SIZE, generate
 from tests.support.servers.fake_drafter import Answer, RunningDrafter, asked, never
+from verifier.engine import engine as engine_module
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion
+from verifier.engine.sequence import Sequence
+from verifier.engine.step import StepResult, run_step
 from verifier.model.model import TargetModel
 from verifier.speculation import draft_client
 from verifier.speculation.draft_client import DraftClient
@@ -150,6 +155,65 @@ async def test_a_good_drafter_is_used_and_told_everything(
         best = entry.successors[:: entry.successors_per_token]
         assert list(best) == list(entry.token_ids), "greedy text is its own best successor"
     assert [c.learn for r in drafter.servicer.requests for c in r.close] == [True]
+
+
+async def test_a_decode_step_goes_through_at_most_18_files_of_the_verifier(
+    model: TargetModel, answer: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    monkeypatch.setattr(engine_module, "run_step", noting(run_step, seen))
+    async with RunningDrafter(perfect(answer)) as drafter:
+        drafts = client(drafter.address)
+        engine = engine_over(model, drafts)
+        step = engine._step
+
+        async def noted_step(running: list[Sequence]) -> None:
+            is_ending = any(sequence.num_left < 10 for sequence in running)
+            sys.setprofile(None if is_ending else note_into(seen))
+            try:
+                await step(running)
+            finally:
+                sys.setprofile(None)
+
+        monkeypatch.setattr(engine, "_step", noted_step)
+        engine.start()
+        await until(lambda: drafts.is_connected)
+        _, completion = await run(engine)
+        await engine.stop()
+    assert completion.num_accepted_tokens > NUM_TOKENS / 2
+    assert {"engine/engine.py", "speculation/draft_client.py", "model/model.py"} <= seen
+    # The stream's own task is resumed beside a step, through the file that keeps it connected.
+    seen.discard("speculation/drafter_connection.py")
+    # A detokenizer of the tests stands for the real one. On a CPU packed products are one more.
+    assert len(seen) + 1 <= 18, sorted(seen)
+
+
+def note_into(seen: set[str]) -> Callable[[FrameType, str, object], None]:
+    """A profiler that notes the files of the verifier whose functions are called."""
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        _, is_ours, path = frame.f_code.co_filename.partition("/verifier/")
+        if (
+            event == "call"
+            and is_ours
+            and not path.startswith(("speculation/test_", "engine/test_"))
+        ):
+            seen.add(path)
+
+    return note
+
+
+def noting(function: Callable[..., StepResult], seen: set[str]) -> Callable[..., StepResult]:
+    """The function, noting what it calls; it runs in a thread of its own."""
+
+    def noted(*arguments: object) -> StepResult:
+        sys.setprofile(note_into(seen))
+        try:
+            return function(*arguments)
+        finally:
+            sys.setprofile(None)
+
+    return noted
 
 
 async def test_without_a_drafter_the_text_is_the_same(
