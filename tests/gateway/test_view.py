@@ -16,10 +16,10 @@ from bench.topologies.server import free_port
 from lookahead import Client
 from lookahead.stack.stack import NO_REDIS, StackConfig, running
 from lookahead.terminal.samples import load_samples
+from tests.support.browser.chromium import NARROW, WIDE, chromium, visiting
+from tests.support.browser.live_view import DONE_MS, wait_for_end
 from tests.support.models.saved_model import save_small_model
-from tests.support.servers.browser import NARROW, WIDE, chromium, visiting
 from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, serving
-from tests.support.servers.live_view import DONE_MS, wait_for_end
 from tests.support.servers.running_gateway import Host, gateway, host
 
 pytestmark = [

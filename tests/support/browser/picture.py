@@ -1,6 +1,6 @@
 """Takes the picture of the live view that the README shows, from a running stack.
 
-`python -m tests.support.servers.live_view_picture [http://127.0.0.1:8000/] [PICTURE.png]`
+`python -m tests.support.browser.picture [http://127.0.0.1:8000/] [PICTURE.png]`
 """
 
 import secrets
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-from tests.support.servers.browser import chromium, visiting
-from tests.support.servers.live_view import wait_for_end
+from tests.support.browser.chromium import chromium, visiting
+from tests.support.browser.live_view import wait_for_end
 
 NUM_TAUGHT, NUM_TOKENS = 40, 144
 

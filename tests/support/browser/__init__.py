@@ -1,0 +1,1 @@
+"""A browser, and the live view in it."""
