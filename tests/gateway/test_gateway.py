@@ -15,7 +15,7 @@ from tests.support.servers.running_gateway import gateway, host
 from tests.support.servers.running_verifier import verifier
 from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.slow, pytest.mark.clients]
 
 PROMPT = "the quick brown fox jumps over"
 MESSAGES = [{"role": "user", "content": "say héllo"}]

@@ -137,6 +137,7 @@ def small_rings() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
+@pytest.mark.slow
 @given(texts=st.lists(TEXTS, min_size=1, max_size=2))
 @settings(max_examples=12, deadline=None)
 def test_the_interpreter_does_bit_for_bit_what_is_compiled_and_no_index_is_out_of_range(
@@ -175,6 +176,7 @@ def test_every_kernel_is_compiled_for_the_one_kind_of_call_that_is_made() -> Non
     assert {kernel: len(kernel.signatures) for kernel in SIGNATURES} == numbers
 
 
+@pytest.mark.slow
 def test_the_first_draft_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
     environ = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", AT_ONCE], env=environ, check=True, timeout=300)

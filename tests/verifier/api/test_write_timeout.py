@@ -3,10 +3,13 @@
 import asyncio
 
 import grpc
+import pytest
 
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from tests.support.servers.running_verifier import TIMEOUT_S, running
+
+pytestmark = pytest.mark.slow
 
 # A window that a few messages with twenty alternatives per token fill.
 SMALL_WINDOW = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]

@@ -24,6 +24,8 @@ from verifier.sampling.params import SamplingParams
 from verifier.sampling.sampler import Sampler, uniform
 from verifier.speculation.tree import Accepted, DraftTree, accept, child_index
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY, LENGTH, NUM_SAMPLES = 5, 3, 200_000
 PROMPT = (1, 3)
 OUTCOMES = list(itertools.product(range(VOCABULARY), repeat=LENGTH))
