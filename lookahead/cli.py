@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,13 +29,12 @@ from lookahead.stack.stack import StackError
 from lookahead.terminal import options
 from lookahead.terminal.display import legend, print_runs, shows_colours, summary
 from lookahead.terminal.samples import Sample, load_samples, read_sample, read_text
-from lookahead.terminal.tls import choose_tls, tls
+from lookahead.terminal.tls import Ca, Cert, Key, choose_tls, tls
 from lookahead.top.command import top
 from lookahead.trie.command import trie
 
 app = typer.Typer(
     name="lookahead",
-    callback=choose_tls,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,6 +44,28 @@ app.add_typer(loadtest)
 app.add_typer(top)
 app.add_typer(doctor)
 app.add_typer(trie)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(version("lookahead-serving"))
+        raise typer.Exit
+
+
+@app.callback()
+def lookahead(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    tls_ca: Ca = None,
+    tls_cert: Cert = None,
+    tls_key: Key = None,
+) -> None:
+    """Serve a language model faster, with exactly the words it would have said anyway."""
+    choose_tls(tls_ca, tls_cert, tls_key)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

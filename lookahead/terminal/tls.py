@@ -26,10 +26,10 @@ Key = Annotated[Path | None, _pem("key", "its key")]
 _CHOSEN: ContextVar[TlsFiles | None] = ContextVar("tls", default=None)
 
 
-def choose_tls(tls_ca: Ca = None, tls_cert: Cert = None, tls_key: Key = None) -> None:
-    """Serve a language model faster, with exactly the words it would have said anyway."""
+def choose_tls(ca: Path | None, cert: Path | None, key: Path | None) -> None:
+    """Connect with these files from now on; BadParameter where one of them lacks another."""
     try:
-        files = TlsFiles(ca=str(tls_ca or ""), cert=str(tls_cert or ""), key=str(tls_key or ""))
+        files = TlsFiles(ca=str(ca or ""), cert=str(cert or ""), key=str(key or ""))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     _CHOSEN.set(files if files != TlsFiles() else None)

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ def lookahead(address: str, monkeypatch: pytest.MonkeyPatch) -> Lookahead:
         return int(caught.value.code or 0)
 
     return run
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, version("lookahead-serving") + "\n")
 
 
 def test_generate_prints_the_text_alone_and_the_summary_beside_it(
