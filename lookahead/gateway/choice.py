@@ -9,6 +9,7 @@ from lookahead.gateway.errors import ApiError
 from lookahead.gateway.token_texts import TokenText, TokenTexts
 from lookahead.gateway.verifiers import GenerationCall
 from protos import verifier_pb2 as pb
+from rpc.errors import RETRY_AFTER_S
 
 REASONS = {pb.Finished.FINISH_REASON_STOP: "stop", pb.Finished.FINISH_REASON_LENGTH: "length"}
 
@@ -57,7 +58,9 @@ class Choice:
         if finished.reason not in REASONS:
             message = "the verifier shut down before the answer was complete"
             code = "verifier_unavailable"
-            raise ApiError(503, "unavailable_error", message, code=code, retry_after_s=1.0)
+            raise ApiError(
+                503, "unavailable_error", message, code=code, retry_after_s=RETRY_AFTER_S
+            )
         self.finished = finished
         self.text.append(finished.text)
         return Piece(finished.text, finish_reason=REASONS[finished.reason])
