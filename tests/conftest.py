@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from drafter.server import warm_up
 from tests.support.models.saved_model import save_small_model
@@ -11,6 +12,9 @@ from tests.support.models.saved_model import save_small_model
 # Small models run slower on several threads, and much slower when other processes compete.
 torch.set_num_threads(1)
 SLOW_TIMEOUT_S = 120
+# What else the machine does decides how long one example takes; tests have their time limit.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

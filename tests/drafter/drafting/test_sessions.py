@@ -138,7 +138,7 @@ def test_successors_draft_where_nothing_matches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_tokens", "expected"), [(0, []), (1, [0]), (1_000_000, list(range(16)))]
+    ("num_tokens", "expected"), [(0, []), (1, [0]), (1_000_100, list(range(100, 116)))]
 )
 def test_prompts_of_any_length_are_drafted_from(num_tokens: int, expected: list[int]) -> None:
     sessions = DraftSessions()

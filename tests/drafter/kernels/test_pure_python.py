@@ -177,6 +177,7 @@ def test_every_kernel_is_compiled_for_the_one_kind_of_call_that_is_made() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # the compiler runs from the beginning
 def test_the_first_draft_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
     environ = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", AT_ONCE], env=environ, check=True, timeout=300)
