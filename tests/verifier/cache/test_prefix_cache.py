@@ -21,6 +21,8 @@ from verifier.engine.events import Completion, TokenRun
 from verifier.model.model import TargetModel
 from verifier.request import Mode
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = [(7 * i) % 61 + 3 for i in range(40)]
 PROMPTS = [[*DOCUMENT, 5, 6], [*DOCUMENT, 9], [*DOCUMENT[:25], 11, 12, 13]]
 
@@ -94,7 +96,6 @@ async def test_a_running_sequence_lends_its_rows(model: TargetModel) -> None:
     assert first.token_ids[len(PROMPTS[0]) :] == generate(hf, PROMPTS[0], 70, [])
 
 
-@pytest.mark.slow
 def test_many_requests_over_few_slots_stay_right(model: TargetModel) -> None:
     rng = random.Random(11)
     prompts = [

@@ -165,6 +165,7 @@ def test_forms_that_explode_are_served_or_refused_soon(form: Constraint) -> None
     assert matcher.allowed(tokenizer.size).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["byte_level", "llama", "gemma"])
 def test_one_token_is_allowed_where_the_mask_of_all_says_so(kind: str) -> None:
     tokenizer, rng = small_tokenizer(kind), random.Random(3)

@@ -18,6 +18,8 @@ from verifier.request import Mode, Request
 from verifier.speculation.tree import DraftTree
 from verifier.text.stopping import FinishReason
 
+pytestmark = pytest.mark.slow
+
 PROMPT = [5, 9, 33, 4, 17]
 NUM_TOKENS = 16
 

@@ -19,6 +19,8 @@ from tests.support.models.reference import FAMILIES, generate
 from verifier.model.linear import pack_linears
 from verifier.model.model import VerificationMode
 
+pytestmark = pytest.mark.slow
+
 
 class Int8Weight(Tensor):
     """As torchao does it: a plain linear layer whose weight is a tensor of another kind."""

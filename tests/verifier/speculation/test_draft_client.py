@@ -26,6 +26,8 @@ from verifier.model.model import TargetModel
 from verifier.speculation import draft_client
 from verifier.speculation.draft_client import DraftClient
 
+pytestmark = pytest.mark.slow
+
 PROMPT = [5, 9, 33, 4, 17]
 NUM_TOKENS = 60
 LENGTHS: dict[int, int] = {}
