@@ -30,12 +30,15 @@ class Source(enum.IntEnum):
     @classmethod
     def of(cls, number: int) -> "Source":
         """Return the source of a number from outside; one that means nothing is UNKNOWN."""
-        return cls(number) if 0 <= number < len(cls) else cls.UNKNOWN
+        return _SOURCES[number] if 0 <= number < len(_SOURCES) else cls.UNKNOWN
 
     @property
     def label(self) -> str:
         """Its name for people, metrics and JSON, such as "local"."""
         return self.name.lower()
+
+
+_SOURCES = tuple(Source)  # by number: members of an enumeration are slow to look up
 
 
 class StartupPart(enum.StrEnum):

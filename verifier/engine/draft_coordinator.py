@@ -80,17 +80,21 @@ class DraftCoordinator:
 
     async def drafts(self, running: Sequences[Sequence]) -> Drafts:
         """Wait for the trees that were asked for, and cut them to what pays."""
-        is_drafting = self._is_on(running)
-        is_plain = self._is_recheck_due or self._wants_plain(running)
+        decoding = [sequence for sequence in running if sequence.is_decoding]
+        may_draft = self._may_draft(reads_prompts=len(decoding) < len(running))
+        # The step is judged by what drafts bring, though it may have none.
+        is_drafting = may_draft and any(sequence.uses_drafts for sequence in decoding)
+        # A plain step is due for a choice left open, or for drafting to be compared with.
+        is_compared = self.client is not None and self.controller.is_on and not may_draft
+        is_plain = self._is_recheck_due or is_compared
         self._is_recheck_due = False
         if is_plain:
             return Drafts({}, is_drafting, has_drafter=self.is_connected)
         wait_s = await self._wait() if is_drafting else 0.0
-        decoding = [s for s in running if s.is_decoding and self._may_verify(s)]
-        trees = [self._tree(sequence, uses_drafter=is_drafting) for sequence in decoding]
-        num_plain = sum(s.is_decoding for s in running)
-        counts = self._budget(decoding, trees, num_plain, uses_trust=is_drafting)
-        cuts = {s.id: prefix(t, n) for s, t, n in zip(decoding, trees, counts, strict=True) if n}
+        drafted = [sequence for sequence in decoding if self._may_verify(sequence)]
+        trees = [self._tree(sequence, uses_drafter=is_drafting) for sequence in drafted]
+        counts = self._budget(drafted, trees, len(decoding), uses_trust=is_drafting)
+        cuts = {s.id: prefix(t, n) for s, t, n in zip(drafted, trees, counts, strict=True) if n}
         return Drafts(cuts, is_drafting, wait_s, self.is_connected)
 
     def observe(self, result: Result) -> None:
@@ -118,7 +122,9 @@ class DraftCoordinator:
             for sequence in running
             if sequence.uses_drafts and sequence.is_decoding and sequence.num_left > 1
         }
-        if max_nodes and self._may_draft(running):
+        if max_nodes and self._may_draft(
+            reads_prompts=not all(sequence.is_decoding for sequence in running)
+        ):
             due = self._backoff.due(max_nodes)
         self._has_asked = bool(due)
         if due or self._has_closed:
@@ -145,19 +151,10 @@ class DraftCoordinator:
         elif stats.num_decoding:  # prompts that keep coming must not keep drafting off
             self.controller.rest()
 
-    def _is_on(self, running: Sequences[Sequence]) -> bool:
-        """Whether the next step may verify drafts, and is to be judged by what they bring."""
-        return self._may_draft(running) and any(s.uses_drafts and s.is_decoding for s in running)
-
-    def _wants_plain(self, running: Sequences[Sequence]) -> bool:
-        """Whether the next step is one that drafting is compared with."""
-        return self.client is not None and self.controller.is_on and not self._may_draft(running)
-
-    def _may_draft(self, running: Sequences[Sequence]) -> bool:
+    def _may_draft(self, *, reads_prompts: bool) -> bool:
         if self.client is None or not self.controller.is_on:
             return False
         # Steps that read prompts beside decoding compare with nothing: no plain ones are due.
-        reads_prompts = not all(sequence.is_decoding for sequence in running)
         return reads_prompts or self.controller.allows_drafts
 
     async def _wait(self) -> float:

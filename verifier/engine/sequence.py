@@ -19,7 +19,7 @@ from verifier.text.stopping import Finish, Output
 NO_SLOT = -1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take three times as long to make
 class Emission:
     """What one step emitted for a sequence, after stop handling."""
 
@@ -118,7 +118,7 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Its prompt is read: its first token is out."""
-        return self.num_output > 0
+        return len(self.token_ids) > self.num_prompt
 
     @property
     def num_left(self) -> int:
@@ -152,7 +152,7 @@ class Sequence:
         else:
             self.clock.plain_decode_s += num_tokens * plain.token_s + plain.prompts_s
         if num_tokens:
-            self._tell(first_index, accepted, VerifiedDraft(tree, path), emission, logprobs)
+            self._tell(first_index, accepted, tree, emission, logprobs)
         return emission
 
     def _push(self, accepted: Accepted) -> Finish | None:
@@ -167,22 +167,26 @@ class Sequence:
         self,
         first_index: int,
         accepted: Accepted,
-        draft: VerifiedDraft,
+        tree: DraftTree,
         emission: Emission,
         logprobs: tuple[TokenLogprobs, ...],
     ) -> None:
         """Send the client what was emitted."""
         text, drafted_len = self.output.take_text()
+        num_accepted = emission.num_accepted
+        draft = None
+        if self.request.draft_trees and tree:
+            draft = VerifiedDraft(tree, accepted.path[:num_accepted])
         self.events.put_nowait(
             TokenRun(
                 first_index=first_index,
                 token_ids=accepted.token_ids[: emission.num_tokens],
                 text=text,
-                num_drafted=emission.num_accepted,
+                num_drafted=num_accepted,
                 drafted_text_len=drafted_len,
                 logprobs=logprobs[: emission.num_tokens],
-                sources=emission.sources if draft.tree.sources else (),
-                draft=draft if self.request.draft_trees and draft.tree else None,
+                sources=emission.sources if tree.sources else (),
+                draft=draft,
             )
         )
 

@@ -115,3 +115,14 @@ def test_a_hostile_model_is_refused(index: int, value: float) -> None:
 def test_a_model_of_another_shape_is_refused(model: np.ndarray) -> None:
     with pytest.raises(ValueError, match="model"):
         checked_model(model)
+
+
+def test_what_comes_true_raises_the_measured_chance_of_its_kind() -> None:
+    sessions = DraftSessions()
+    sessions.open(1, space="a", token_ids=[1, 2, 3, 4, 5, 1, 2])
+    model = sessions.memory("a").calibration.model
+    before = model[kernels.BIN_CHANCE : kernels.BIN_COUNT].copy()
+    assert sessions.propose(1, 1).token_ids.tolist() == [3]
+    sessions.observe(1, [3])
+    after = model[kernels.BIN_CHANCE : kernels.BIN_COUNT]
+    assert (after > before).any()

@@ -200,3 +200,11 @@ def test_a_closed_sequence_is_gone() -> None:
     sessions.close(1)
     with pytest.raises(KeyError, match="sequence_id: 1 is not open"):
         sessions.observe(1, [1])
+
+
+def test_successors_of_another_space_are_not_drafted() -> None:
+    sessions = DraftSessions()
+    sessions.open(1, space="a", token_ids=[1, 2])
+    sessions.observe(1, [3], successors=[[3, 40, 41]])
+    sessions.open(2, space="b", token_ids=[7, 2])
+    assert not set(sessions.propose(2, 8).token_ids.tolist()) & {3, 40, 41}

@@ -1,5 +1,7 @@
 """Drafts are asked for seldom while they are no use, and at once again when they are."""
 
+import asyncio
+
 import pytest
 
 from tests.support.models.engine_runs import (
@@ -8,6 +10,7 @@ from tests.support.models.engine_runs import (
     make_engine,
     make_request,
     run_all,
+    steps_of,
     target_model,
 )
 from tests.support.models.fake_drafts import FakeDrafts, path_tree
@@ -136,3 +139,19 @@ def decoding(
         forward_s=0.1,
         draft_wait_s=0.0,
     )
+
+
+class SlowDrafts(FakeDrafts):
+    """Every tree takes a moment, and holds nothing."""
+
+    async def wait(self, deadline_s: float) -> None:
+        await asyncio.sleep(0.02)
+
+
+def test_the_time_of_a_step_includes_its_wait_for_drafts() -> None:
+    model = target_model(FAMILIES[0].build(), max_sequences=1, max_context=64)
+    engine = make_engine(model, SlowDrafts(lambda sequence_id, tokens, max_nodes: EMPTY_TREE))
+    run_all(engine, [make_request([5, 9, 33], 8)])
+    waited = [step for step in steps_of(engine) if step.draft_wait_s]
+    assert waited
+    assert all(step.step_s > step.draft_wait_s + step.forward_s for step in waited)

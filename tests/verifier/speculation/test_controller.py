@@ -260,3 +260,18 @@ def spend(controller: Controller, num_steps: int, *, seconds: float, emitted: in
             seconds=seconds if drafted else 1.0,
             drafted=drafted,
         )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hiccups_of_the_machine_hide_no_loss(seed: int) -> None:
+    """A plain step that happens to be slow must not make drafting look cheap."""
+    hiccups = random.Random(seed)
+    world = World(
+        curve(0, 0.03),
+        curve(0.1, 0.05),
+        0.5,
+        lambda step: 0.0,
+        load=lambda step: 5.0 if hiccups.random() < 0.1 else 1.0,
+        overhead=0.3,
+    )
+    assert world.run(4000).speed_up >= 0.98

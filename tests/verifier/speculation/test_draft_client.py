@@ -86,7 +86,7 @@ def hostile(**fields: object) -> Answer:
     """The same malformed draft for everyone who asks, and for one who does not exist."""
 
     async def reply(request: pb.DraftRequest) -> pb.DraftResponse:
-        response = pb.DraftResponse(step=request.step)
+        response = pb.DraftResponse(step=request.step, unknown_sequence_ids=[999])
         for sequence_id, _ in [*asked(request), (999, 1)]:
             draft = {"sequence_id": sequence_id, "committed_len": len(PROMPT) + 1} | fields
             response.drafts.append(pb.Draft(**draft))  # type: ignore[arg-type]

@@ -92,3 +92,8 @@ def test_a_hostile_draft_is_refused_with_its_fault(
 ) -> None:
     with pytest.raises(InvalidTree, match=message):
         checked_tree(token_ids, parents, probabilities, vocabulary_size=4, max_nodes=64)
+
+
+def test_rerooting_makes_probabilities_those_below_what_was_emitted() -> None:
+    tree = DraftTree((1, 2, 3, 2), (-1, 0, 1, -1), (0.5, 0.25, 0.125, 0.1), (1, 2, 3, 1))
+    assert reroot(tree, [1]) == DraftTree((2, 3), (-1, 0), (0.5, 0.25), (2, 3))

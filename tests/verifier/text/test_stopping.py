@@ -164,3 +164,16 @@ def test_output_cut_inside_a_character_reads_as_its_decoding() -> None:
         finishes = [output.push(token_id, is_drafted=False) for token_id in ids[:length]]
         assert finishes[-1] == Finish(FinishReason.LENGTH)
         assert output.take_text()[0] + output.flush() == tokenizer.decode(ids[:length])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_a_stop_string_that_ends_in_byte_tokens_is_found_at_once(kind: str) -> None:
+    tokenizer = small_tokenizer(kind)
+    stop = "\n🙂"
+    spelled = [tokenizer._backend.convert_tokens_to_ids(f"<0x{b:02X}>") for b in stop.encode()]
+    ids = [*tokenizer.encode("fox", special_tokens=False), *spelled]
+    params = replace(PLAIN, stop_strings=(stop,), max_tokens=len(ids))
+    output = Output(tokenizer.detokenizer(special_tokens=False), params)
+    finishes = [output.push(token_id, is_drafted=False) for token_id in ids]
+    assert finishes == [None] * (len(ids) - 1) + [Finish(FinishReason.STOP, stop_string=stop)]
+    assert output.take_text()[0] + output.flush() == "fox"
