@@ -15,27 +15,25 @@ install: .venv/installed-dev
 demo: .venv/installed-demo
 	@$(BIN)/lookahead demo
 
-# Tests that repeat the same lines thousands of times: measuring them again would take many minutes.
-UNMEASURED := tests/bench tests/drafter/kernels/test_pure_python.py \
-	tests/drafter/memory/test_simulation.py tests/verifier/engine/test_lossless.py \
-	tests/verifier/sampling/test_distribution.py tests/verifier/speculation/test_controller.py
+# What needs no process, no browser, no real model and no minutes.
+FAST := not slow and not system and not browser
 
-# All tests; COVERAGE=1 measures which lines they run.
+# All tests; COVERAGE=1 measures which lines the fast ones run.
 test: install
 ifdef COVERAGE
 	@rm -rf build/coverage
-	$(BIN)/python -m coverage run -m pytest $(UNMEASURED:%=--ignore=%)
-	$(BIN)/python -m pytest $(UNMEASURED)
+	$(BIN)/python -m coverage run -m pytest -m "$(FAST)"
+	$(BIN)/python -m pytest -m "not ($(FAST))"
 else
 	$(BIN)/python -m pytest
 endif
 
-# What needs no process, no browser and no real model.
 test-fast: install
-	$(BIN)/python -m pytest -m "not slow and not system and not browser"
+	$(BIN)/python -m pytest -m "$(FAST)"
 
-coverage:
-	$(MAKE) test COVERAGE=1
+coverage: install
+	@rm -rf build/coverage
+	$(BIN)/python -m coverage run -m pytest -m "$(FAST)"
 	$(MAKE) coverage-summary
 
 # Writes build/coverage.txt, and fails where too little was run.

@@ -30,7 +30,7 @@ def test_packages_are_summed_and_files_below_the_bar_named_with_their_lines() ->
     assert "rpc/whole" not in text
 
 
-@pytest.mark.parametrize(("missing", "status"), [(10, 0), (11, 1)])
+@pytest.mark.parametrize(("missing", "status"), [(20, 0), (21, 1)])
 def test_too_little_is_a_failure_and_the_job_is_told(
     missing: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
