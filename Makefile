@@ -1,4 +1,4 @@
-.PHONY: install demo test test-fast coverage coverage-summary speed-test lint format protos settings
+.PHONY: install demo test test-fast measured-fast coverage coverage-summary speed-test lint format protos settings
 .PHONY: bench up images sbom deploy-test release-check clean
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,21 +19,17 @@ demo: .venv/installed-demo
 FAST := not slow and not system and not browser
 
 # All tests; COVERAGE=1 measures which lines the fast ones run.
-test: install
-ifdef COVERAGE
+test: install $(if $(COVERAGE),measured-fast)
+	$(BIN)/python -m pytest $(if $(COVERAGE),-m "not ($(FAST))")
+
+measured-fast: install
 	@rm -rf build/coverage
 	$(BIN)/python -m coverage run -m pytest -m "$(FAST)"
-	$(BIN)/python -m pytest -m "not ($(FAST))"
-else
-	$(BIN)/python -m pytest
-endif
 
 test-fast: install
 	$(BIN)/python -m pytest -m "$(FAST)"
 
-coverage: install
-	@rm -rf build/coverage
-	$(BIN)/python -m coverage run -m pytest -m "$(FAST)"
+coverage: measured-fast
 	$(MAKE) coverage-summary
 
 # Writes build/coverage.txt, and fails where too little was run.

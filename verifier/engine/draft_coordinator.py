@@ -89,7 +89,7 @@ class DraftCoordinator:
         is_plain = self._is_recheck_due or is_compared
         self._is_recheck_due = False
         if is_plain:
-            return Drafts({}, is_drafting, has_drafter=self.is_connected)
+            return Drafts({}, is_drafting, 0.0, self.is_connected)
         wait_s = await self._wait() if is_drafting else 0.0
         drafted = [sequence for sequence in decoding if self._may_verify(sequence)]
         trees = [self._tree(sequence, uses_drafter=is_drafting) for sequence in drafted]

@@ -5,7 +5,7 @@ along each tree, commit) and runs in the worker thread.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,10 +33,10 @@ OLDEST_SHARE = 0.25
 class Drafts:
     """What the next step verifies."""
 
-    trees: dict[int, DraftTree] = field(default_factory=dict)  # by sequence id, cut by the budget
-    is_drafting: bool = False  # the step is judged by what drafts bring, though it may have none
-    wait_s: float = 0.0
-    has_drafter: bool = False  # which learns from the target's other likely tokens
+    trees: dict[int, DraftTree]  # by sequence id, cut by the budget
+    is_drafting: bool  # the step is judged by what drafts bring, though it may have none
+    wait_s: float
+    has_drafter: bool  # which learns from the target's other likely tokens
 
     def tree(self, sequence: Sequence) -> DraftTree:
         """The sequence's tree; empty where it has none."""
