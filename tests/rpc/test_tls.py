@@ -151,7 +151,7 @@ async def test_a_verifier_drafts_over_mutual_tls(files: TlsFiles) -> None:
 async def test_a_verifier_outlives_certificates_that_it_cannot_read(
     address: str, files: TlsFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="verifier.speculation.draft_client")
+    caplog.set_level("INFO", logger="verifier.speculation.drafter_connection")
     hidden = tmp_path / "later.crt"
     drafts = DraftClient(
         [address],
