@@ -459,33 +459,6 @@ class Speculation(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    class _Exactness:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _ExactnessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Speculation._Exactness.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        EXACTNESS_UNSPECIFIED: Speculation._Exactness.ValueType  # 0
-        """Take the server's default."""
-        EXACTNESS_GUARDED: Speculation._Exactness.ValueType  # 1
-        """A choice too close to call in a wide pass is made again by a plain one."""
-        EXACTNESS_EXACT: Speculation._Exactness.ValueType  # 2
-        """All passes have one shape, so results are bit-equal with drafting on or off. Slower."""
-        EXACTNESS_FAST: Speculation._Exactness.ValueType  # 3
-        """No guard: words are equal except at near ties."""
-
-    class Exactness(_Exactness, metaclass=_ExactnessEnumTypeWrapper):
-        """How strictly rounding in wide passes is kept from changing words."""
-
-    EXACTNESS_UNSPECIFIED: Speculation.Exactness.ValueType  # 0
-    """Take the server's default."""
-    EXACTNESS_GUARDED: Speculation.Exactness.ValueType  # 1
-    """A choice too close to call in a wide pass is made again by a plain one."""
-    EXACTNESS_EXACT: Speculation.Exactness.ValueType  # 2
-    """All passes have one shape, so results are bit-equal with drafting on or off. Slower."""
-    EXACTNESS_FAST: Speculation.Exactness.ValueType  # 3
-    """No guard: words are equal except at near ties."""
-
     class _Mode:
         ValueType = _typing.NewType("ValueType", _builtins.int)
         V: _TypeAlias = ValueType  # noqa: Y015
@@ -550,7 +523,6 @@ class Speculation(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     LEARN_FIELD_NUMBER: _builtins.int
     PREDICTION_FIELD_NUMBER: _builtins.int
-    EXACTNESS_FIELD_NUMBER: _builtins.int
     mode: Global___Speculation.Mode.ValueType
     """Shape of the drafts."""
     max_nodes: _builtins.int
@@ -563,8 +535,6 @@ class Speculation(_message.Message):
     """What the memory may learn from this request."""
     prediction: _builtins.str
     """A text the caller expects in the output, for example the file being edited."""
-    exactness: Global___Speculation.Exactness.ValueType
-    """How strictly rounding is kept from changing words; unset takes the server's default."""
     def __init__(
         self,
         *,
@@ -574,11 +544,10 @@ class Speculation(_message.Message):
         namespace: _builtins.str = ...,
         learn: Global___Speculation.Learning.ValueType = ...,
         prediction: _builtins.str = ...,
-        exactness: Global___Speculation.Exactness.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth", "_max_nodes", b"_max_nodes", "max_depth", b"max_depth", "max_nodes", b"max_nodes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth", "_max_nodes", b"_max_nodes", "exactness", b"exactness", "learn", b"learn", "max_depth", b"max_depth", "max_nodes", b"max_nodes", "mode", b"mode", "namespace", b"namespace", "prediction", b"prediction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth", "_max_nodes", b"_max_nodes", "learn", b"learn", "max_depth", b"max_depth", "max_nodes", b"max_nodes", "mode", b"mode", "namespace", b"namespace", "prediction", b"prediction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_depth: _TypeAlias = _typing.Literal["max_depth"]  # noqa: Y015
     _WhichOneofArgType__max_depth: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth"]  # noqa: Y015
@@ -1016,7 +985,6 @@ class SpeculationSummary(_message.Message):
     NUM_DRAFTS_FIELD_NUMBER: _builtins.int
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
-    NUM_RECHECKS_FIELD_NUMBER: _builtins.int
     ACCEPT_LEN_HISTOGRAM_FIELD_NUMBER: _builtins.int
     num_steps: _builtins.int
     """Decode steps. The first token comes from the prompt and needs none."""
@@ -1026,8 +994,6 @@ class SpeculationSummary(_message.Message):
     """Nodes verified."""
     num_accepted_tokens: _builtins.int
     """Drafted tokens that were emitted."""
-    num_rechecks: _builtins.int
-    """Choices too close to call in a wide pass and made again by a plain pass."""
     @_builtins.property
     def accept_len_histogram(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """accept_len_histogram[n] = steps that emitted n drafted tokens."""
@@ -1039,12 +1005,11 @@ class SpeculationSummary(_message.Message):
         num_drafts: _builtins.int = ...,
         num_draft_tokens: _builtins.int = ...,
         num_accepted_tokens: _builtins.int = ...,
-        num_rechecks: _builtins.int = ...,
         accept_len_histogram: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_len_histogram", b"accept_len_histogram", "num_accepted_tokens", b"num_accepted_tokens", "num_draft_tokens", b"num_draft_tokens", "num_drafts", b"num_drafts", "num_rechecks", b"num_rechecks", "num_steps", b"num_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_len_histogram", b"accept_len_histogram", "num_accepted_tokens", b"num_accepted_tokens", "num_draft_tokens", b"num_draft_tokens", "num_drafts", b"num_drafts", "num_steps", b"num_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1115,6 +1080,8 @@ class GetModelResponse(_message.Message):
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     DRAFTER_CONNECTED_FIELD_NUMBER: _builtins.int
+    BITWISE_FIELD_NUMBER: _builtins.int
+    NOT_BITWISE_REASON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model name."""
     model_fingerprint: _builtins.str
@@ -1143,6 +1110,13 @@ class GetModelResponse(_message.Message):
     """Device and number format, for example "cpu float32"."""
     drafter_connected: _builtins.bool
     """Whether a drafter is connected now."""
+    bitwise: _builtins.bool
+    """Whether each row's bits are independent of the rest of its pass, as checked when the model was
+    loaded. If so, drafts, other requests and reused rows change neither words nor log
+    probabilities. If not, words may change where two logits are within rounding of each other.
+    """
+    not_bitwise_reason: _builtins.str
+    """Why the model is not bitwise; empty if it is."""
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The model's end-of-sequence ids."""
@@ -1165,10 +1139,12 @@ class GetModelResponse(_message.Message):
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         device: _builtins.str = ...,
         drafter_connected: _builtins.bool = ...,
+        bitwise: _builtins.bool = ...,
+        not_bitwise_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "device", b"device", "drafter_connected", b"drafter_connected", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "max_context_len", b"max_context_len", "max_nodes", b"max_nodes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "model_fingerprint", b"model_fingerprint", "verification", b"verification", "verification_reason", b"verification_reason", "vocabulary_fingerprint", b"vocabulary_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bitwise", b"bitwise", "device", b"device", "drafter_connected", b"drafter_connected", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "max_context_len", b"max_context_len", "max_nodes", b"max_nodes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "model_fingerprint", b"model_fingerprint", "not_bitwise_reason", b"not_bitwise_reason", "verification", b"verification", "verification_reason", b"verification_reason", "vocabulary_fingerprint", b"vocabulary_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from rpc.telemetry import configure_logging
 from rpc.tracing import start_tracing
 from verifier.cache.memory import KVMemoryError
 from verifier.config import VerifierConfig
-from verifier.loading import follow_leader
+from verifier.loading import NotBitwise, follow_leader
 from verifier.model.parallel import Group, ParallelError
 from verifier.server import serve
 
@@ -29,8 +29,8 @@ def main() -> None:
     tracer = start_tracing("verifier", os.environ)
     try:
         asyncio.run(serve(config, tracer, group))
-    except (OSError, KVMemoryError, ParallelError) as error:
-        # No such model, no room for it, or an address that is taken: the message says it all.
+    except (OSError, KVMemoryError, NotBitwise, ParallelError) as error:
+        # No such model, no room for it, an address that is taken: the message says it all.
         logger.error("cannot_serve error=%s", error)
         sys.exit(1)
     finally:

@@ -54,8 +54,9 @@ class VerifierConfig(ServerSettings):
         ge=0,
         description="Most prompt tokens read in a step beside decoding; 0: by device",
     )
-    exactness: Literal["guarded", "exact", "fast"] = Field(
-        default="guarded", description="How close choices are decided, where a request does not say"
+    require_bitwise: bool = Field(
+        default=False,
+        description="Refuse to serve a model whose rows are not bitwise independent",
     )
     drain_s: float = Field(
         default=30.0, ge=0, description="Seconds running streams get at shutdown"

@@ -25,6 +25,10 @@ from verifier.text.tokenizer import Tokenizer, load_tokenizer
 logger = logging.getLogger(__name__)
 
 
+class NotBitwise(RuntimeError):
+    """The model's rows are not bitwise independent, and the settings require it."""
+
+
 def load_model(config: VerifierConfig) -> TargetModel:
     """Load the weights, find the form the model is right in, and make its products fast."""
     group = Group()
@@ -118,11 +122,20 @@ def load_engine(
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
         loading = pool.submit(_load_tokenizer, config.model)
         model = _prepare(hf, config, group)
+        _check_bitwise(model, config)
         tokenizer = loading.result()
     announce(StartupPart.FORM)
     engine = make_engine(model, tokenizer, config)
     announce(StartupPart.STEP_TIMES)
     return engine, tokenizer
+
+
+def _check_bitwise(model: TargetModel, config: VerifierConfig) -> None:
+    if config.require_bitwise and not model.bitwise:
+        raise NotBitwise(
+            f"{model.name} on {model.device} is not bitwise, which require_bitwise asks for: "
+            f"{model.not_bitwise_reason}"
+        )
 
 
 def _load_tokenizer(name: str) -> Tokenizer:

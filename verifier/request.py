@@ -18,14 +18,6 @@ class Mode(enum.IntEnum):
     TREE = 4
 
 
-class Exactness(enum.IntEnum):
-    """How sure it is that rounding in wide passes changes no word; numbered as in the contract."""
-
-    GUARDED = 1  # what is too close to call in a wide pass is decided by a plain one
-    EXACT = 2  # all passes have one shape: bit-equal with drafting on or off
-    FAST = 3  # no guard
-
-
 @dataclass(frozen=True, slots=True)
 class Speculation:
     """How drafts are used for one request."""
@@ -36,7 +28,6 @@ class Speculation:
     namespace: str = "default"
     learn: Learn = Learn.ALL
     prediction: tuple[int, ...] = ()
-    exactness: Exactness = Exactness.GUARDED
 
 
 @dataclass(frozen=True, slots=True)

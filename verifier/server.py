@@ -96,7 +96,9 @@ async def drain(engine: Engine, limit_s: float) -> None:
 
 def _summary(backend: Backend) -> str:
     model = backend.describe()
+    bitwise = "true" if model.bitwise else f"false reason={model.not_bitwise_reason!r}"
     return (
         f"model={model.model} architecture={model.architecture} device={model.device!r} "
-        f"vocabulary_size={model.vocabulary_size} max_context={model.max_context_len}"
+        f"vocabulary_size={model.vocabulary_size} max_context={model.max_context_len} "
+        f"bitwise={bitwise}"
     )

@@ -13,9 +13,9 @@ from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion
 from verifier.loading import load_model
-from verifier.model.measurements import Measurements, measure
+from verifier.model.measurements import Measurements
 from verifier.model.model import VerificationMode
-from verifier.request import Exactness, Mode, Request, Speculation
+from verifier.request import Mode, Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.sampling.ranking import TokenLogprobs
 from verifier.speculation.budget import StepCurve
@@ -78,26 +78,23 @@ class Said:
     logprobs: list[float] = field(default_factory=list)
     top: tuple[tuple[int, float], ...] = ()  # what the last token was chosen from
     num_accepted: int = 0
-    num_rechecks: int = 0
     num_reused: int = 0
 
 
 @asynccontextmanager
 async def running_engine(
     config: VerifierConfig, drafter: str, counters: Counters
-) -> AsyncIterator[tuple[Engine, float]]:
-    """An engine that is connected to the drafter, and which choices are near ties for its model."""
+) -> AsyncIterator[Engine]:
+    """An engine that is connected to the drafter."""
     model = load_model(config)
-    measured = measure(model)
     drafts = DraftClient(
         [drafter], vocabulary=model.fingerprint, vocabulary_size=model.vocabulary_size
     )
-    free = Measurements(FREE_NODES, measured.margin, measured.rows_agree)
     engine = Engine(
         model,
         NoText(),  # type: ignore[arg-type]
         drafts,
-        free,
+        Measurements(FREE_NODES),
         config,
         counters,
     )
@@ -106,7 +103,7 @@ async def running_engine(
     try:
         while model.form is not VerificationMode.PLAIN and not engine.drafting.is_connected:
             await asyncio.sleep(0.01)
-        yield engine, measured.margin
+        yield engine
     finally:
         await engine.stop()
 
@@ -154,7 +151,6 @@ def make_request(
     prompt: Sequence[int],
     num_tokens: int,
     sampling: SamplingParams,
-    exactness: Exactness,
     num_top_logprobs: int = 0,
 ) -> Request:
     """A request for so many tokens without drafts, with their log probabilities."""
@@ -163,9 +159,7 @@ def make_request(
         prompt_token_ids=tuple(prompt),
         sampling=sampling,
         stopping=StoppingParams(max_tokens=num_tokens),
-        speculation=Speculation(
-            mode=Mode.OFF, max_nodes=63, learn=Learn.OUTPUT, exactness=exactness
-        ),
+        speculation=Speculation(mode=Mode.OFF, max_nodes=63, learn=Learn.OUTPUT),
         logprobs=True,
         num_top_logprobs=num_top_logprobs,
     )
@@ -198,7 +192,6 @@ async def collect(engine: Engine, request: Request) -> Said:
                 [each.logprob for each in logprobs],
                 logprobs[-1].top,
                 event.num_accepted_tokens,
-                event.num_rechecks,
                 event.num_reused_tokens,
             )
         ids += event.token_ids

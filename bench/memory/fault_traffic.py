@@ -150,7 +150,7 @@ async def traffic(url: str) -> AsyncIterator[tuple[Load, DrafterEndpoints]]:
         # One thread: a model that takes all cores is slowed by whatever else the machine does.
         settings: dict[str, Any] = {"max_context": 512, "threads": 1}
         config = VerifierConfig(model=path, max_sequences=NUM_SLOTS, **settings)
-        engine, _ = await stack.enter_async_context(running_engine(config, drafters.address, load))
+        engine = await stack.enter_async_context(running_engine(config, drafters.address, load))
         tasks = [asyncio.create_task(load.stream(engine, n)) for n in range(STREAMS)]
         try:
             yield load, drafters

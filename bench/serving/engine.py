@@ -184,7 +184,7 @@ async def _steps(
     drafts = DraftClient(
         [address], vocabulary=tokenizer.fingerprint, vocabulary_size=model.vocabulary_size
     )
-    measured = Measurements(curve, margin=0.0, rows_agree=True)
+    measured = Measurements(curve)
     settings: dict[str, Any] = {"model": model.name}
     recorder = StepRecorder()
     engine = Engine(model, tokenizer, drafts, measured, VerifierConfig(**settings), recorder)

@@ -10,7 +10,6 @@ from protos import verifier_pb2 as pb
 
 SpeculationMode = Literal["auto", "off", "chain", "tree"]
 Learning = Literal["all", "output", "none"]
-Exactness = Literal["guarded", "exact", "fast"]
 
 
 class GenerateParams(TypedDict, total=False):
@@ -44,7 +43,6 @@ class GenerateParams(TypedDict, total=False):
     namespace: str
     learn: Learning
     prediction: str
-    exactness: Exactness
     request_id: str
 
 
@@ -128,8 +126,6 @@ def _converted(name: str, value: object) -> object:
         return _enum(pb.Speculation.Mode, "MODE", name, value, get_args(SpeculationMode))
     if name == "learn":
         return _enum(pb.Speculation.Learning, "LEARNING", name, value, get_args(Learning))
-    if name == "exactness":
-        return _enum(pb.Speculation.Exactness, "EXACTNESS", name, value, get_args(Exactness))
     return value
 
 

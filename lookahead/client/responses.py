@@ -130,7 +130,6 @@ def to_result(runs: list[TokenRun], finished: pb.Finished) -> GenerationResult:
             summary.num_drafts,
             summary.num_draft_tokens,
             summary.num_accepted_tokens,
-            summary.num_rechecks,
             tuple(summary.accept_len_histogram),
         ),
         stop_string=finished.stop_string or None,
@@ -158,4 +157,6 @@ def to_model_info(response: pb.GetModelResponse) -> ModelInfo:
         eos_token_ids=tuple(response.eos_token_ids),
         device=response.device,
         drafter_connected=response.drafter_connected,
+        bitwise=response.bitwise,
+        not_bitwise_reason=response.not_bitwise_reason,
     )

@@ -113,7 +113,6 @@ class SpeculationSummary:
     num_drafts: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
-    num_rechecks: int = 0  # tokens too close to call in a wide pass, decided by a plain one
     accept_len_histogram: tuple[int, ...] = ()
 
     @property
@@ -166,6 +165,8 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...]
     device: str
     drafter_connected: bool
+    bitwise: bool  # each row's bits are independent of the rest of its pass
+    not_bitwise_reason: str
 
 
 ChatMessage = Mapping[str, str]  # role and content

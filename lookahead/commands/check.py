@@ -1,13 +1,15 @@
-"""Proof on the user's own prompts: the tokens with drafting are the tokens without it."""
+"""Proof on the user's own prompts: drafting changes no token and no bit of a log probability."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from lookahead.client.client import Client
-from lookahead.client.requests import Exactness, GenerateParams
+from lookahead.client.requests import GenerateParams
+from lookahead.client.results import GenerationResult, ModelInfo
 from lookahead.commands.compare import Comparison
 from lookahead.terminal.samples import Sample
 
@@ -30,9 +32,21 @@ class Finding:
         """Tokens that were compared."""
         return len(self.comparison.plain.token_ids)
 
+    @property
+    def first_other_bits(self) -> int | None:
+        """Index of the first token whose log probability differs; None where none does."""
+        plain, drafted = self.comparison.plain.logprobs, self.comparison.drafted.logprobs
+        pairs = enumerate(zip(plain, drafted, strict=False))
+        return next((i for i, (one, other) in pairs if one != other), None)
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether tokens and log probabilities are the same."""
+        return self.comparison.is_identical and self.first_other_bits is None
+
 
 def check_sample(
-    client: Client, sample: Sample, *, max_tokens: int, seed: int, exactness: Exactness
+    client: Client, sample: Sample, *, max_tokens: int, seed: int
 ) -> Iterator[Finding]:
     """Compare plain decoding with each kind of drafts, greedy and sampled."""
     decodings: dict[str, GenerateParams] = {"greedy": {}, f"seed {seed}": SAMPLED}
@@ -43,18 +57,22 @@ def check_sample(
             "max_tokens": max_tokens,
             "speculation": "off",
             "learn": "none",
-            "exactness": exactness,
+            "logprobs": True,
         }
         plain = client.generate(sample.text, **plain_way).wait()
         for drafts, speculation in draft_kinds(plain.text).items():
             drafted_way: GenerateParams = {**plain_way, **speculation}
             drafted = client.generate(sample.text, **drafted_way).wait()
             comparison = Comparison(sample.name, plain, drafted)
-            is_repeatable = (
-                comparison.is_identical
-                or client.generate(sample.text, **plain_way).wait().token_ids == plain.token_ids
-            )
-            yield Finding(sample.name, decoding, drafts, comparison, is_repeatable)
+            finding = Finding(sample.name, decoding, drafts, comparison)
+            if not finding.is_identical:
+                again = client.generate(sample.text, **plain_way).wait()
+                finding = replace(finding, is_plain_repeatable=_are_equal(plain, again))
+            yield finding
+
+
+def _are_equal(one: GenerationResult, other: GenerationResult) -> bool:
+    return (one.token_ids, one.logprobs) == (other.token_ids, other.logprobs)
 
 
 def draft_kinds(plain_text: str) -> dict[str, GenerateParams]:
@@ -88,19 +106,23 @@ def findings_table(findings: list[Finding]) -> Table:
     return table
 
 
-def verdict(findings: list[Finding]) -> str:
+def verdict(findings: list[Finding], model: ModelInfo) -> str:
     """Say what it all comes to."""
-    num_different = sum(not finding.comparison.is_identical for finding in findings)
+    num_different = sum(not finding.is_identical for finding in findings)
     num_compared = sum(finding.num_compared for finding in findings)
     num_accepted = sum(f.comparison.drafted.speculation.num_accepted_tokens for f in findings)
-    num_rechecks = sum(f.comparison.drafted.speculation.num_rechecks for f in findings)
     what = (
-        f"{num_compared} tokens compared, {num_accepted} of them accepted from drafts, "
-        f"{num_rechecks} near ties decided by a plain pass"
+        f"{num_compared} tokens compared with the bits of their log probabilities, "
+        f"{num_accepted} of them accepted from drafts"
     )
-    if num_different:
-        return f"[red bold]{num_different} of {len(findings)} runs differ[/] ({what})"
-    return f"[green bold]Identical[/]: {what}"
+    if not num_different:
+        return f"[green bold]Identical[/]: {what}"
+    said = f"[red bold]{num_different} of {len(findings)} runs differ[/] ({what})"
+    if not model.bitwise:
+        said += (
+            f"\nThe server says that its model is not bitwise: {escape(model.not_bitwise_reason)}"
+        )
+    return said
 
 
 def as_json(finding: Finding) -> dict[str, object]:
@@ -112,9 +134,9 @@ def as_json(finding: Finding) -> dict[str, object]:
         "num_compared": finding.num_compared,
         "num_draft_tokens": finding.comparison.drafted.speculation.num_draft_tokens,
         "num_accepted_tokens": finding.comparison.drafted.speculation.num_accepted_tokens,
-        "num_rechecks": finding.comparison.drafted.speculation.num_rechecks,
-        "is_identical": finding.comparison.is_identical,
+        "is_identical": finding.is_identical,
         "first_difference": finding.comparison.first_difference,
+        "first_other_bits": finding.first_other_bits,
         "is_plain_repeatable": finding.is_plain_repeatable,
         "plain_token_ids": finding.comparison.plain.token_ids,
         "drafted_token_ids": finding.comparison.drafted.token_ids,
@@ -122,7 +144,10 @@ def as_json(finding: Finding) -> dict[str, object]:
 
 
 def _difference(finding: Finding) -> str:
-    if finding.comparison.is_identical:
+    if finding.is_identical:
         return "[green]none[/]"
-    where = f"[red bold]token {finding.comparison.first_difference}[/]"
+    if finding.comparison.is_identical:
+        where = f"[red bold]bits of token {finding.first_other_bits}[/]"
+    else:
+        where = f"[red bold]token {finding.comparison.first_difference}[/]"
     return where if finding.is_plain_repeatable else f"{where} (two plain runs differ as well)"

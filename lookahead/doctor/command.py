@@ -21,7 +21,7 @@ from lookahead.doctor.machine import (
     num_cores,
 )
 from lookahead.doctor.memory import check_redis
-from lookahead.doctor.model import check_model
+from lookahead.doctor.model import check_model, check_served
 from lookahead.stack.model_cache import DEMO, cache_directory
 from lookahead.terminal import options
 
@@ -54,6 +54,7 @@ def examine(
     if all(finding.verdict is Verdict.OK for finding in found):
         found += _set_up(model, redis)
     found += _addresses(host, port, drafter_port, http_port, metrics_port)
+    found += check_served(f"{host}:{port}")
     if as_json:
         rows = [
             {"about": f.about, "verdict": f.verdict.value, "what": f.what, "do": f.do}

@@ -8,7 +8,7 @@ class Verdict(Enum):
     """How much a finding matters."""
 
     OK = "ok"
-    WARNING = "warning"  # it works, but slower or for a shorter time than it could
+    WARNING = "warning"  # it works, but less well than it could
     PROBLEM = "problem"  # it does not work
 
 

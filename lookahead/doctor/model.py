@@ -1,12 +1,15 @@
-"""The model: on this disk, readable, and small enough."""
+"""The model: on this disk, readable, and small enough; and what a running server says of it."""
 
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from lookahead.client.client import Client
+from lookahead.client.errors import LookaheadError
 from lookahead.doctor.finding import Finding, ok, problem, warning
 from lookahead.stack.model_cache import DEMO, DEMO_NAME, DEMO_PACKAGE, cache_directory, is_complete
+from rpc.health import is_serving
 from rpc.units import gib
 
 PACKED_COPIES = 2  # a CPU multiplies by copies that are laid out once
@@ -28,6 +31,22 @@ def check_model(model: str, environ: Mapping[str, str] = os.environ) -> list[Fin
         do = "name a folder with a config.json, a .gguf file or a hub id"
         return [problem("model", f"there is no model at {model}", do)]
     return [_check_hub(model, environ)]
+
+
+def check_served(address: str) -> list[Finding]:
+    """Whether the model of the verifier at `address` is bitwise; nothing where none serves."""
+    if not is_serving(address):
+        return []
+    try:
+        with Client(address) as client:
+            model = client.model()
+    except LookaheadError:
+        return []
+    if model.bitwise:
+        return [ok("rounding", f"{model.model} is bitwise: drafts change no bit")]
+    what = f"{model.model} is not bitwise: {model.not_bitwise_reason}"
+    do = "expect other words than without drafts where two logits are almost equal"
+    return [warning("rounding", what, do)]
 
 
 def _check_demo() -> Finding:

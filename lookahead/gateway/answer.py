@@ -44,7 +44,7 @@ class Answer:
         has_prediction = self.request.prediction is not None
         return {
             "usage": usage(self.choices, n=self.request.n, has_prediction=has_prediction),
-            "lookahead": speculation(self.choices, seed=self.seed),
+            "lookahead": speculation(self.choices, seed=self.seed, ignored=self.request.ignored),
         }
 
     def close(self) -> None:

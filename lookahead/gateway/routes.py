@@ -185,5 +185,7 @@ class Routes:
                 "verification_reason": model.verification_reason,
                 "max_nodes": model.max_nodes,
                 "drafter_connected": model.drafter_connected,
+                "bitwise": model.bitwise,
+                "not_bitwise_reason": model.not_bitwise_reason,
             },
         }

@@ -4,6 +4,7 @@ A field that is not listed is refused by its name; one listed as a literal is su
 value only. Most ranges are the verifier's to check: it knows the model.
 """
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -68,8 +69,12 @@ class Lookahead(Part):
     max_depth: Unsigned | None = None
     namespace: str | None = None
     learn: Literal["all", "output", "none"] | None = None
-    exactness: Literal["guarded", "exact", "fast"] | None = None
+    exactness: object = None  # in NO_EFFECT
     draft_trees: bool = False
+
+
+# Fields that are accepted and do nothing. An answer names those that its request has.
+NO_EFFECT = ("lookahead.exactness",)
 
 
 class Generation(Part):
@@ -107,6 +112,11 @@ class Generation(Part):
     def num_prompts(self) -> int:
         """How many inputs it has, each of which gets `n` choices."""
         return 1
+
+    @property
+    def ignored(self) -> list[str]:
+        """Fields given that have no effect."""
+        return [name for name in NO_EFFECT if attrgetter(name)(self) is not None]
 
     @field_validator("stop", mode="before")
     @classmethod

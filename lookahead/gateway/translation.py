@@ -141,7 +141,6 @@ def _speculation(request: Generation, caller: Caller) -> pb.Speculation:
         namespace=namespace,
         learn=f"LEARNING_{(wanted.learn or 'unspecified').upper()}",  # type: ignore[arg-type]
         prediction="" if request.prediction is None else request.prediction.content,
-        exactness=f"EXACTNESS_{(wanted.exactness or 'unspecified').upper()}",  # type: ignore[arg-type]
     )
 
 

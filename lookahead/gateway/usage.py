@@ -28,8 +28,8 @@ def usage(choices: Sequence[Choice], *, n: int, has_prediction: bool) -> dict[st
     return found
 
 
-def speculation(choices: Sequence[Choice], *, seed: int) -> dict[str, Any]:
-    """Return our `lookahead` field: speeds, drafts, times."""
+def speculation(choices: Sequence[Choice], *, seed: int, ignored: Sequence[str]) -> dict[str, Any]:
+    """Return our `lookahead` field: speeds, drafts, times, and fields without effect."""
     finished = _finished(choices)
     summaries = [end.speculation for end in finished]
     decode_ms = sum(end.timings.decode_ms for end in finished)
@@ -37,7 +37,7 @@ def speculation(choices: Sequence[Choice], *, seed: int) -> dict[str, Any]:
     # The first token of a choice comes with the prompt and takes no step.
     num_decoded = sum(max(0, end.usage.num_output_tokens - 1) for end in finished)
     num_steps = sum(summary.num_steps for summary in summaries)
-    return {
+    found: dict[str, Any] = {
         "seed": seed,
         "tokens_per_second": _ratio(1000 * num_decoded, decode_ms),
         "tokens_per_step": _ratio(num_decoded, num_steps),
@@ -46,13 +46,15 @@ def speculation(choices: Sequence[Choice], *, seed: int) -> dict[str, Any]:
         "num_drafts": sum(summary.num_drafts for summary in summaries),
         "num_draft_tokens": sum(summary.num_draft_tokens for summary in summaries),
         "num_accepted_tokens": sum(summary.num_accepted_tokens for summary in summaries),
-        "num_rechecks": sum(summary.num_rechecks for summary in summaries),
         "accepted_by_source": _by_source(choices),
         "accept_len_histogram": _histogram(summaries),
         "queue_ms": round(sum(end.timings.queue_ms for end in finished), 3),
         "prefill_ms": round(sum(end.timings.prefill_ms for end in finished), 3),
         "decode_ms": round(decode_ms, 3),
     }
+    if ignored:
+        found["ignored"] = list(ignored)
+    return found
 
 
 def _finished(choices: Sequence[Choice]) -> list[pb.Finished]:

@@ -11,7 +11,6 @@ Figures = dict[str, Any]  # numbers, None where nothing happened, and words
 def _verifier(change: Change) -> Figures:
     now = change.now
     states = [state for state, is_it in now.by("state", "speculation_state").items() if is_it]
-    tokens = change.grown("generation_tokens_total")
     return {
         "running": int(now.value("requests_running")),
         "waiting": int(now.value("requests_waiting")),
@@ -28,9 +27,6 @@ def _verifier(change: Change) -> Figures:
         "acceptance": change.ratio("accepted_tokens_total", "draft_tokens_total"),
         "accepted_by_source": change.grown_by("source", "accepted_tokens_total"),
         "kv_usage": now.value("kv_cache_usage_ratio"),
-        "rechecks_per_1000_tokens": 1e3 * change.grown("guard_recomputations_total") / tokens
-        if tokens
-        else None,
         "missed_drafts_per_s": change.per_s("draft_deadline_missed_total"),
     }
 

@@ -62,7 +62,6 @@ def _verifier_cells(f: Figures) -> Cells:
         ("from", _sources(f["accepted_by_source"])),
         ("step", _number(f["step_ms"], "{:.1f} ms")),
         ("KV cache", f"{f['kv_usage']:.0%}"),
-        ("rechecks", _number(f["rechecks_per_1000_tokens"], "{:.1f} in 1000 tokens")),
         ("missed drafts/s", f"{f['missed_drafts_per_s']:.1f}"),
     ]
 

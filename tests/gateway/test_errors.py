@@ -279,7 +279,6 @@ def test_everything_arrives_in_the_contracts_fields(
             "max_depth": 2,
             "namespace": "docs",
             "learn": "output",
-            "exactness": "exact",
             "draft_trees": True,
         },
     }
@@ -319,7 +318,6 @@ def test_everything_arrives_in_the_contracts_fields(
             namespace="docs",
             learn=pb.Speculation.LEARNING_OUTPUT,
             prediction="as before",
-            exactness=pb.Speculation.EXACTNESS_EXACT,
         ),
         request_id="mine-0",
         constraint=pb.Constraint(json_schema=json_schema),

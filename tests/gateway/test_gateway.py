@@ -253,6 +253,20 @@ def test_what_drafting_did_is_told_with_the_answer(served: Served) -> None:
     assert plain.choices[0].text == answer.choices[0].text
 
 
+def test_fields_without_effect_are_named(served: Served) -> None:
+    params: dict[str, Any] = {"model": "small", "prompt": PROMPT, "max_tokens": 4}
+    old = {"lookahead": {"exactness": "exact", "mode": "off"}}
+    answer = served.openai.completions.create(**params, extra_body=old)
+    assert answer.model_extra["lookahead"]["ignored"] == ["lookahead.exactness"]
+    options: Any = {"include_usage": True}
+    *_, last = served.openai.completions.create(
+        **params, extra_body=old, stream=True, stream_options=options
+    )
+    assert last.model_extra["lookahead"]["ignored"] == ["lookahead.exactness"]
+    answer = served.openai.completions.create(**params, extra_body={"lookahead": {"mode": "off"}})
+    assert "ignored" not in answer.model_extra["lookahead"]
+
+
 def test_accepted_prediction_tokens_are_told_with_a_prediction_only(served: Served) -> None:
     messages: Any = MESSAGES
     answer = served.openai.chat.completions.create(
@@ -269,7 +283,11 @@ def test_accepted_prediction_tokens_are_told_with_a_prediction_only(served: Serv
 
 def test_the_model_is_listed_and_found_by_its_name(served: Served) -> None:
     assert [model.id for model in served.openai.models.list()] == ["small"]
-    assert served.openai.models.retrieve("small").model_extra["max_model_len"] == 250
+    described = served.openai.models.retrieve("small").model_extra
+    assert described["max_model_len"] == 250
+    assert (
+        bool(described["lookahead"]["not_bitwise_reason"]) is not described["lookahead"]["bitwise"]
+    )
 
 
 def test_tokenize_and_detokenize_are_those_of_grpc(served: Served) -> None:

@@ -197,7 +197,29 @@ def test_check_finds_the_token_that_differs(
     assert {finding["first_difference"] for finding in findings} == {7}
     assert all(finding["is_plain_repeatable"] for finding in findings)
     assert lookahead("check", str(prompt)) == 1
-    assert "6 of 6 runs differ" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "6 of 6 runs differ" in shown
+    assert "not bitwise: it has no rows" in shown
+
+
+def test_check_finds_the_bits_that_differ(
+    lookahead: Lookahead,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "tests.support.servers.fake_verifier._logprob", _logprob_that_drafting_adds_to
+    )
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("once")
+    assert lookahead("check", str(prompt), "--json") == 1
+    findings = json.loads(capsys.readouterr().out)
+    assert [finding["first_difference"] for finding in findings] == [None] * 6
+    assert [finding["first_other_bits"] for finding in findings] == [0] * 6
+    assert not any(finding["is_identical"] for finding in findings)
+    assert lookahead("check", str(prompt)) == 1
+    assert "bits of token 0" in capsys.readouterr().out
 
 
 def test_chat_without_a_template_says_what_to_do(
@@ -320,6 +342,10 @@ def _type(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
         raise EOFError
 
     monkeypatch.setattr(Console, "input", read)
+
+
+def _logprob_that_drafting_adds_to(request: pb.GenerateRequest) -> float:
+    return -0.5 if request.speculation.mode == pb.Speculation.MODE_OFF else -0.5 - 2**-20
 
 
 def _text_that_drafting_changes(request: pb.GenerateRequest) -> str:

@@ -28,9 +28,10 @@ from lookahead.doctor.machine import (
     check_threads,
 )
 from lookahead.doctor.memory import check_redis
-from lookahead.doctor.model import check_model
+from lookahead.doctor.model import check_model, check_served
 from rpc.server import RpcServer
 from tests.support.models.saved_model import save_small_model
+from tests.support.servers.running_verifier import running as running_verifier
 
 OK, WARNING, PROBLEM = Verdict.OK, Verdict.WARNING, Verdict.PROBLEM
 
@@ -211,6 +212,19 @@ def test_models_of_a_hub_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None
     offline = {"HF_HUB_OFFLINE": "1"}
     finding_named(check_model("some-team/some-model", offline), PROBLEM, "HF_HUB_OFFLINE")
     finding_named(check_model("no such: model", {}), PROBLEM, "neither a path nor a hub id")
+
+
+async def test_a_running_verifier_says_whether_its_model_is_bitwise() -> None:
+    nobody = await asyncio.to_thread(check_served, f"127.0.0.1:{free_port()}")
+    assert nobody == []
+    async with running_verifier() as found:
+        assert found.service.backend is not None
+        address, description = f"127.0.0.1:{found.port}", found.service.backend.describe()
+        description.bitwise, description.not_bitwise_reason = False, "its experts take turns"
+        said = await asyncio.to_thread(check_served, address)
+        finding_named(said, WARNING, "small", "its experts take turns")
+        description.bitwise = True
+        assert is_well(await asyncio.to_thread(check_served, address))
 
 
 def test_the_demo_model_is_made_where_its_package_is(

@@ -19,7 +19,7 @@ GIVEN = {
     "dtype": "bfloat16",
     "attention": "eager",
     "compile": "True",
-    "exactness": "exact",
+    "require_bitwise": "True",
     "threads": "3",
     "max_sequences": "5",
     "max_context": "512",
@@ -64,8 +64,8 @@ def environment(command: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) 
 def test_options_become_the_verifiers_settings(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = [f"--{name.replace('_', '-')}={v}" for name, v in GIVEN.items() if v != "True"]
-    options.append("--compile")
+    named = {f"--{name.replace('_', '-')}": value for name, value in GIVEN.items()}
+    options = [name if value == "True" else f"{name}={value}" for name, value in named.items()]
     for name, value in environment(command, monkeypatch, *options).items():
         monkeypatch.setenv(name, value)
     read = VerifierConfig(model="small")

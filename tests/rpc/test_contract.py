@@ -12,7 +12,7 @@ from lookahead.terminal.display import STYLES
 from lookahead.top.page import SOURCE_NAMES
 from protos import drafter_pb2, verifier_pb2
 from rpc.contract import Learn, Source
-from verifier.request import Exactness, Mode
+from verifier.request import Mode
 from verifier.speculation.tree import DraftTree as VerifiedTree
 from verifier.text.stopping import FinishReason
 
@@ -21,7 +21,6 @@ TABLES: list[tuple[type[enum.Enum], Any, str]] = [
     (Learn, verifier_pb2.Speculation.Learning, "LEARNING_"),
     (Source, verifier_pb2.DraftSource, "DRAFT_SOURCE_"),
     (Mode, verifier_pb2.Speculation.Mode, "MODE_"),
-    (Exactness, verifier_pb2.Speculation.Exactness, "EXACTNESS_"),
     (FinishReason, verifier_pb2.Finished.FinishReason, "FINISH_REASON_"),
 ]
 

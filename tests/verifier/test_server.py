@@ -17,7 +17,13 @@ from protos import verifier_pb2_grpc as pb_grpc
 from rpc.contract import StartupPart
 from tests.support.models.small_tokenizers import small_tokenizer
 from tests.support.servers.running_verifier import small_model
+from verifier import __main__ as verifier_main
+from verifier import loading
 from verifier.config import VerifierConfig
+from verifier.engine.engine import Engine
+from verifier.model.model import TargetModel
+from verifier.model.parallel import Group
+from verifier.model.probe import choose_form
 from verifier.server import serve
 
 pytestmark = pytest.mark.slow
@@ -44,11 +50,8 @@ def verifier_process(*arguments: str, home: Path) -> Iterator[subprocess.Popen[s
 
 
 def test_a_process_serves_and_drains_on_sigterm(tmp_path: Path) -> None:
-    model = tmp_path / "tiny"
-    small_model()._model.save_pretrained(model)
-    small_tokenizer("byte_level")._backend.save_pretrained(model)
-    address = f"unix:{tmp_path}/socket"
-    arguments = ["--model", str(model), "--listen", address, "--max-context", "200"]
+    model, address = saved_model(tmp_path / "tiny"), f"unix:{tmp_path}/socket"
+    arguments = ["--model", model, "--listen", address, "--max-context", "200"]
     with verifier_process(*arguments, home=tmp_path) as process:
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(TIMEOUT_S)
@@ -68,6 +71,49 @@ def test_a_process_serves_and_drains_on_sigterm(tmp_path: Path) -> None:
             assert finished.usage.num_output_tokens == 150
             assert finished.reason == pb.Finished.FINISH_REASON_LENGTH
         assert process.wait(TIMEOUT_S) == 0
+
+
+def saved_model(folder: Path) -> str:
+    """A small model with its tokenizer."""
+    small_model()._model.save_pretrained(folder)
+    small_tokenizer("byte_level")._backend.save_pretrained(folder)
+    return str(folder)
+
+
+def load(model: str, *, bitwise: bool, required: bool, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    def found(model: TargetModel, *arguments: object, **options: object) -> None:
+        choose_form(model, *arguments, **options)  # type: ignore[arg-type]
+        model.bitwise, model.not_bitwise_reason = bitwise, "its rows round otherwise"
+
+    monkeypatch.setattr(loading, "choose_form", found)
+    config = VerifierConfig(model=model, max_context=200, require_bitwise=required)
+    return loading.load_engine(config, Group(), lambda part: None)[0]
+
+
+def test_a_model_that_must_be_bitwise_and_is_not_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = saved_model(tmp_path / "tiny")
+    for bitwise, required in ((False, False), (True, True)):
+        engine = load(model, bitwise=bitwise, required=required, monkeypatch=monkeypatch)
+        assert engine.model.bitwise is bitwise
+    with pytest.raises(loading.NotBitwise, match="its rows round otherwise"):
+        load(model, bitwise=False, required=True, monkeypatch=monkeypatch)
+
+
+def test_why_nothing_is_served_is_one_line_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(*arguments: object) -> None:
+        raise loading.NotBitwise("tiny is not bitwise")
+
+    monkeypatch.setattr(verifier_main, "serve", refuse)
+    monkeypatch.setattr("sys.argv", ["verifier", "--model", "tiny"])
+    monkeypatch.setattr(verifier_main, "configure_logging", lambda *arguments: None)
+    with pytest.raises(SystemExit) as ended:
+        verifier_main.main()
+    assert ended.value.code == 1
+    assert "cannot_serve error=tiny is not bitwise" in caplog.text
 
 
 async def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from protos import verifier_pb2 as pb
 from rpc.contract import Learn, problem_with_name
 from verifier.api.validation import Limits, Violations, check_ids, check_len
-from verifier.request import Exactness, Mode, Speculation
+from verifier.request import Mode, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.text.stopping import StoppingParams
 from verifier.text.tokenizer import Tokenizer
@@ -163,7 +163,7 @@ def check_output(message: pb.Output, violations: Violations) -> None:
 
 def check_speculation(message: pb.Speculation, limits: Limits, violations: Violations) -> None:
     """Check how drafting is used."""
-    for field, known in (("mode", Mode), ("learn", Learn), ("exactness", Exactness)):
+    for field, known in (("mode", Mode), ("learn", Learn)):
         number = getattr(message, field)  # 0 takes the default
         is_known = number == 0 or number in set(known)
         violations.require(is_known, f"speculation.{field}", "is unknown", number)
@@ -190,7 +190,6 @@ def parse_speculation(message: pb.Speculation, tokenizer: Tokenizer, limits: Lim
         max_depth=min(message.max_depth or MAX_NODES, limits.max_depth),
         namespace=message.namespace or DEFAULT_NAMESPACE,
         learn=Learn(message.learn or Learn.ALL),
-        exactness=Exactness(message.exactness or limits.exactness),
         # What is beyond the context cannot be in the output.
         prediction=tuple(prediction[: min(limits.max_context, MAX_PREDICTION_TOKENS)]),
     )

@@ -22,7 +22,7 @@ from verifier.engine.events import Completion
 from verifier.engine.scheduler import QueueFull
 from verifier.engine.sequence import Sequence
 from verifier.model.model import VerificationMode
-from verifier.request import Exactness, Request
+from verifier.request import Request
 from verifier.sampling.params import SamplingError
 from verifier.telemetry.request_log import RequestLog, log_refusal
 from verifier.text.tokenizer import Tokenizer
@@ -61,7 +61,6 @@ class Backend:
             max_nodes=config.max_nodes,
             max_depth=config.max_depth,
             allows_drafts=model.form is not VerificationMode.PLAIN,
-            exactness=Exactness[config.exactness.upper()],
         )
         self._description = pb.GetModelResponse(
             model=model.name,
@@ -78,6 +77,8 @@ class Backend:
             has_chat_template=tokenizer.has_chat_template,
             eos_token_ids=sorted(tokenizer.eos_token_ids),
             device=f"{model.device} {str(model.dtype).removeprefix('torch.')}",
+            bitwise=model.bitwise,
+            not_bitwise_reason="" if model.bitwise else model.not_bitwise_reason,
         )
 
     def describe(self) -> pb.GetModelResponse:

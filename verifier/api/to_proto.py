@@ -90,7 +90,6 @@ def _finished(completion: Completion) -> pb.Finished:
             num_drafts=completion.num_drafts,
             num_draft_tokens=completion.num_draft_tokens,
             num_accepted_tokens=completion.num_accepted_tokens,
-            num_rechecks=completion.num_rechecks,
             accept_len_histogram=completion.accept_len_histogram,
         ),
     )
@@ -137,5 +136,4 @@ def _speculation(speculation: Speculation) -> pb.Speculation:
         max_depth=speculation.max_depth,
         namespace=speculation.namespace,
         learn=pb.Speculation.Learning.Value(f"LEARNING_{speculation.learn.name}"),
-        exactness=pb.Speculation.Exactness.Value(f"EXACTNESS_{speculation.exactness.name}"),
     )

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from protos import verifier_pb2 as pb
 from rpc.errors import MAX_VALUE_CHARS, FieldViolation, InvalidRequest
-from verifier.request import Exactness
 from verifier.text.tokenizer import ChatError, Tokenizer
 
 
@@ -45,7 +44,6 @@ class Limits:
     max_nodes: int
     max_depth: int
     allows_drafts: bool
-    exactness: Exactness = Exactness.GUARDED  # where a request names none
 
     @property
     def max_text_bytes(self) -> int:

@@ -44,13 +44,11 @@ class PrefixCache:
         self._running: set[int] = set()
         self._followers: dict[int, _Follower] = {}  # by slot, oldest first
 
-    def take(
-        self, namespace: str, token_ids: Sequence[int], *, may_reuse: bool = True
-    ) -> tuple[int, int]:
+    def take(self, namespace: str, token_ids: Sequence[int]) -> tuple[int, int]:
         """A slot for the sequence, and how many leading tokens' rows it holds already."""
         if isinstance(self._slots, StatefulSlots):
             return self._slots.allocate(), 0
-        source, length = self._longest(namespace, token_ids) if may_reuse else (-1, 0)
+        source, length = self._longest(namespace, token_ids)
         if length < MIN_REUSED:
             slot, length = self._slots.allocate(), 0
         elif source in self._running:
@@ -59,8 +57,7 @@ class PrefixCache:
         else:
             slot = self._slots.allocate(source, length=length)
         self._held[slot] = _Held(namespace, token_ids)
-        if may_reuse:
-            self._follow(slot, length)
+        self._follow(slot, length)
         self._running.add(slot)
         return slot, length
 

@@ -56,8 +56,8 @@ class StepStats:
             num_prompt_rows=sum(w.segment.num_rows for w in works if not w.is_decoding),
             num_draft_nodes=sum(len(work.tree) for work in works),
             num_expected=sum(sum(work.tree.probabilities) for work in works),
-            # Every decoding sequence emits one token more than it accepts, but for ends and
-            # choices left open; neither may count more than was emitted.
+            # Every decoding sequence emits one token more than it accepts, but for ends, which
+            # may not count more than was emitted.
             num_accepted=min(sum(len(a.path) for a in accepted), num_emitted),
             num_emitted=num_emitted,
             is_drafting=is_drafting,
@@ -89,8 +89,7 @@ class PlainTime:
 
     def of(self, works: list[Work], forward_s: float) -> PlainStep:
         """Price the step of these works."""
-        if not any(work.tree for work in works) or any(work.is_alone for work in works):
-            # It was a plain pass, or one whose shape drafts do not change.
+        if not any(work.tree for work in works):
             return PlainStep(forward_s + self._overhead_s)
         decoding = [work.segment.num_rows for work in works if work.is_decoding]
         rows = np.array([len(decoding), sum(decoding)])
@@ -117,7 +116,6 @@ class Counters:
         self.num_drafts = 0
         self.num_draft_tokens = 0
         self.num_expected = 0.0
-        self.num_rechecks = 0
         self.accepted_by_source: Counter[Source] = Counter()
         self.accepted_by_position: Counter[int] = Counter()
         self.finished: Counter[str] = Counter()
@@ -143,10 +141,8 @@ class Counters:
     def count_emission(self, sequence: Sequence, emission: Emission) -> None:
         """Count what a step emitted for one sequence."""
         self.num_generation_tokens += emission.num_tokens
-        self.num_rechecks += emission.is_broken_off
         if emission.is_first:
-            if emission.num_tokens:
-                self._count_first(sequence)
+            self._count_first(sequence)
             return
         self.emitted_per_step.observe(emission.num_tokens)
         self.num_drafts += emission.num_verified > 0

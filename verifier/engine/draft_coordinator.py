@@ -13,7 +13,7 @@ import numpy as np
 from verifier.engine.counters import StepStats, saved_beside_prompts
 from verifier.engine.sequence import Sequence
 from verifier.engine.step import Drafts, Result, StepResult
-from verifier.model.measurements import EXACT_ROWS, Measurements
+from verifier.model.measurements import Measurements
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Mode
 from verifier.speculation.budget import Offer, choose_nodes
@@ -38,7 +38,6 @@ class DraftCoordinator:
         self._model = model
         self._measured = measured
         self._backoff = DraftBackoff()
-        self._is_recheck_due = False  # a choice was too close to call in the last pass
         self._has_asked = False  # after the last step
         self._has_closed = False  # a sequence, and the drafter was not told yet
 
@@ -84,11 +83,8 @@ class DraftCoordinator:
         may_draft = self._may_draft(reads_prompts=len(decoding) < len(running))
         # The step is judged by what drafts bring, though it may have none.
         is_drafting = may_draft and any(sequence.uses_drafts for sequence in decoding)
-        # A plain step is due for a choice left open, or for drafting to be compared with.
-        is_compared = self.client is not None and self.controller.is_on and not may_draft
-        is_plain = self._is_recheck_due or is_compared
-        self._is_recheck_due = False
-        if is_plain:
+        # A plain step is due for drafting to be compared with.
+        if self.client is not None and self.controller.is_on and not may_draft:
             return Drafts({}, is_drafting, 0.0, self.is_connected)
         wait_s = await self._wait() if is_drafting else 0.0
         drafted = [sequence for sequence in decoding if self._may_verify(sequence)]
@@ -99,16 +95,10 @@ class DraftCoordinator:
 
     def observe(self, result: Result) -> None:
         """Note what a step emitted for a sequence, and how much of its tree was verified."""
-        accepted = result.accepted
-        if accepted is None:
-            return
-        self._is_recheck_due |= accepted.is_broken_off
-        if self.client is not None:
-            # What follows a walk that was broken off says nothing about the draft.
-            is_judged = not accepted.is_broken_off and not result.tree.is_own
+        if self.client is not None and result.accepted is not None:
             self.client.observe(
                 result.sequence.id,
-                num_verified=len(result.tree) if is_judged else 0,
+                num_verified=0 if result.tree.is_own else len(result.tree),
                 successors=result.successors,
             )
 
@@ -165,9 +155,7 @@ class DraftCoordinator:
         return time.perf_counter() - started
 
     def _may_verify(self, sequence: Sequence) -> bool:
-        if not sequence.uses_drafts or self._model.form is VerificationMode.PLAIN:
-            return False
-        return self._measured.rows_agree or not sequence.is_exact
+        return sequence.uses_drafts and self._model.form is not VerificationMode.PLAIN
 
     def _tree(self, sequence: Sequence, *, uses_drafter: bool) -> DraftTree:
         """The sequence's tree in the shape it asked for, no deeper than it may still emit."""
@@ -181,8 +169,6 @@ class DraftCoordinator:
         if state is not None:
             implied = grammar_draft(state, speculation.max_nodes, max_depth)
             tree = merged(implied, tree) if implied else tree
-        if sequence.is_exact:
-            return best_chain(tree, min(speculation.max_nodes, EXACT_ROWS - 1))
         if speculation.mode is Mode.CHAIN:
             return best_chain(tree, speculation.max_nodes)
         return prefix(tree, speculation.max_nodes)
@@ -219,8 +205,7 @@ class DraftCoordinator:
     def _learn_use(self, step: StepResult) -> None:
         for result in step.results:
             sequence, accepted = result.sequence, result.accepted
-            # What follows a walk that was broken off says nothing about the draft.
-            if accepted is None or accepted.is_broken_off or result.tree.is_own:
+            if accepted is None or result.tree.is_own:
                 continue
             self._backoff.note(sequence.id, was_useful=len(result.tree) > 0)
             if sequence.has_free_drafts:

@@ -50,7 +50,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._curve = measured.curve
         self._plain_time = PlainTime(measured.curve)
-        self._planner = Planner(model, measured, config.prefill_rows)
+        self._planner = Planner(model, config.prefill_rows)
         self._step_ended = 0.0
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
@@ -168,7 +168,7 @@ class Engine:
         )
         self._step_ended = now
         self._plain_time.track(stats.step_s - stats.forward_s - stats.draft_wait_s)
-        if not stats.num_prompt_rows and not any(work.is_alone for work in works):
+        if not stats.num_prompt_rows:
             self._curve.track(step.num_rows, step.forward_s)
         return stats
 
@@ -182,7 +182,7 @@ class Engine:
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
             sequence.slot, sequence.num_reused = self._prefixes.take(
-                sequence.namespace, sequence.token_ids, may_reuse=not sequence.is_exact
+                sequence.namespace, sequence.token_ids
             )
             sequence.clock.admitted = time.perf_counter()
             self.drafting.open(sequence)

@@ -46,5 +46,4 @@ class Completion:
     num_drafts: int
     num_draft_tokens: int
     num_accepted_tokens: int
-    num_rechecks: int
     accept_len_histogram: tuple[int, ...]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rpc.contract import Source
 from verifier.engine.clock import Clock, PlainStep
 from verifier.engine.events import Completion, TokenRun, VerifiedDraft
-from verifier.request import Exactness, Mode, Request
+from verifier.request import Mode, Request
 from verifier.sampling.ranking import TokenLogprobs
 from verifier.sampling.sampler import Sampler
 from verifier.speculation.tree import Accepted, DraftTree
@@ -27,7 +27,6 @@ class Emission:
     num_verified: int  # nodes of the tree that was verified
     sources: tuple[Source, ...]  # of the emitted tokens that were drafted
     is_first: bool  # they begin the output, and come from the prompt's last row
-    is_broken_off: bool  # a choice was left open, to be made by a plain step
     finish: Finish | None
 
     @property
@@ -43,12 +42,10 @@ class Stats:
     num_steps: int = 0
     num_drafts: int = 0
     num_draft_tokens: int = 0
-    num_rechecks: int = 0
     accept_lens: Counter[int] = field(default_factory=Counter)
 
     def count(self, emission: Emission) -> None:
         """Count one step."""
-        self.num_rechecks += emission.is_broken_off
         if emission.is_first:
             return
         self.num_steps += 1
@@ -103,12 +100,7 @@ class Sequence:
     @property
     def has_free_drafts(self) -> bool:
         """Whether the budget decides how much of its drafts is verified."""
-        return self.request.speculation.mode is Mode.AUTO and not self.is_exact
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether its passes must all have one shape."""
-        return self.request.speculation.exactness is Exactness.EXACT
+        return self.request.speculation.mode is Mode.AUTO
 
     @property
     def num_output(self) -> int:
@@ -143,16 +135,13 @@ class Sequence:
         sources = tuple(
             Source.of(tree.sources[i]) if tree.sources else Source.UNKNOWN for i in path
         )
-        emission = Emission(
-            num_tokens, len(tree), sources, first_index == 0, accepted.is_broken_off, finish
-        )
+        emission = Emission(num_tokens, len(tree), sources, first_index == 0, finish)
         self.stats.count(emission)
         if emission.is_first:
             self.clock.first_token = time.perf_counter()
         else:
             self.clock.plain_decode_s += num_tokens * plain.token_s + plain.prompts_s
-        if num_tokens:
-            self._tell(first_index, accepted, tree, emission, logprobs)
+        self._tell(first_index, accepted, tree, emission, logprobs)
         return emission
 
     def _push(self, accepted: Accepted) -> Finish | None:
@@ -209,7 +198,6 @@ class Sequence:
                 num_drafts=self.stats.num_drafts,
                 num_draft_tokens=self.stats.num_draft_tokens,
                 num_accepted_tokens=self.stats.num_accepted,
-                num_rechecks=self.stats.num_rechecks,
                 accept_len_histogram=self.stats.histogram,
             )
         )

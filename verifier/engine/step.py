@@ -12,16 +12,13 @@ from torch import Tensor
 
 from verifier.engine.sequence import Sequence
 from verifier.model.batch import Segment, draft_segment, prompt_segment
-from verifier.model.measurements import EXACT_ROWS, Measurements
 from verifier.model.model import TargetModel, VerificationMode
-from verifier.request import Exactness
 from verifier.sampling.params import SamplingError
 from verifier.sampling.ranking import Best, Ranking, TokenLogprobs, logprobs, rank
+from verifier.sampling.sampler import Sampler
 from verifier.speculation.tree import EMPTY_TREE, Accepted, DraftTree, accept
 
 SUCCESSORS_PER_TOKEN = 8
-# Exact sequences read prompts in runs of this many rows.
-EXACT_PREFILL_ROWS = 256
 # Prompt rows of one pass, where the settings name none: whoever comes during a pass waits for it.
 CPU_PREFILL_ROWS, GPU_PREFILL_ROWS = 64, 512
 # What the oldest prompt gets at least, as a share of them and beyond them if need be, when shorter
@@ -53,10 +50,12 @@ class Work:
 
     sequence: Sequence
     segment: Segment
-    tree: DraftTree  # the segment's own may be padded
     wants_successors: bool
-    margin: float  # choices that logits so far off could change are left open; 0 leaves none
-    is_alone: bool  # in a pass of its own, whose shape nobody else changes
+
+    @property
+    def tree(self) -> DraftTree:
+        """The draft to verify; empty in a prompt."""
+        return self.segment.tree or EMPTY_TREE
 
     @property
     def is_decoding(self) -> bool:
@@ -67,21 +66,14 @@ class Work:
 class Planner:
     """Decides the rows of each pass. Keeps no state of its own."""
 
-    def __init__(
-        self,
-        model: TargetModel,
-        measured: Measurements,
-        prefill_rows: int,
-    ) -> None:
+    def __init__(self, model: TargetModel, prefill_rows: int) -> None:
         self._model = model
-        self._measured = measured
         on_cpu = model.device.type == "cpu"
         self._prefill_rows = prefill_rows or (CPU_PREFILL_ROWS if on_cpu else GPU_PREFILL_ROWS)
 
     def plan(self, running: list[Sequence], drafts: Drafts) -> list[Work]:
         """Every decoding sequence with its draft, then prompts in what room is left."""
-        margin = self._measured.margin if drafts.trees else 0.0
-        decoding = [self._decode_work(s, drafts, margin) for s in running if s.is_decoding]
+        decoding = [self._decode_work(s, drafts) for s in running if s.is_decoding]
         return decoding + self._prefill_works([s for s in running if not s.is_decoding], drafts)
 
     def _prefill_works(self, prompts: list[Sequence], drafts: Drafts) -> list[Work]:
@@ -98,29 +90,19 @@ class Planner:
     def _num_unread(self, sequence: Sequence) -> int:
         return sequence.num_prompt - self._model.slots.length(sequence.slot)
 
-    def _decode_work(self, sequence: Sequence, drafts: Drafts, margin: float) -> Work:
-        is_guarded = sequence.request.speculation.exactness is Exactness.GUARDED
-        is_padded = sequence.is_exact and self._model.form is not VerificationMode.PLAIN
-        tree = drafts.tree(sequence)
-        return Work(
-            sequence,
-            draft_segment(
-                sequence.slot,
-                self._model.slots.length(sequence.slot),
-                sequence.token_ids[-1],
-                tree,
-                num_rows=EXACT_ROWS if is_padded else 0,
-                span=self._model.max_context if is_padded else 0,
-            ),
-            tree,
-            wants_successors=drafts.is_drafting and drafts.wants_successors(sequence),
-            margin=margin if is_guarded else 0.0,
-            is_alone=sequence.is_exact,
+    def _decode_work(self, sequence: Sequence, drafts: Drafts) -> Work:
+        segment = draft_segment(
+            sequence.slot,
+            self._model.slots.length(sequence.slot),
+            sequence.token_ids[-1],
+            drafts.tree(sequence),
         )
+        wants_successors = drafts.is_drafting and drafts.wants_successors(sequence)
+        return Work(sequence, segment, wants_successors)
 
     def _prefill_work(self, sequence: Sequence, room: int, drafts: Drafts) -> Work:
         kv_len = self._model.slots.length(sequence.slot)
-        end = min(kv_len + (EXACT_PREFILL_ROWS if sequence.is_exact else room), sequence.num_prompt)
+        end = min(kv_len + room, sequence.num_prompt)
         if self._model.form is VerificationMode.PLAIN:
             end = sequence.num_prompt  # recurrent models take a prompt whole
         segment = prompt_segment(
@@ -129,14 +111,7 @@ class Planner:
             tuple(sequence.token_ids[kv_len:end]),
             is_last=end == sequence.num_prompt,
         )
-        return Work(
-            sequence,
-            segment,
-            EMPTY_TREE,
-            wants_successors=drafts.wants_successors(sequence),
-            margin=0.0,
-            is_alone=sequence.is_exact,
-        )
+        return Work(sequence, segment, drafts.wants_successors(sequence))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +139,7 @@ class StepResult:
 def run_step(model: TargetModel, works: list[Work]) -> StepResult:
     """Run one forward pass over all works and settle each."""
     started = time.perf_counter()
-    alone = [work for work in works if work.is_alone]
-    together = [work for work in works if not work.is_alone]
-    passes = [[work] for work in alone] + ([together] if together else [])
-    logits = torch.cat([model.forward([work.segment for work in works]) for works in passes])
-    works = alone + together
+    logits = model.forward([work.segment for work in works])
     ranking = rank(logits, SUCCESSORS_PER_TOKEN)
     forward_s = time.perf_counter() - started
     results, start = [], 0
@@ -188,22 +159,21 @@ def _settle(model: TargetModel, work: Work, logits: Tensor, ranking: Ranking) ->
         model.commit(segment.slot, list(range(segment.num_rows)))
         return Result(sequence, tree, None, [])
     try:
-        accepted = accept(tree, lambda row: _choose(work, logits[row], ranking.best[row]))
+        accepted = accept(
+            tree, lambda row: _choose(sequence.sampler, logits[row], ranking.best[row])
+        )
     except SamplingError as error:
         return Result(sequence, tree, None, [], error=error)
-    # A row is kept once the token after it is known: the last token's row is the next root.
-    rows = [0, *(node + 1 for node in accepted.path)][: len(accepted.token_ids)]
+    rows = [0, *(node + 1 for node in accepted.path)]  # the last token's is the next root's
     kept = rows if segment.tree is not None else list(range(segment.num_rows))
     model.commit(segment.slot, kept)
     successors = [ranking.top[row] for row in rows] if work.wants_successors else []
     return Result(sequence, tree, accepted, successors, _logprobs(sequence, logits[rows], accepted))
 
 
-def _choose(work: Work, logits: Tensor, best: Best) -> int | None:
-    sampler = work.sequence.sampler
-    token_id = sampler.choose(logits, best=best, margin=work.margin)
-    if token_id is not None:
-        sampler.push(token_id)
+def _choose(sampler: Sampler, logits: Tensor, best: Best) -> int:
+    token_id = sampler.choose(logits, best=best)
+    sampler.push(token_id)
     return token_id
 
 

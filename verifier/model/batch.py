@@ -25,12 +25,11 @@ class Segment:
     token_ids: tuple[int, ...]
     tree: DraftTree | None  # None: the rows are a chain
     needs_logits: bool
-    span: int = 0  # cached rows that attention reads, masked or not, when more than there are
 
     @property
     def kv_span(self) -> int:
         """Cached rows that attention reads, the new ones included."""
-        return max(self.kv_len + self.num_rows, self.span)
+        return self.kv_len + self.num_rows
 
     @property
     def num_rows(self) -> int:
@@ -64,22 +63,9 @@ def prompt_segment(slot: int, kv_len: int, token_ids: tuple[int, ...], *, is_las
     return Segment(slot, kv_len, token_ids, None, is_last)
 
 
-def draft_segment(
-    slot: int, kv_len: int, root: int, tree: DraftTree, *, num_rows: int = 0, span: int = 0
-) -> Segment:
-    """The last committed token, whose row is not in the cache yet, and the draft below it.
-
-    Idle children of the root pad it to `num_rows`, masked rows of the cache to `span`: passes of
-    one shape round alike.
-    """
-    num_idle = max(num_rows - 1 - len(tree), 0)
-    if num_idle:
-        tree = DraftTree(
-            (*tree.token_ids, *([0] * num_idle)),
-            (*tree.parents, *([-1] * num_idle)),
-            (*tree.probabilities, *([0.0] * num_idle)),
-        )
-    return Segment(slot, kv_len, (root, *tree.token_ids), tree, True, span)
+def draft_segment(slot: int, kv_len: int, root: int, tree: DraftTree) -> Segment:
+    """The last committed token, whose row is not in the cache yet, and the draft below it."""
+    return Segment(slot, kv_len, (root, *tree.token_ids), tree, True)
 
 
 def make_batch(segments: list[Segment], window: int | None) -> Batch:

@@ -1,5 +1,4 @@
-"""What is measured of a model on this machine, once, and kept in the user's cache: how long steps
-take, how far wide passes round differently, and whether rows of one pass round alike."""
+"""How long a model's steps take on this machine: measured once, and kept in the user's cache."""
 
 import json
 import logging
@@ -22,14 +21,11 @@ from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
 logger = logging.getLogger(__name__)
 
-EXACT_ROWS = 8  # rows of every decoding pass of an exact sequence
 NUM_TIMINGS = 2  # of each of the two times that a curve is measured
 # Two curves agree when no point of one is further than this above the other's.
 STEADY = 1.25
 # Few rows are multiplied as if they were more where that shortens the step by this factor.
 CLEAR_GAIN = 1.05
-NUM_NOISE_STEPS = 8
-NUM_AGREEMENT_ROUNDS = 2
 PROMPT_LEN = 64  # of the sequence that is measured on
 LONG_LEN, LONG_ROWS = 2048, 16  # of the pass that shows what attention costs
 
@@ -39,12 +35,10 @@ class Measurements:
     """A model on a machine."""
 
     curve: StepCurve
-    margin: float  # greedy choices closer than this may turn out otherwise in a wide pass
-    rows_agree: bool  # a row's bits do not depend on its place in a pass of EXACT_ROWS rows
     is_steady: bool = True  # the curve came out the same twice
 
 
-PLAIN = Measurements(StepCurve([1, 2], [1.0, 2.0]), 0.0, False)  # no drafts, no choices
+PLAIN = Measurements(StepCurve([1, 2], [1.0, 2.0]))  # no drafts, no choices
 
 
 def load_or_measure(path: Path, model: TargetModel) -> Measurements:
@@ -58,17 +52,13 @@ def load_or_measure(path: Path, model: TargetModel) -> Measurements:
             raise ValueError("measured at other row counts")
         curve = StepCurve(entry["rows"], entry["seconds"], float(entry["attention_s"]))
         model.packing.least_rows = int(entry["least_rows"])
-        return Measurements(curve, float(entry["margin"]), bool(entry["rows_agree"]))
+        return Measurements(curve)
     except (KeyError, TypeError, ValueError, AssertionError):
         measured = measure(model)
     if not measured.is_steady:
         return measured  # this machine was busy: the next start measures again
-    entry = {
-        "margin": measured.margin,
-        "rows_agree": measured.rows_agree,
-        "least_rows": model.packing.least_rows,
-    }
-    _write(path, saved | {key: entry | measured.curve.as_dict()})
+    entry = measured.curve.as_dict() | {"least_rows": model.packing.least_rows}
+    _write(path, saved | {key: entry})
     return measured
 
 
@@ -88,8 +78,7 @@ def measure(model: TargetModel) -> Measurements:
         by_rows = " ".join(f"{n}:{1e3 * s:.1f}" for n, s in zip(ROW_COUNTS, seconds, strict=True))
         logger.info("steps_measured ms=%r least_rows=%d", by_rows, model.packing.least_rows)
         curve = StepCurve(ROW_COUNTS, seconds, _attention_seconds(run))
-        is_steady = agree(first, second)
-        return Measurements(curve, 4 * _noise(run), _rows_agree(run), is_steady)
+        return Measurements(curve, is_steady=agree(first, second))
     finally:
         model.slots.free(slot)
 
@@ -101,16 +90,11 @@ class Runner:
     model: TargetModel
     slot: int
 
-    def logits(self, rows: int, span: int = 0) -> Tensor:
-        """Logits [rows, vocabulary] of a chain after the committed rows; `span`: rows to read."""
-        kv_len = self.model.slots.length(self.slot)
+    def logits(self, rows: int, kv_len: int) -> Tensor:
+        """Logits [rows, vocabulary] of a chain after so many rows, whatever these hold."""
         tokens = [2 + (kv_len + i) * 7 % (self.model.vocabulary_size - 2) for i in range(rows)]
         tree = _chain(tokens[1:])
-        return self.model.forward([draft_segment(self.slot, kv_len, tokens[0], tree, span=span)])
-
-    def commit(self) -> None:
-        """Keep the first row."""
-        self.model.commit(self.slot, [0])
+        return self.model.forward([draft_segment(self.slot, kv_len, tokens[0], tree)])
 
 
 def least_rows(seconds: Sequence[float]) -> int:
@@ -134,9 +118,9 @@ def _chain(token_ids: list[int]) -> DraftTree:
     return DraftTree(tuple(token_ids), tuple(range(-1, count - 1)), (1.0,) * count)
 
 
-def _seconds(run: Runner, rows: int, span: int = 0) -> float:
+def _seconds(run: Runner, rows: int, kv_len: int = PROMPT_LEN) -> float:
     started = time.perf_counter()
-    run.logits(rows, span)[:, 0].tolist()  # wait for the device
+    run.logits(rows, kv_len)[:, 0].tolist()  # wait for the device
     return time.perf_counter() - started
 
 
@@ -148,34 +132,12 @@ def _step_seconds(run: Runner) -> list[float]:
 
 def _attention_seconds(run: Runner) -> float:
     """What each row adds per cached row it attends to: a difference of differences."""
-    span = min(LONG_LEN, run.model.max_context)
-    shapes = [(1, 0), (LONG_ROWS, 0), (1, span), (LONG_ROWS, span)]
+    long_len = max(min(LONG_LEN, run.model.max_context) - LONG_ROWS, PROMPT_LEN)
+    shapes = [(rows, kv_len) for kv_len in (PROMPT_LEN, long_len) for rows in (1, LONG_ROWS)]
     rounds = [[_seconds(run, *shape) for shape in shapes] for _ in range(NUM_TIMINGS)]
     one, many, long_one, long_many = (min(times) for times in zip(*rounds, strict=True))
     added_s: float = max((long_many - many) - (long_one - one), 0.0)
-    return added_s / ((LONG_ROWS - 1) * max(span - PROMPT_LEN, 1))
-
-
-def _noise(run: Runner) -> float:
-    """Largest difference of a logit between a plain pass and a wide one, at least of rounding."""
-    noise = 0.0
-    for _ in range(NUM_NOISE_STEPS):
-        plain, wide = run.logits(1)[0], run.logits(16)[0]
-        rounding = plain.abs().max() * torch.finfo(run.model.dtype).eps / 2
-        noise = max(noise, float((wide - plain).abs().max()), float(rounding))
-        run.commit()
-    return noise
-
-
-def _rows_agree(run: Runner) -> bool:
-    """Whether a token's logits have the same bits at every place of the exact shape."""
-    span = run.model.max_context
-    for _ in range(NUM_AGREEMENT_ROUNDS):
-        for row in run.logits(EXACT_ROWS, span)[1:]:
-            run.commit()
-            if not torch.equal(run.logits(EXACT_ROWS, span)[0], row):
-                return False
-    return not run.model.has_experts  # routing makes an expert's shape depend on other rows
+    return added_s / ((LONG_ROWS - 1) * max(long_len - PROMPT_LEN, 1))
 
 
 def cache_path() -> Path:
@@ -185,7 +147,7 @@ def cache_path() -> Path:
 
 
 def _key(model: TargetModel) -> str:
-    """All that times and roundings depend on."""
+    """All that times depend on."""
     parts = (
         model.fingerprint,
         model.form.name + (" compiled" if model.is_compiled else ""),

@@ -60,6 +60,8 @@ class TargetModel:
         self.architecture = type(model).__name__
         self.vocabulary_size = int(model.get_input_embeddings().weight.size(0))  # type: ignore[operator]
         self.form, self.reason = VerificationMode.PLAIN, "not probed yet"
+        # Whether each row's bits are independent of the rest of its pass; else the reason.
+        self.bitwise, self.not_bitwise_reason = False, "not checked yet"
         self.slots: KVCache | StatefulSlots = StatefulSlots(1)
         self.packing = Packing()
         self._model = model
@@ -67,13 +69,6 @@ class TargetModel:
         self._masks = Masks(False, None)
         self._compiled: CompiledLayers | None = None
         self._stock_attention = model.config._attn_implementation
-
-    @property
-    def has_experts(self) -> bool:
-        """Whether a row's rounding depends on which experts the other rows of its pass take."""
-        config = self._model.config.get_text_config()
-        names = ("num_experts", "num_local_experts", "n_routed_experts")
-        return any(getattr(config, name, None) for name in names)
 
     @property
     def attention(self) -> str:

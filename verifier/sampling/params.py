@@ -40,11 +40,6 @@ class SamplingParams:
         return bool(self.logit_bias) or has_penalties
 
     @property
-    def most_stretch(self) -> float:
-        """How much farther apart the repetition penalty can move two logits."""
-        return max(self.repetition_penalty, 1 / self.repetition_penalty)
-
-    @property
     def has_filters(self) -> bool:
         """Unlikely tokens are left out of the draw."""
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0

@@ -26,7 +26,6 @@ class Best:
 
     token_id: int
     logit: float
-    top2_gap: float  # over the second
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Ranking:
 
 def rank(logits: Tensor, k: int) -> Ranking:
     """Rank the rows of logits [rows, vocabulary]; one transfer that waits for the device."""
-    found = top_ids(logits, max(k, 2))
+    found = top_ids(logits, max(k, 2))  # two show whether the best is tied
     values = logits.gather(1, found)
     host = torch.cat([found.double(), values.double()], 1).cpu().numpy()
     ids, scores = np.split(host, 2, axis=1)
@@ -51,9 +50,7 @@ def rank(logits: Tensor, k: int) -> Ranking:
     first = np.where(is_tied, ids, np.inf).min(1)
     for row in np.flatnonzero(is_tied.all(1)):  # there may be more of them than were asked for
         first[row] = int((logits[row] == values[row, 0]).nonzero()[0, 0])
-    with np.errstate(invalid="ignore"):  # no logit may be finite
-        leads = scores[:, 0] - scores[:, 1] if ids.shape[1] > 1 else np.full(len(ids), np.inf)
-    best = map(Best, first.astype(int).tolist(), scores[:, 0].tolist(), leads.tolist())
+    best = map(Best, first.astype(int).tolist(), scores[:, 0].tolist())
     return Ranking(list(best), ids[:, :k].astype(int).tolist())
 
 

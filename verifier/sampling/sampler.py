@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verifier.constraints.grammar import ConstraintMatcher, MatchError
-from verifier.sampling.filters import Cutoff, Floats, cutoff, draw, is_between, is_certain
+from verifier.sampling.filters import Floats, cutoff, draw
 from verifier.sampling.params import SamplingError, SamplingParams
 from verifier.sampling.ranking import Best, rank, top_ids
 from verifier.sampling.token_counts import TokenCounts
@@ -58,30 +58,24 @@ class Sampler:
         """The next choice is the largest raw logit, if a constraint allows it."""
         return self._is_argmax and not self._must_go_on
 
-    def choose(
-        self, logits: Tensor, *, best: Best | None = None, margin: float = 0.0
-    ) -> int | None:
+    def choose(self, logits: Tensor, *, best: Best | None = None) -> int:
         """Pick the token at the current position from raw logits [vocabulary]; one host sync.
 
-        `best`: the largest of the logits, where it is known. `margin`: how far the difference
-        of two logits may be wrong; None where that leaves the choice in doubt.
+        `best`: the largest of the logits, where it is known.
         """
         if self.takes_argmax:
             best = best or rank(logits[None], 1).best[0]
             _check(best.logit)
-            is_clear = best.top2_gap >= margin
-            if self._matcher is None or (is_clear and self._matcher.allows(best.token_id)):
-                return best.token_id if is_clear else None
+            if self._matcher is None or self._matcher.allows(best.token_id):
+                return best.token_id
         scores = self._processed(logits)
-        noise = margin * self.params.most_stretch
         if self.params.is_greedy:
-            return _best(scores, noise)
+            return _argmax(scores)
         scores = scores.float() / self.params.temperature
-        noise /= self.params.temperature
         u = uniform(self.params.seed, self._position)
         if self.params.has_filters:
-            return self._filtered_draw(scores, u, noise)
-        return _full_draw(scores, u, noise)
+            return self._filtered_draw(scores, u)
+        return _full_draw(scores, u)
 
     def push(self, token_id: int) -> None:
         """Move on past an emitted token."""
@@ -137,7 +131,7 @@ class Sampler:
             counts = _tensor(self._counts.in_output, scores)
             scores[ids] -= counts * p.frequency_penalty + (counts > 0) * p.presence_penalty
 
-    def _filtered_draw(self, scores: Tensor, u: float, noise: float) -> int | None:
+    def _filtered_draw(self, scores: Tensor, u: float) -> int:
         """Draw among the surviving tokens in token-id order, in float64."""
         ids = top_ids(scores[None], SHORTLIST)[0]
         short = torch.stack([ids.double(), scores[ids].double()])
@@ -147,23 +141,22 @@ class Sampler:
         host = torch.cat([short, total.double()], 1).cpu().numpy()  # the one sync
         best = host[1, :-1]
         _check(best[0])
-        is_all = len(best) == len(scores)
-        found = cutoff(best, host[1, -1], self.params, is_all=is_all, noise=noise)
+        found = cutoff(best, host[1, -1], self.params, is_all=len(best) == len(scores))
         if found is None:
-            return self._wide_draw(scores, float(host[1, -1]), u, noise)
+            return self._wide_draw(scores, float(host[1, -1]), u)
         order = np.argsort(host[0, :-1])
-        return _draw_within(host[0, order], best[order], found, u, noise)
+        return _draw_within(host[0, order], best[order], found, u)
 
-    def _wide_draw(self, scores: Tensor, log_total: float, u: float, noise: float) -> int | None:
+    def _wide_draw(self, scores: Tensor, log_total: float, u: float) -> int:
         """The same where the shortlist does not reach the cutoff; seldom."""
         host = scores.cpu().numpy()
         for size in (*LONGER_LISTS, len(host)):
             ids = _best_ids(host, size)
             listed = host[ids].astype(np.float64)
             best, is_all = np.sort(listed)[::-1], len(ids) == len(host)
-            found = cutoff(best, log_total, self.params, is_all=is_all, noise=noise)
+            found = cutoff(best, log_total, self.params, is_all=is_all)
             if found is not None:
-                return _draw_within(ids, listed, found, u, noise)
+                return _draw_within(ids, listed, found, u)
         raise AssertionError("all scores hold every cutoff")
 
 
@@ -175,21 +168,10 @@ def _best_ids(scores: NDArray[Any], size: int) -> NDArray[Any]:
     return np.flatnonzero(scores >= np.partition(scores, place)[place])
 
 
-def _draw_within(
-    ids: NDArray[Any], scores: Floats, found: Cutoff, u: float, noise: float
-) -> int | None:
-    """The draw among the tokens above the cutoff; None where noise leaves it in doubt.
-
-    `ids` rise.
-    """
-    kept = np.flatnonzero(scores >= found.score)
-    chosen = int(kept[draw(scores[kept], u)])
-    if noise:
-        possible = scores >= found.low
-        index = int(possible[:chosen].sum())
-        if not is_certain(scores[possible], index, u, found, noise):
-            return None
-    return int(ids[chosen])
+def _draw_within(ids: NDArray[Any], scores: Floats, lowest: float, u: float) -> int:
+    """The draw among the tokens whose scores reach the cutoff `lowest`; `ids` rise."""
+    kept = np.flatnonzero(scores >= lowest)
+    return int(ids[kept[draw(scores[kept], u)]])
 
 
 @contextmanager
@@ -207,13 +189,13 @@ def uniform(seed: int, position: int) -> float:
     return float(int(bits) >> 11) * 2.0**-53
 
 
-def _best(scores: Tensor, noise: float) -> int | None:
+def _argmax(scores: Tensor) -> int:
     best = rank(scores[None], 1).best[0]
     _check(best.logit)
-    return best.token_id if best.top2_gap >= noise else None
+    return best.token_id
 
 
-def _full_draw(scores: Tensor, u: float, noise: float) -> int | None:
+def _full_draw(scores: Tensor, u: float) -> int:
     """Inverse CDF over the whole vocabulary, in token-id order, in float64."""
     best = scores.amax()
     cumulative = torch.cumsum(torch.exp(scores - best), 0, dtype=torch.float64)
@@ -221,13 +203,8 @@ def _full_draw(scores: Tensor, u: float, noise: float) -> int | None:
     # Rounding must not let the target reach the total, past every token.
     target = torch.minimum(total * u, torch.nextafter(total, torch.zeros_like(total)))
     index = torch.searchsorted(cumulative, target, right=True)
-    below = torch.where(index > 0, cumulative[(index - 1).clamp(min=0)], 0.0)
-    above = cumulative[index.clamp(max=len(scores) - 1)]
-    found = torch.stack([index.double(), best.double(), below, above, total])
-    token_id, score, low, high, whole = found.tolist()
+    token_id, score = torch.stack([index.double(), best.double()]).tolist()
     _check(score)
-    if noise and not is_between(u, (low, whole - low), (high, whole - high), noise):
-        return None
     return int(token_id)
 
 

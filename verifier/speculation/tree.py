@@ -153,32 +153,24 @@ def select(tree: DraftTree, nodes: Sequence[int], root: int = -1) -> DraftTree:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The nodes of `path`, then the next token, unless the walk was broken off before it."""
+    """The tokens of the nodes of `path`, then the next token."""
 
     token_ids: tuple[int, ...]
     path: tuple[int, ...]  # accepted nodes of the tree, from the root down
 
-    @property
-    def is_broken_off(self) -> bool:
-        """The target's choice after the last node is still to be made."""
-        return len(self.token_ids) == len(self.path)
 
-
-def accept(tree: DraftTree, choose: Callable[[int], int | None]) -> Accepted:
+def accept(tree: DraftTree, choose: Callable[[int], int]) -> Accepted:
     """Walk the tree by `choose(row)`, the target's token after row 0 (the root) or row 1 + node.
 
-    `choose` is called once per emitted token, in order; None breaks the walk off.
+    `choose` is called once per emitted token, in order.
     """
     children = child_index(tree)
     token_ids: list[int] = []
     path: list[int] = []
     node: int | None = -1
     while node is not None:
-        token_id = choose(node + 1)
-        if token_id is None:
-            break
-        token_ids.append(token_id)
-        node = children.get((node, token_id))
+        token_ids.append(choose(node + 1))
+        node = children.get((node, token_ids[-1]))
         if node is not None:
             path.append(node)
     return Accepted(tuple(token_ids), tuple(path))

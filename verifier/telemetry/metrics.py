@@ -112,11 +112,6 @@ class VerifierMetrics:
             "Tokens emitted per decode step and sequence, after stop handling.",
             counters.emitted_per_step,
         )
-        yield counter(
-            "guard_recomputations",
-            "Choices too close to call in a wide pass and made again by a plain pass.",
-            counters.num_rechecks,
-        )
 
     def _speculation(self) -> Iterator[Metric]:
         counters, controller = self._engine.counters, self._engine.drafting.controller

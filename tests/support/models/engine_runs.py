@@ -20,8 +20,8 @@ from verifier.request import Mode, Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.text.stopping import StoppingParams
 
-# Rows cost nothing, so AUTO verifies all it is given; nothing is too close to call.
-FREE_NODES = Measurements(FreeNodes(), margin=0.0, rows_agree=True)
+# Rows cost nothing, so AUTO verifies all it is given.
+FREE_NODES = Measurements(FreeNodes())
 
 
 class LetterDetokenizer:

@@ -73,6 +73,7 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
             has_chat_template=self.has_chat_template,
             eos_token_ids=[0],
             device="cpu float32",
+            not_bitwise_reason="it has no rows",
         )
 
     def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
@@ -145,9 +146,14 @@ def _tokens(request: pb.GenerateRequest, first_index: int, text: str) -> pb.Gene
         draft_sources=[pb.DRAFT_SOURCE_LOCAL] * num_drafted,
     )
     if request.output.logprobs:
-        best = pb.TokenLogprob(token_id=ord(text[0]), logprob=-0.5)
-        tokens.logprobs.extend(pb.TokenLogprobs(logprob=-0.5, top=[best]) for _ in text)
+        logprob = _logprob(request)
+        best = [pb.TokenLogprob(token_id=ord(char), logprob=logprob) for char in text]
+        tokens.logprobs.extend(pb.TokenLogprobs(logprob=logprob, top=[top]) for top in best)
     return pb.GenerateResponse(tokens=tokens)
+
+
+def _logprob(request: pb.GenerateRequest) -> float:
+    return -0.5
 
 
 def _finished(request: pb.GenerateRequest, text: str, *, num_steps: int) -> pb.GenerateResponse:

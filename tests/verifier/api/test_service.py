@@ -262,6 +262,7 @@ async def test_the_model_is_described() -> None:
     assert model.has_chat_template
     assert list(model.eos_token_ids) == sorted(TOKENIZER.eos_token_ids)
     assert model.device == "cpu float32"
+    assert bool(model.not_bitwise_reason) is not model.bitwise
 
 
 async def test_detokenize_undoes_tokenize() -> None:

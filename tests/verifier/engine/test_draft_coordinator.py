@@ -115,7 +115,7 @@ CURVE = StepCurve([1, 101], [0.5, 1.5])  # each row a fiftieth of a plain step
 def coordinator(curve: StepCurve) -> DraftCoordinator:
     """Without a drafter: what it learns does not depend on one."""
     model = target_model(FAMILIES[0].build(), max_sequences=1, max_context=8)
-    return DraftCoordinator(None, model, Measurements(curve, margin=0.0, rows_agree=True))
+    return DraftCoordinator(None, model, Measurements(curve))
 
 
 def decoding(

@@ -1,66 +1,79 @@
-"""Rounding: wide passes differ in the last bits; the guard and the exact mode keep the words."""
+"""Rounding: drafts, company and reused rows change no token and no bit of a log probability."""
 
 import random
 from dataclasses import replace
+from typing import TypeAlias
 
 import pytest
 import torch
 
 from tests.support.models.engine_runs import (
-    FREE_NODES,
-    LetterTokenizer,
+    collect,
     ids_of,
+    make_engine,
     make_request,
     run_all,
     target_model,
 )
 from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
-from tests.support.models.reference import FAMILIES, VOCABULARY_SIZE, family, generate
-from verifier.config import VerifierConfig
-from verifier.engine.counters import Counters
+from tests.support.models.reference import VOCABULARY_SIZE, family
 from verifier.engine.engine import Engine
-from verifier.model.measurements import measure
-from verifier.model.model import TargetModel, VerificationMode
-from verifier.model.probe import choose_form
-from verifier.request import Exactness, Mode, Request
+from verifier.engine.events import Completion, TokenRun
+from verifier.model.model import TargetModel
+from verifier.request import Mode, Request
+from verifier.sampling.params import SamplingParams
+from verifier.sampling.ranking import TokenLogprobs
 from verifier.speculation.tree import DraftTree
 
 pytestmark = pytest.mark.slow
 
 PROMPTS = [[5, 9, 33, 4, 17], [3] * 20, [11, 60], [(5 * i) % 61 + 3 for i in range(30)]]
 NUM_TOKENS = 60
+MODELS = [
+    ("llama", torch.float32),
+    ("llama", torch.bfloat16),
+    ("llama", torch.float16),
+    ("gemma3_text", torch.bfloat16),
+    ("qwen2", torch.bfloat16),
+    ("gpt2", torch.bfloat16),
+    ("mixtral", torch.float32),
+    ("mixtral", torch.bfloat16),
+]
+SAMPLINGS = [SamplingParams(), SamplingParams(temperature=0.9, top_p=0.95, seed=3)]
+
+Said: TypeAlias = tuple[list[int], list[TokenLogprobs]]
 
 
-def small_model(name: str, dtype: torch.dtype = torch.bfloat16) -> TargetModel:
-    hf = family(name).build().to(dtype)
-    model = TargetModel(hf, "small", max_context=128)
-    choose_form(model, hf, num_slots=2, draft_rows=65)
-    assert model.form is not VerificationMode.PLAIN, model.reason
-    return model
+@pytest.fixture(scope="module", params=MODELS, ids=lambda each: f"{each[0]}-{each[1]}")
+def model(request: pytest.FixtureRequest) -> TargetModel:
+    name, dtype = request.param
+    return target_model(family(name).build().to(dtype), max_sequences=4, max_context=128)
 
 
-def make_engine(model: TargetModel, drafts: FakeDrafts | None, margin: float) -> Engine:
-    config = VerifierConfig(model="small")
-    rows_agree = model.form is not VerificationMode.PLAIN and measure(model).rows_agree
-    measured = replace(FREE_NODES, margin=margin, rows_agree=rows_agree)
-    return Engine(model, LetterTokenizer(), drafts, measured, config, Counters())  # type: ignore[arg-type]
+def requests(mode: Mode, sampling: SamplingParams) -> list[Request]:
+    made = [make_request(p, NUM_TOKENS, mode=mode, sampling=sampling) for p in PROMPTS]
+    return [replace(request, logprobs=True, num_top_logprobs=3) for request in made]
 
 
-def with_exactness(request: Request, exactness: Exactness) -> Request:
-    return replace(request, speculation=replace(request.speculation, exactness=exactness))
+def said_by(outcome: tuple[list[TokenRun], Completion]) -> Said:
+    runs, _ = outcome
+    return ids_of(runs), [entry for run in runs for entry in run.logprobs]
 
 
-def requests(mode: Mode, exactness: Exactness) -> list[Request]:
-    return [with_exactness(make_request(p, NUM_TOKENS, mode=mode), exactness) for p in PROMPTS]
+def together(engine: Engine, some: list[Request]) -> list[Said]:
+    return [said_by(outcome) for outcome in run_all(engine, some)]
 
 
-def knowing(answers: list[list[int]], first_id: int = 1) -> FakeDrafts:
+def alone(model: TargetModel, some: list[Request]) -> list[Said]:
+    return [together(make_engine(model, None), [request])[0] for request in some]
+
+
+def knowing(answers: list[list[int]]) -> FakeDrafts:
     """Drafts that hold the plain answer, gaps and noise."""
     rng = random.Random(2)
 
     def drafter(sequence_id: int, tokens: list[int], max_nodes: int) -> DraftTree:
-        index = sequence_id - first_id
-        rest = answers[index][len(tokens) - len(PROMPTS[index]) :][:8]
+        rest = answers[sequence_id - 1][len(tokens) - len(PROMPTS[sequence_id - 1]) :][:8]
         if rng.random() < 0.3:
             return random_tree(rng, 20, range(VOCABULARY_SIZE))
         # A decoy comes first: where only chains are verified it would hide the answer.
@@ -70,72 +83,43 @@ def knowing(answers: list[list[int]], first_id: int = 1) -> FakeDrafts:
     return FakeDrafts(drafter)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen2", "gpt2"])
-def test_exact_mode_is_bit_equal_with_drafting_on_and_off(name: str, dtype: torch.dtype) -> None:
-    model = small_model(name, dtype)
-    off = run_all(make_engine(model, None, 0.0), requests(Mode.OFF, Exactness.EXACT))
-    answers = [ids_of(runs) for runs, _ in off]
-    drafted = run_all(
-        make_engine(model, knowing(answers), 0.0), requests(Mode.TREE, Exactness.EXACT)
-    )
-    assert [ids_of(runs) for runs, _ in drafted] == answers
-    assert sum(completion.num_accepted_tokens for _, completion in drafted) > NUM_TOKENS
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
+def test_drafts_change_no_bit(model: TargetModel, sampling: SamplingParams) -> None:
+    plain = alone(model, requests(Mode.OFF, sampling))
+    drafts = knowing([ids for ids, _ in plain])
+    assert together(make_engine(model, drafts), requests(Mode.TREE, sampling)) == plain
 
 
-def test_exact_mode_verifies_no_drafts_where_rows_of_a_pass_round_differently() -> None:
-    model = small_model("mixtral")
-    off = run_all(make_engine(model, None, 0.0), requests(Mode.OFF, Exactness.EXACT))
-    answers = [ids_of(runs) for runs, _ in off]
-    drafted = run_all(
-        make_engine(model, knowing(answers), 0.0), requests(Mode.TREE, Exactness.EXACT)
-    )
-    assert [ids_of(runs) for runs, _ in drafted] == answers
-    assert sum(completion.num_draft_tokens for _, completion in drafted) == 0
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
+def test_company_and_chunks_of_the_prompt_change_no_bit(
+    model: TargetModel, sampling: SamplingParams
+) -> None:
+    some = requests(Mode.OFF, sampling)
+    plain = alone(model, some)
+    assert together(make_engine(model, None), some) == plain
+    assert together(make_engine(model, None, prefill_rows=7), some) == plain
 
 
-def test_exact_mode_serves_a_model_without_drafts_as_it_is() -> None:
-    mamba = family("mamba")
-    model = target_model(mamba.build(), max_sequences=2, max_context=128)
-    [(runs, _)] = run_all(
-        make_engine(model, None, 0.0),
-        [with_exactness(make_request(PROMPTS[0], 20), Exactness.EXACT)],
-    )
-    assert ids_of(runs) == generate(mamba.build(), PROMPTS[0], 20, [])
+async def test_rows_that_drafts_wrote_change_no_bit(model: TargetModel) -> None:
+    """A conversation: the second prompt is the first one and half of its answer, drafted."""
+    [first, *_] = requests(Mode.TREE, SAMPLINGS[0])
+    rng, half = random.Random(2), NUM_TOKENS // 2
+    engine = make_engine(model, None)
+    engine.start()
+    [(ids, logprobs)] = [said_by(await collect(engine, requests(Mode.OFF, SAMPLINGS[0])[0]))]
+    await engine.stop()
 
+    def drafter(sequence_id: int, tokens: list[int], max_nodes: int) -> DraftTree:
+        rest = ids[len(tokens) - len(PROMPTS[0]) :][:8]
+        return path_tree(rest, decoys=[rng.randrange(VOCABULARY_SIZE) for _ in rest])
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_guard_decides_near_ties_by_a_plain_pass(dtype: torch.dtype) -> None:
-    """With a margin so wide that everything is a near tie, every token comes from a plain pass."""
-    model = small_model("llama", dtype)
-    plain = [
-        ids_of(run_all(make_engine(model, None, 0.0), [request])[0][0])
-        for request in requests(Mode.OFF, Exactness.GUARDED)
-    ]
-    for i, request in enumerate(requests(Mode.TREE, Exactness.GUARDED)):
-        drafts = knowing([plain[i]], first_id=1)
-        drafts._drafter = (
-            lambda sid, tokens, n, i=i: path_tree(  # type: ignore[misc]
-                plain[i][len(tokens) - len(PROMPTS[i]) :][:8]
-            )
-        )
-        [(runs, completion)] = run_all(make_engine(model, drafts, 1e9), [request])
-        assert ids_of(runs) == plain[i]
-        assert completion.num_rechecks > 0
-        assert completion.num_accepted_tokens == 0
-
-
-def test_the_guard_seldom_steps_in_and_costs_no_words_in_float32() -> None:
-    hf = FAMILIES[0].build()
-    model = TargetModel(hf, "small", max_context=128)
-    choose_form(model, hf, num_slots=2, draft_rows=65)
-    margin = measure(model).margin
-    assert 0 < margin < 1e-3
-    plain = run_all(make_engine(model, None, margin), requests(Mode.OFF, Exactness.GUARDED))
-    answers = [ids_of(runs) for runs, _ in plain]
-    drafted = run_all(
-        make_engine(model, knowing(answers), margin), requests(Mode.TREE, Exactness.GUARDED)
-    )
-    assert [ids_of(runs) for runs, _ in drafted] == answers
-    assert sum(completion.num_rechecks for _, completion in drafted) <= 2
-    assert sum(completion.num_accepted_tokens for _, completion in drafted) > NUM_TOKENS
+    engine = make_engine(model, FakeDrafts(drafter))
+    engine.start()
+    assert said_by(await collect(engine, first)) == (ids, logprobs)
+    second = replace(first, prompt_token_ids=(*first.prompt_token_ids, *ids[:half]))
+    outcome = await collect(engine, second)
+    await engine.stop()
+    assert outcome[1].num_reused_tokens == len(second.prompt_token_ids) - 1
+    found_ids, found_logprobs = said_by(outcome)
+    assert found_ids[:half] == ids[half:]
+    assert found_logprobs[:half] == logprobs[half:]

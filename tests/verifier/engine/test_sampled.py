@@ -68,6 +68,21 @@ def test_same_seed_gives_the_same_text_with_any_drafts(model: TargetModel, name:
         assert texts(model, FakeDrafts(knowing), mode, params, alone=False) == plain, mode
 
 
+def test_requests_that_run_together_say_what_each_seed_says_alone(model: TargetModel) -> None:
+    """As n samples of one prompt do: seeds one after the other, prompts equal."""
+    prompt = [random.Random(4).randrange(3, 60) for _ in range(40)]
+    requests = [
+        make_request(
+            prompt, 20, mode=Mode.OFF, sampling=SamplingParams(temperature=1.0, seed=7 + i)
+        )
+        for i in range(6)
+    ]
+    alone = [ids_of(run_all(make_engine(model, None), [request])[0][0]) for request in requests]
+    together = [ids_of(runs) for runs, _ in run_all(make_engine(model, None), requests)]
+    assert together == alone
+    assert len(set(map(tuple, alone))) == len(alone)
+
+
 def test_different_seeds_give_different_texts(model: TargetModel) -> None:
     some = [
         texts(model, None, Mode.OFF, SamplingParams(temperature=1.0, seed=seed), alone=False)[0]

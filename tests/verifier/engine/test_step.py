@@ -15,7 +15,7 @@ CURVE = StepCurve([1, 2, 4, 8], [1.0, 1.5, 2.0, 3.0])
 CHAIN = DraftTree((1, 2, 3), (-1, 0, 1), (0.9, 0.8, 0.7))
 
 
-def work(tree: DraftTree | None, *, is_alone: bool = False) -> Work:
+def work(tree: DraftTree | None) -> Work:
     """A decoding sequence with a draft, or a run of 64 rows of a prompt."""
     segment = (
         prompt_segment(0, 0, (1,) * 64, is_last=False)
@@ -25,10 +25,7 @@ def work(tree: DraftTree | None, *, is_alone: bool = False) -> Work:
     return Work(
         None,  # type: ignore[arg-type]  # prices do not depend on whose work it is
         segment,
-        tree or EMPTY_TREE,
         wants_successors=False,
-        margin=0.0,
-        is_alone=is_alone,
     )
 
 
@@ -43,9 +40,8 @@ def test_prompts_read_beside_drafts_would_have_taken_their_time_without_them_too
     assert PlainTime(CURVE).of([work(CHAIN), work(None)], 1.9).prompts_s == 0.0
 
 
-@pytest.mark.parametrize("works", [[work(EMPTY_TREE)], [work(CHAIN, is_alone=True)]])
-def test_a_pass_that_drafts_did_not_change_is_priced_as_what_it_took(works: list[Work]) -> None:
-    plain = PlainTime(CURVE).of([*works, work(None)], 5.0)
+def test_a_pass_without_drafts_is_priced_as_what_it_took() -> None:
+    plain = PlainTime(CURVE).of([work(EMPTY_TREE), work(None)], 5.0)
     assert (plain.token_s, plain.prompts_s) == (5.0, 0.0)
 
 

@@ -29,9 +29,7 @@ def test_measurements_are_made_once_and_read_back(
     monkeypatch.setattr(measurements, "measure", lambda model: pytest.fail("measured again"))
     again = load_or_measure(path, model)
     assert again.curve.as_dict() == first.curve.as_dict()
-    assert (again.margin, again.rows_agree) == (first.margin, first.rows_agree)
     assert first.curve.as_dict()["rows"] == list(ROW_COUNTS)
-    assert 0 < first.margin < 1e-3
     assert model.slots.num_free == 1
 
 
@@ -113,7 +111,7 @@ def test_times_of_other_row_counts_are_measured_anew(
     model: TargetModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "measurements.json"
-    entry = {"margin": 0.1, "rows_agree": True} | StepCurve([1, 2], [1.0, 1.1]).as_dict()
+    entry = {"least_rows": 1} | StepCurve([1, 2], [1.0, 1.1]).as_dict()
     path.write_text(json.dumps({measurements._key(model): entry}))
     monkeypatch.setattr(measurements, "measure", lambda model: PLAIN)
     assert load_or_measure(path, model) is PLAIN

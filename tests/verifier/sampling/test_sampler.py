@@ -86,30 +86,23 @@ def test_shortlist_and_full_sort_choose_the_same(
         assert choices() == usual
 
 
-@pytest.mark.parametrize("margin", [0.0, 1e-4, 0.03])
 @pytest.mark.parametrize("options", FILTERS)
 def test_longer_lists_choose_bit_for_bit_what_the_whole_vocabulary_does(
-    options: dict[str, float], margin: float, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("verifier.sampling.sampler.SHORTLIST", 2)
     # Rounded, so that tokens are tied at the lists' ends too.
     logits = [(random_logits(s, vocabulary=3000) * 8).round() / 8 for s in range(40)]
 
-    def choices() -> list[int | None]:
+    def choices() -> list[int]:
         params = [SamplingParams(temperature=1.5, seed=s, **options) for s in range(40)]  # type: ignore[arg-type]
-        found = zip(params, logits, strict=True)
-        return [Sampler(p, (3,)).choose(x, margin=margin) for p, x in found]
+        return [Sampler(p, (3,)).choose(x) for p, x in zip(params, logits, strict=True)]
 
     monkeypatch.setattr("verifier.sampling.sampler.LONGER_LISTS", ())
     whole = choices()
     for lists in ((3, 20), (50,), (50, 400, 2999), (3000,)):
         monkeypatch.setattr("verifier.sampling.sampler.LONGER_LISTS", lists)
-        listed = choices()
-        if margin:  # a list that ends near the cutoff may leave open what all would settle
-            pairs = zip(listed, whole, strict=True)
-            assert all(a == b for a, b in pairs if a is not None and b is not None)
-        else:
-            assert listed == whole
+        assert choices() == whole
 
 
 @pytest.mark.parametrize("shortlist", [4, 16])
@@ -245,8 +238,6 @@ def test_fast_rankings_equal_torch(vocabulary: int) -> None:
     values, ids = logits.topk(3)
     assert [best.token_id for best in ranking.best] == logits.argmax(1).tolist()
     assert [best.logit for best in ranking.best] == values[:, 0].tolist()
-    leads = (values[:, 0] - values[:, 1]).tolist()
-    assert [best.top2_gap for best in ranking.best] == pytest.approx(leads)
     assert [set(row) for row in ranking.top] == [set(row) for row in ids.tolist()]
     for k in (1, 8, 512):
         found = top_ids(logits, k)
