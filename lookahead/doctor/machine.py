@@ -63,9 +63,9 @@ def check_kernels(folder: Path | None = None) -> Finding:
 
     `folder`: where the drafter would look, where it is not given.
     """
-    from drafter.kernels.compile import cache_folder  # takes a second
+    from drafter.kernels.compile import CACHE  # takes a second
 
-    folder = folder or cache_folder()
+    folder = folder or CACHE
     if not folder.is_relative_to(tempfile.gettempdir()):
         if any(folder.rglob("*.nbi")):
             return ok("kernels", f"compiled, in {folder}")

@@ -12,21 +12,21 @@ is their position; the others' indices are listed in `places`.
 A *line* is one row's query of one head. TILE lines go through the inner loops together.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit, types
 
 from verifier.kernels import vectors
-from verifier.kernels.vectors import LANES, TILE
+from verifier.kernels.compile import entry, part
+from verifier.kernels.threads import NUM_SHARED, SCRATCH, SCRATCH_SIZE, THREAD, TICKET
+from verifier.kernels.vectors import BFLOAT16, FLOAT16, FLOAT32, LANES, TILE, load, size_of
 
 BLOCK = 64  # positions
 LINES = 32  # of a piece of work, at most
 
-# The integers that describe a call, by index. Addresses are in bytes, strides in numbers.
+# The integers that describe a call, by index, after the shared ones. Addresses are in bytes, strides in numbers.
 (
-    TICKET,  # pieces taken so far
-    THREAD,  # threads that have come so far
     QUERIES,  # float32 [rows, heads, key_dim]
     KEYS,  # [slots, key heads, capacity, key_dim]
     VALUES,  # [slots, key heads, capacity, value_dim]
@@ -46,10 +46,8 @@ LINES = 32  # of a piece of work, at most
     WINDOW,  # positions that a row attends to, or 0 for all
     SCALES,  # float32: factor of scores, their cap or 0
     SINKS,  # float32 [heads], or 0
-    SCRATCH,  # of all threads
-    SCRATCH_SIZE,  # bytes of each
     NUM_FIELDS,
-) = range(24)
+) = range(NUM_SHARED, NUM_SHARED + 20)
 # A row's slot, position, settled positions, and where its other places begin in PLACES.
 ROW_FIELDS = 4
 # A piece's first row; its first and end line, counted from that row; its key head.
@@ -65,203 +63,15 @@ def scratch_size(key_dim: int, value_dim: int) -> int:
     return 4 * floats + 8 * (LINES * BLOCK + LINES)
 
 
-def compile_attention(load: Any, item_size: int) -> Any:
-    """The kernel for keys and values of `item_size` bytes each, which `load` reads.
-
-    Every thread that takes part calls it with the address of the call's integers.
-    """
-
-    @njit  # type: ignore[untyped-decorator]
-    def score_block(q: int, keys: int, num_keys: int, dim: int, s: int) -> None:
-        """s [num_keys, TILE] = the products of q [TILE, dim] with keys [num_keys, dim]."""
-        line = 4 * dim
-        for k in range(num_keys):
-            s0 = s1 = s2 = s3 = vectors.splat(f4(0))
-            for d in range(0, dim, LANES):
-                key, at = load(keys + d * item_size), q + 4 * d
-                s0 = vectors.fma(vectors.load(at), key, s0)
-                s1 = vectors.fma(vectors.load(at + line), key, s1)
-                s2 = vectors.fma(vectors.load(at + 2 * line), key, s2)
-                s3 = vectors.fma(vectors.load(at + 3 * line), key, s3)
-            vectors.store_totals(s + 4 * TILE * k, s0, s1, s2, s3)
-            keys += dim * item_size
-
-    @njit  # type: ignore[untyped-decorator]
-    def score_places(q: int, keys: int, places: int, end: int, dim: int, s: int) -> None:
-        """The same where each line has indices of its own: places [TILE, BLOCK]."""
-        line, size = 4 * dim, dim * item_size
-        for k in range(end):
-            s0 = s1 = s2 = s3 = vectors.splat(f4(0))
-            at = places + 8 * k
-            k0 = keys + vectors.load_int(at) * size
-            k1 = keys + vectors.load_int(at + 8 * BLOCK) * size
-            k2 = keys + vectors.load_int(at + 16 * BLOCK) * size
-            k3 = keys + vectors.load_int(at + 24 * BLOCK) * size
-            for d in range(0, dim, LANES):
-                at, offset = q + 4 * d, d * item_size
-                s0 = vectors.fma(vectors.load(at), load(k0 + offset), s0)
-                s1 = vectors.fma(vectors.load(at + line), load(k1 + offset), s1)
-                s2 = vectors.fma(vectors.load(at + 2 * line), load(k2 + offset), s2)
-                s3 = vectors.fma(vectors.load(at + 3 * line), load(k3 + offset), s3)
-            vectors.store_totals(s + 4 * TILE * k, s0, s1, s2, s3)
-
-    @njit  # type: ignore[untyped-decorator]
-    def add_block(p: int, values: int, num_keys: int, dim: int, o: int) -> None:
-        """o [TILE, dim] += the values [num_keys, dim] times p [num_keys, TILE]."""
-        line = 4 * dim
-        for d in range(0, dim, LANES):
-            to = o + 4 * d
-            o0, o1 = vectors.load(to), vectors.load(to + line)
-            o2, o3 = vectors.load(to + 2 * line), vectors.load(to + 3 * line)
-            at, weight = values + d * item_size, p
-            for _ in range(num_keys):
-                value = load(at)
-                o0 = vectors.fma(vectors.splat(vectors.load_float(weight)), value, o0)
-                o1 = vectors.fma(vectors.splat(vectors.load_float(weight + 4)), value, o1)
-                o2 = vectors.fma(vectors.splat(vectors.load_float(weight + 8)), value, o2)
-                o3 = vectors.fma(vectors.splat(vectors.load_float(weight + 12)), value, o3)
-                at += dim * item_size
-                weight += 4 * TILE
-            vectors.store(to, o0)
-            vectors.store(to + line, o1)
-            vectors.store(to + 2 * line, o2)
-            vectors.store(to + 3 * line, o3)
-
-    @njit  # type: ignore[untyped-decorator]
-    def add_places(p: int, values: int, places: int, end: int, dim: int, o: int) -> None:
-        """The same where each line has indices of its own."""
-        size = dim * item_size
-        for d in range(0, dim, LANES):
-            for line in range(TILE):
-                to = o + 4 * (line * dim + d)
-                out = vectors.load(to)
-                at = places + 8 * BLOCK * line
-                for k in range(end):
-                    value = load(values + vectors.load_int(at + 8 * k) * size + d * item_size)
-                    weight = vectors.load_float(p + 4 * (TILE * k + line))
-                    out = vectors.fma(vectors.splat(weight), value, out)
-                vectors.store(to, out)
-
-    @njit  # type: ignore[untyped-decorator]
-    def attend_piece(call: int, piece: int, scratch: int) -> None:
-        field = vectors.load_int
-        first_row, first_line = field(piece), field(piece + 8)
-        num_lines = field(piece + 16) - first_line
-        key_head, group = field(piece + 24), field(call + 8 * GROUP)
-        rows = field(call + 8 * ROWS) + 8 * ROW_FIELDS * first_row
-        num_heads = field(call + 8 * NUM_HEADS)
-        dim, width = field(call + 8 * KEY_DIM), field(call + 8 * VALUE_DIM)
-        window, sinks = field(call + 8 * WINDOW), field(call + 8 * SINKS)
-        slot = field(rows)
-        keys = slot * field(call + 8 * KEY_SLOT) + key_head * field(call + 8 * KEY_HEAD)
-        keys = field(call + 8 * KEYS) + item_size * keys
-        values = slot * field(call + 8 * VALUE_SLOT) + key_head * field(call + 8 * VALUE_HEAD)
-        values = field(call + 8 * VALUES) + item_size * values
-        others = field(call + 8 * PLACES)
-
-        q = scratch  # [lines, dim]
-        o = q + 4 * LINES * dim  # [lines, width]
-        s = o + 4 * LINES * width  # [tiles, BLOCK, TILE]
-        state = s + 4 * LINES * BLOCK  # [tiles, 2, LANES]: largest score, sum of weights
-        places = state + 8 * LINES // TILE * LANES  # [tiles, TILE, BLOCK]
-        row_of = places + 8 * LINES * BLOCK  # [lines] address of the line's row
-
-        num_tiles = (num_lines + TILE - 1) // TILE
-        first, last, settled = i8(1) << 60, i8(0), i8(1) << 60
-        for line in range(num_tiles * TILE):
-            # The last tile is filled up with its last line over again.
-            index = first_line + min(line, num_lines - 1)
-            row, head = index // group, key_head * group + index % group
-            at = rows + 8 * ROW_FIELDS * row
-            vectors.store_int(row_of + 8 * line, at)
-            first = min(first, field(at + 8))
-            last = max(last, field(at + 8))
-            settled = min(settled, field(at + 16))
-            query = field(call + 8 * QUERIES)
-            query += 4 * ((first_row + row) * num_heads + head) * dim
-            for d in range(0, 4 * dim, 4 * LANES):
-                vectors.store(q + 4 * line * dim + d, vectors.load(query + d))
-            for d in range(0, 4 * width, 4 * LANES):
-                vectors.store(o + 4 * line * width + d, vectors.splat(f4(0)))
-            for lane in range(line % TILE, LANES, TILE):
-                peak = state + 4 * (line // TILE * 2 * LANES + lane)
-                vectors.store_float(peak, vectors.load_float(sinks + 4 * head) if sinks else NEVER)
-                vectors.store_float(peak + 4 * LANES, f4(1) if sinks else f4(0))
-
-        begin = max(first - window + 1, 0) // BLOCK if window else i8(0)
-        for block in range(begin, last // BLOCK + 1):
-            start = block * BLOCK
-            num_keys = min(last + 1 - start, BLOCK)
-            is_settled = start + num_keys <= settled
-            for tile in range(num_tiles):
-                weights, tile_q = s + 4 * TILE * BLOCK * tile, q + 4 * TILE * dim * tile
-                tile_places = places + 8 * TILE * BLOCK * tile
-                if is_settled:
-                    score_block(tile_q, keys + start * dim * item_size, num_keys, dim, weights)
-                else:
-                    for line in range(TILE):
-                        at = field(row_of + 8 * (tile * TILE + line))
-                        ready, more = field(at + 16), others + 8 * field(at + 24)
-                        end = field(at + 8) + 1
-                        for k in range(num_keys):
-                            position = start + k
-                            place = position
-                            if position >= ready:
-                                # Behind its own position a line has no place; it looks at any.
-                                place = field(more + 8 * (position - ready)) if position < end else 0
-                            vectors.store_int(tile_places + 8 * (line * BLOCK + k), place)
-                    score_places(tile_q, keys, tile_places, num_keys, dim, weights)
-                for line in range(TILE):
-                    position = field(field(row_of + 8 * (tile * TILE + line)) + 8)
-                    low = max(position - window + 1 - start, 0) if window else i8(0)
-                    end = min(max(position + 1 - start, 0), BLOCK)
-                    for k in range(min(low, BLOCK)):
-                        vectors.store_float(weights + 4 * (TILE * k + line), NEVER)
-                    for k in range(end, BLOCK):
-                        vectors.store_float(weights + 4 * (TILE * k + line), NEVER)
-                tile_o = o + 4 * TILE * width * tile
-                _weigh(weights, field(call + 8 * SCALES), state + 8 * LANES * tile, tile_o, width)
-                if is_settled:
-                    at = values + start * width * item_size
-                    add_block(weights, at, num_keys, width, tile_o)
-                else:
-                    add_places(weights, values, tile_places, num_keys, width, tile_o)
-
-        for line in range(num_lines):
-            index = first_line + line
-            row, head = index // group, key_head * group + index % group
-            total = vectors.load_float(
-                state + 4 * (line // TILE * 2 * LANES + LANES + line % TILE)
-            )
-            to = field(call + 8 * OUTPUT) + 4 * ((first_row + row) * num_heads + head) * width
-            share = vectors.splat(f4(1) / total)
-            for d in range(0, 4 * width, 4 * LANES):
-                out = vectors.load(o + 4 * line * width + d)
-                vectors.store(to + d, vectors.multiply(out, share))
-
-    @cfunc(types.void(types.int64))  # type: ignore[untyped-decorator]
-    def attend(call: int) -> None:
-        thread = vectors.take_ticket(call + 8 * THREAD)
-        scratch = vectors.load_int(call + 8 * SCRATCH)
-        scratch += thread * vectors.load_int(call + 8 * SCRATCH_SIZE)
-        pieces = vectors.load_int(call + 8 * PIECES)
-        piece = vectors.take_ticket(call + 8 * TICKET)
-        while piece < vectors.load_int(call + 8 * NUM_PIECES):
-            attend_piece(call, pieces + 8 * PIECE_FIELDS * piece, scratch)
-            piece = vectors.take_ticket(call + 8 * TICKET)
-
-    return attend
-
-
-@njit  # type: ignore[untyped-decorator]
+@part
 def _weigh(s: int, scales: int, state: int, o: int, dim: int) -> None:
     """Turn scores s [BLOCK, TILE] into weights, and take what the lines have to the new peak."""
     scale, cap = vectors.splat(vectors.load_float(scales)), vectors.load_float(scales + 4)
     size = 4 * BLOCK * TILE
-    before = vectors.load(state)
+    before = load(FLOAT32, state)
     peak = before
     for k in range(0, size, 4 * LANES):
-        score = vectors.multiply(vectors.load(s + k), scale)
+        score = vectors.multiply(load(FLOAT32, s + k), scale)
         if cap != f4(0):
             capped = vectors.tanh(vectors.multiply(score, vectors.splat(f4(1) / cap)))
             # What is masked stays so.
@@ -271,15 +81,220 @@ def _weigh(s: int, scales: int, state: int, o: int, dim: int) -> None:
     peak = vectors.largest_by_line(peak)
     added = vectors.splat(f4(0))
     for k in range(0, size, 4 * LANES):
-        weight = vectors.exp_difference(vectors.load(s + k), peak)
+        weight = vectors.exp_difference(load(FLOAT32, s + k), peak)
         vectors.store(s + k, weight)
         added = vectors.add(added, weight)
     shrink = vectors.exp_difference(before, peak)
     vectors.store(state, peak)
-    sums = vectors.load(state + 4 * LANES)
+    sums = load(FLOAT32, state + 4 * LANES)
     added = vectors.total_by_line(added)
     vectors.store(state + 4 * LANES, vectors.fma(sums, shrink, added))
     for line in range(TILE):
         factor = vectors.splat(vectors.lane(shrink, line))
         for d in range(4 * line * dim, 4 * (line + 1) * dim, 4 * LANES):
-            vectors.store(o + d, vectors.multiply(vectors.load(o + d), factor))
+            vectors.store(o + d, vectors.multiply(load(FLOAT32, o + d), factor))
+
+
+@part
+def _score_block(kind: Any, q: int, keys: int, num_keys: int, dim: int, s: int) -> None:
+    """s [num_keys, TILE] = the products of q [TILE, dim] with keys [num_keys, dim]."""
+    line = 4 * dim
+    for k in range(num_keys):
+        s0 = s1 = s2 = s3 = vectors.splat(f4(0))
+        for d in range(0, dim, LANES):
+            key, at = load(kind, keys + d * size_of(kind)), q + 4 * d
+            s0 = vectors.fma(load(kind, at), key, s0)
+            s1 = vectors.fma(load(kind, at + line), key, s1)
+            s2 = vectors.fma(load(kind, at + 2 * line), key, s2)
+            s3 = vectors.fma(load(kind, at + 3 * line), key, s3)
+        vectors.store_totals(s + 4 * TILE * k, s0, s1, s2, s3)
+        keys += dim * size_of(kind)
+
+@part
+def _score_places(kind: Any, q: int, keys: int, places: int, end: int, dim: int, s: int) -> None:
+    """The same where each line has indices of its own: places [TILE, BLOCK]."""
+    line, size = 4 * dim, dim * size_of(kind)
+    for k in range(end):
+        s0 = s1 = s2 = s3 = vectors.splat(f4(0))
+        at = places + 8 * k
+        k0 = keys + vectors.load_int(at) * size
+        k1 = keys + vectors.load_int(at + 8 * BLOCK) * size
+        k2 = keys + vectors.load_int(at + 16 * BLOCK) * size
+        k3 = keys + vectors.load_int(at + 24 * BLOCK) * size
+        for d in range(0, dim, LANES):
+            at, offset = q + 4 * d, d * size_of(kind)
+            s0 = vectors.fma(load(kind, at), load(kind, k0 + offset), s0)
+            s1 = vectors.fma(load(kind, at + line), load(kind, k1 + offset), s1)
+            s2 = vectors.fma(load(kind, at + 2 * line), load(kind, k2 + offset), s2)
+            s3 = vectors.fma(load(kind, at + 3 * line), load(kind, k3 + offset), s3)
+        vectors.store_totals(s + 4 * TILE * k, s0, s1, s2, s3)
+
+@part
+def _add_block(kind: Any, p: int, values: int, num_keys: int, dim: int, o: int) -> None:
+    """o [TILE, dim] += the values [num_keys, dim] times p [num_keys, TILE]."""
+    line = 4 * dim
+    for d in range(0, dim, LANES):
+        to = o + 4 * d
+        o0, o1 = load(kind, to), load(kind, to + line)
+        o2, o3 = load(kind, to + 2 * line), load(kind, to + 3 * line)
+        at, weight = values + d * size_of(kind), p
+        for _ in range(num_keys):
+            value = load(kind, at)
+            o0 = vectors.fma(vectors.splat(vectors.load_float(weight)), value, o0)
+            o1 = vectors.fma(vectors.splat(vectors.load_float(weight + 4)), value, o1)
+            o2 = vectors.fma(vectors.splat(vectors.load_float(weight + 8)), value, o2)
+            o3 = vectors.fma(vectors.splat(vectors.load_float(weight + 12)), value, o3)
+            at += dim * size_of(kind)
+            weight += 4 * TILE
+        vectors.store(to, o0)
+        vectors.store(to + line, o1)
+        vectors.store(to + 2 * line, o2)
+        vectors.store(to + 3 * line, o3)
+
+@part
+def _add_places(kind: Any, p: int, values: int, places: int, end: int, dim: int, o: int) -> None:
+    """The same where each line has indices of its own."""
+    size = dim * size_of(kind)
+    for d in range(0, dim, LANES):
+        for line in range(TILE):
+            to = o + 4 * (line * dim + d)
+            out = load(kind, to)
+            at = places + 8 * BLOCK * line
+            for k in range(end):
+                value = load(kind, values + vectors.load_int(at + 8 * k) * size + d * size_of(kind))
+                weight = vectors.load_float(p + 4 * (TILE * k + line))
+                out = vectors.fma(vectors.splat(weight), value, out)
+            vectors.store(to, out)
+
+@part
+def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
+    field = vectors.load_int
+    first_row, first_line = field(piece), field(piece + 8)
+    num_lines = field(piece + 16) - first_line
+    key_head, group = field(piece + 24), field(call + 8 * GROUP)
+    rows = field(call + 8 * ROWS) + 8 * ROW_FIELDS * first_row
+    num_heads = field(call + 8 * NUM_HEADS)
+    dim, width = field(call + 8 * KEY_DIM), field(call + 8 * VALUE_DIM)
+    window, sinks = field(call + 8 * WINDOW), field(call + 8 * SINKS)
+    slot = field(rows)
+    keys = slot * field(call + 8 * KEY_SLOT) + key_head * field(call + 8 * KEY_HEAD)
+    keys = field(call + 8 * KEYS) + size_of(kind) * keys
+    values = slot * field(call + 8 * VALUE_SLOT) + key_head * field(call + 8 * VALUE_HEAD)
+    values = field(call + 8 * VALUES) + size_of(kind) * values
+    others = field(call + 8 * PLACES)
+
+    q = scratch  # [lines, dim]
+    o = q + 4 * LINES * dim  # [lines, width]
+    s = o + 4 * LINES * width  # [tiles, BLOCK, TILE]
+    state = s + 4 * LINES * BLOCK  # [tiles, 2, LANES]: largest score, sum of weights
+    places = state + 8 * LINES // TILE * LANES  # [tiles, TILE, BLOCK]
+    row_of = places + 8 * LINES * BLOCK  # [lines] address of the line's row
+
+    num_tiles = (num_lines + TILE - 1) // TILE
+    first, last, settled = i8(1) << 60, i8(0), i8(1) << 60
+    for line in range(num_tiles * TILE):
+        # The last tile is filled up with its last line over again.
+        index = first_line + min(line, num_lines - 1)
+        row, head = index // group, key_head * group + index % group
+        at = rows + 8 * ROW_FIELDS * row
+        vectors.store_int(row_of + 8 * line, at)
+        first = min(first, field(at + 8))
+        last = max(last, field(at + 8))
+        settled = min(settled, field(at + 16))
+        query = field(call + 8 * QUERIES)
+        query += 4 * ((first_row + row) * num_heads + head) * dim
+        for d in range(0, 4 * dim, 4 * LANES):
+            vectors.store(q + 4 * line * dim + d, load(kind, query + d))
+        for d in range(0, 4 * width, 4 * LANES):
+            vectors.store(o + 4 * line * width + d, vectors.splat(f4(0)))
+        for lane in range(line % TILE, LANES, TILE):
+            peak = state + 4 * (line // TILE * 2 * LANES + lane)
+            vectors.store_float(peak, vectors.load_float(sinks + 4 * head) if sinks else NEVER)
+            vectors.store_float(peak + 4 * LANES, f4(1) if sinks else f4(0))
+
+    begin = max(first - window + 1, 0) // BLOCK if window else i8(0)
+    for block in range(begin, last // BLOCK + 1):
+        start = block * BLOCK
+        num_keys = min(last + 1 - start, BLOCK)
+        is_settled = start + num_keys <= settled
+        for tile in range(num_tiles):
+            weights, tile_q = s + 4 * TILE * BLOCK * tile, q + 4 * TILE * dim * tile
+            tile_places = places + 8 * TILE * BLOCK * tile
+            if is_settled:
+                _score_block(kind, tile_q, keys + start * dim * size_of(kind), num_keys, dim, weights)
+            else:
+                for line in range(TILE):
+                    at = field(row_of + 8 * (tile * TILE + line))
+                    ready, more = field(at + 16), others + 8 * field(at + 24)
+                    end = field(at + 8) + 1
+                    for k in range(num_keys):
+                        position = start + k
+                        place = position
+                        if position >= ready:
+                            # Behind its own position a line has no place; it looks at any.
+                            place = field(more + 8 * (position - ready)) if position < end else 0
+                        vectors.store_int(tile_places + 8 * (line * BLOCK + k), place)
+                _score_places(kind, tile_q, keys, tile_places, num_keys, dim, weights)
+            for line in range(TILE):
+                position = field(field(row_of + 8 * (tile * TILE + line)) + 8)
+                low = max(position - window + 1 - start, 0) if window else i8(0)
+                end = min(max(position + 1 - start, 0), BLOCK)
+                for k in range(min(low, BLOCK)):
+                    vectors.store_float(weights + 4 * (TILE * k + line), NEVER)
+                for k in range(end, BLOCK):
+                    vectors.store_float(weights + 4 * (TILE * k + line), NEVER)
+            tile_o = o + 4 * TILE * width * tile
+            _weigh(weights, field(call + 8 * SCALES), state + 8 * LANES * tile, tile_o, width)
+            if is_settled:
+                at = values + start * width * size_of(kind)
+                _add_block(kind, weights, at, num_keys, width, tile_o)
+            else:
+                _add_places(kind, weights, values, tile_places, num_keys, width, tile_o)
+
+    for line in range(num_lines):
+        index = first_line + line
+        row, head = index // group, key_head * group + index % group
+        total = vectors.load_float(
+            state + 4 * (line // TILE * 2 * LANES + LANES + line % TILE)
+        )
+        to = field(call + 8 * OUTPUT) + 4 * ((first_row + row) * num_heads + head) * width
+        share = vectors.splat(f4(1) / total)
+        for d in range(0, 4 * width, 4 * LANES):
+            out = load(kind, o + 4 * line * width + d)
+            vectors.store(to + d, vectors.multiply(out, share))
+
+@part
+def _attend(kind: Any, call: int) -> None:
+    thread = vectors.take_ticket(call + 8 * THREAD)
+    scratch = vectors.load_int(call + 8 * SCRATCH)
+    scratch += thread * vectors.load_int(call + 8 * SCRATCH_SIZE)
+    pieces = vectors.load_int(call + 8 * PIECES)
+    piece = vectors.take_ticket(call + 8 * TICKET)
+    while piece < vectors.load_int(call + 8 * NUM_PIECES):
+        _attend_piece(kind, call, pieces + 8 * PIECE_FIELDS * piece, scratch)
+        piece = vectors.take_ticket(call + 8 * TICKET)
+
+
+def _attend_float32(call: int) -> None:
+    _attend(FLOAT32, call)
+
+
+def _attend_bfloat16(call: int) -> None:
+    _attend(BFLOAT16, call)
+
+
+def _attend_float16(call: int) -> None:
+    _attend(FLOAT16, call)
+
+
+_ENTRIES = {
+    "float32": _attend_float32,
+    "bfloat16": _attend_bfloat16,
+    "float16": _attend_float16,
+}
+
+
+@cache
+def attention_kernel(kind: str) -> Any:
+    """The kernel for keys and values of a type; each thread that takes part calls it."""
+    return entry(_ENTRIES[kind])

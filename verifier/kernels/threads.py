@@ -1,23 +1,53 @@
 """Runs a kernel in the threads that torch's own operations run in.
 
-A second pool would fight the first one for the processors: threads of both spin for a while after
-their work. torch's pool is that of the OpenMP library it brings; a kernel enters it as compiled
-code does.
+A second pool would fight the first one for the processors, since threads of both spin for a while
+after their work. torch's pool is that of the OpenMP library it brings, and a kernel enters it as
+compiled code does.
 """
 
 import ctypes
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+# What every call begins with, by index: the pieces of work taken so far, the threads that have come
+# so far, and where and in how many bytes each of them works.
+TICKET, THREAD, SCRATCH, SCRATCH_SIZE, NUM_SHARED = range(5)
 
-def run(kernel: Any, call: int, num_threads: int) -> None:
-    """Let `num_threads` threads call a compiled kernel with the address of its arguments."""
-    if num_threads > 1 and _enter is not None:
-        _enter(kernel.address, call, num_threads, 0)
-    else:
-        kernel.ctypes(call)
+
+class Call:
+    """The integers that describe a call of a kernel, and the calling of it."""
+
+    def __init__(self, kernel: Any, num_fields: int) -> None:
+        self.fields = np.zeros(num_fields, np.int64)
+        self._kernel = kernel
+        self._address = self.fields.ctypes.data
+
+    def run(self, scratch_size: int) -> None:
+        """Let torch's threads share the pieces of work; each gets so many bytes to work in."""
+        num_threads = torch.get_num_threads()
+        fields = self.fields
+        fields[:NUM_SHARED] = 0, 0, _scratch(num_threads * scratch_size), scratch_size
+        if num_threads > 1 and _enter is not None:
+            _enter(self._kernel.address, self._address, num_threads, 0)
+        else:
+            self._kernel.ctypes(self._address)
+
+
+_local = threading.local()
+
+
+def _scratch(size: int) -> int:
+    """The address of so many bytes, which belong to the calling thread."""
+    held: np.ndarray[Any, Any] | None = getattr(_local, "scratch", None)
+    if held is None or held.nbytes < size:
+        held = _local.scratch = np.zeros(size, np.uint8)
+        _local.address = held.ctypes.data
+    address: int = _local.address
+    return address
 
 
 def _find_entry() -> Any:

@@ -10,8 +10,9 @@ Memory is addressed by integers, in bytes.
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.datamodel import models, register_default
 from numba.extending import intrinsic
 
@@ -19,6 +20,10 @@ LANES = 16
 TILE = 4  # lines that are worked through together; LANES are TILE of them, over and over
 FLOAT, INT, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 FLOATS, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT, LANES)
+HALVES, SHORTS = ir.VectorType(ir.HalfType(), LANES), ir.VectorType(ir.IntType(16), LANES)
+
+# The kinds of numbers in memory. Functions take one of these, and are compiled for each.
+FLOAT32, BFLOAT16, FLOAT16 = np.float32(0), np.uint16(0), np.int16(0)
 
 
 class _Vector(types.Type):
@@ -43,7 +48,7 @@ def _operation(result: Any, *arguments: Any) -> Callable[[Emit], Any]:
 
     def decorate(emit: Emit) -> Any:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return emit(builder, *values)
+            return emit(builder, *values)  # None where there is no result
 
         names = ", ".join(f"a{i}" for i in range(len(arguments)))
         scope: dict[str, Any] = {"typed": (result(*arguments), code)}
@@ -60,9 +65,14 @@ def _pointer(builder: Any, address: Any, kind: Any) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
 
 
-def _splat(builder: Any, value: Any, kind: Any) -> Any:
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT(0))
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), INTS(None))
+def _splat(builder: Any, value: Any) -> Any:
+    nothing = ir.Constant(FLOATS, ir.Undefined)
+    first = builder.insert_element(nothing, value, INT(0))
+    return builder.shuffle_vector(first, nothing, INTS(None))
+
+
+def _integer(value: int) -> Any:
+    return ir.Constant(INTS, [INT(value)] * LANES)
 
 
 def _constant(value: float) -> Any:
@@ -109,26 +119,33 @@ def take_ticket(builder: Any, address: Any) -> Any:
     return builder.atomic_rmw("add", _pointer(builder, address, INT64), INT64(1), "monotonic")
 
 
-@_operation(vector, types.int64)
-def load(builder: Any, address: Any) -> Any:
-    """LANES floats."""
-    return builder.load(_pointer(builder, address, FLOATS), align=4)
+def _load(builder: Any, kind: Any, address: Any) -> Any:
+    if kind == types.float32:
+        return builder.load(_pointer(builder, address, FLOATS), align=4)
+    if kind == types.int16:
+        return builder.fpext(builder.load(_pointer(builder, address, HALVES), align=2), FLOATS)
+    short = builder.load(_pointer(builder, address, SHORTS), align=2)
+    return builder.bitcast(builder.shl(builder.zext(short, INTS), _integer(16)), FLOATS)
 
 
-@_operation(vector, types.int64)
-def load_bfloat16(builder: Any, address: Any) -> Any:
-    """LANES bfloat16 numbers, widened."""
-    short = ir.VectorType(ir.IntType(16), LANES)
-    wide = builder.zext(builder.load(_pointer(builder, address, short), align=2), INTS)
-    sixteen = ir.Constant(INTS, [INT(16)] * LANES)
-    return builder.bitcast(builder.shl(wide, sixteen), FLOATS)
+@intrinsic  # type: ignore[untyped-decorator]
+def load(context: Any, kind: Any, address: Any) -> Any:
+    """LANES numbers of a kind, as floats."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _load(builder, kind, values[1])
+
+    return vector(kind, types.int64), code
 
 
-@_operation(vector, types.int64)
-def load_float16(builder: Any, address: Any) -> Any:
-    """LANES float16 numbers, widened."""
-    half = ir.VectorType(ir.HalfType(), LANES)
-    return builder.fpext(builder.load(_pointer(builder, address, half), align=2), FLOATS)
+@intrinsic  # type: ignore[untyped-decorator]
+def size_of(context: Any, kind: Any) -> Any:
+    """Bytes of a number of a kind."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return INT64(kind.bitwidth // 8)
+
+    return types.int64(kind), code
 
 
 @_operation(types.void, types.int64, vector)
@@ -137,10 +154,82 @@ def store(builder: Any, address: Any, value: Any) -> Any:
     builder.store(value, _pointer(builder, address, FLOATS), align=4)
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def store_as(context: Any, kind: Any, address: Any, value: Any) -> Any:
+    """Write LANES numbers of a kind, rounded to nearest, ties to even."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        _, address, value = values
+        if kind == types.float32:
+            builder.store(value, _pointer(builder, address, FLOATS), align=4)
+        elif kind == types.int16:
+            half = builder.fptrunc(value, HALVES)
+            builder.store(half, _pointer(builder, address, HALVES), align=2)
+        else:
+            builder.store(_bfloat16(builder, value), _pointer(builder, address, SHORTS), align=2)
+
+    return types.void(kind, types.int64, vector), code
+
+
+def _bfloat16(builder: Any, value: Any) -> Any:
+    bits = builder.bitcast(value, INTS)
+    odd = builder.and_(builder.lshr(bits, _integer(16)), _integer(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, _integer(0x7FFF))), _integer(16))
+    is_number = builder.fcmp_ordered("ord", value, value)
+    return builder.trunc(builder.select(is_number, rounded, _integer(0x7FC0)), SHORTS)
+
+
+def multiply_add(rows: int, panels: int) -> Any:
+    """The inner loop of products, for so many rows and panels.
+
+    It takes the kind of the weights; the address of rows of floats and the bytes between them; the
+    same of panels [depth, LANES]; the depth; and the address of sums [rows, LANES] with the bytes
+    between those of one panel and the next. To each sum it adds the row's numbers times the
+    panel's, one after the other.
+    """
+
+    def multiply(
+        context: Any, kind: Any, x: Any, row: Any, w: Any, panel: Any, depth: Any, sums: Any, stride: Any
+    ) -> Any:
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            _multiply_add(builder, kind, rows, panels, *values[1:])
+
+        return types.void(kind, *[types.int64] * 7), code
+
+    return intrinsic(multiply)
+
+
+def _multiply_add(
+    builder: Any, kind: Any, rows: int, panels: int,
+    x: Any, row: Any, w: Any, panel: Any, depth: Any, sums: Any, stride: Any,
+) -> None:
+    def after(start: Any, step: Any, count: int) -> Any:
+        return builder.add(start, builder.mul(step, INT64(count)))
+
+    cells = [(r, p) for r in range(rows) for p in range(panels)]
+    places = {(r, p): after(after(sums, stride, p), INT64(4 * LANES), r) for r, p in cells}
+    held = {cell: cgutils.alloca_once(builder, FLOATS) for cell in cells}
+    for cell, place in places.items():
+        builder.store(_load(builder, types.float32, place), held[cell])
+    xs = [after(x, row, r) for r in range(rows)]
+    ws = [after(w, panel, p) for p in range(panels)]
+    with cgutils.for_range(builder, depth) as loop:
+        at = builder.mul(loop.index, INT64(LANES * kind.bitwidth // 8))
+        loaded = [_load(builder, kind, builder.add(start, at)) for start in ws]
+        for r in range(rows):
+            number = builder.load(_pointer(builder, after(xs[r], loop.index, 4), FLOAT))
+            factor = _splat(builder, number)
+            for p in range(panels):
+                total = _call(builder, "fma", factor, loaded[p], builder.load(held[r, p]))
+                builder.store(total, held[r, p])
+    for cell, place in places.items():
+        builder.store(builder.load(held[cell]), _pointer(builder, place, FLOATS), align=4)
+
+
 @_operation(vector, types.float32)
 def splat(builder: Any, value: Any) -> Any:
     """The same number in every lane."""
-    return _splat(builder, value, FLOATS)
+    return _splat(builder, value)
 
 
 @_operation(vector, vector, vector, vector)
@@ -272,8 +361,6 @@ def _exp(builder: Any, x: Any) -> Any:
     for term in TERMS[1:]:
         p = _call(builder, "fma", p, r, _constant(term))
     p = _call(builder, "fma", builder.fmul(p, r), r, builder.fadd(r, _constant(1.0)))
-    bias = ir.Constant(INTS, [INT(127)] * LANES)
-    shift = ir.Constant(INTS, [INT(23)] * LANES)
-    exponent = builder.shl(builder.add(builder.fptosi(n, INTS), bias), shift)
+    exponent = builder.shl(builder.add(builder.fptosi(n, INTS), _integer(127)), _integer(23))
     power = builder.fmul(p, builder.bitcast(exponent, FLOATS))
     return builder.select(is_nothing, _constant(0.0), power)

@@ -1,0 +1,201 @@
+"""Weights as the kernels of `verifier.kernels.product` read them, in the place of a model's own.
+
+A packed weight looks like the parameter it replaces, so the model's code stays as it is. What the
+model does with it (a linear layer, a lookup of rows, an expert of many) runs on the packed copy,
+which is the only one. Where it does anything else the dense weight is made for the moment.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from verifier.kernels import product
+from verifier.kernels.threads import Call
+from verifier.kernels.vectors import LANES
+
+NARROW = (torch.bfloat16, torch.float16)
+_MULTIPLE = product.PANELS * LANES
+
+
+class Product:
+    """Rows times one weight [outputs, inputs]."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """Copy the weight, in the shortest type that holds it exactly."""
+        self.num_outputs, self.num_inputs = weight.shape
+        kept = _narrowed(weight)
+        padded = F.pad(kept, (0, 0, 0, -len(kept) % _MULTIPLE))
+        self.width = len(padded)
+        self.panels = padded.view(-1, LANES, self.num_inputs).transpose(1, 2).contiguous()
+        kind = str(kept.dtype).removeprefix("torch.")
+        self._call = Call(product.product_kernel(kind), product.NUM_FIELDS)
+        fields = self._call.fields
+        fields[product.WEIGHT] = self.panels.data_ptr()
+        fields[product.NUM_INPUTS] = self.num_inputs
+        fields[product.NUM_PANELS] = len(self.panels)
+        self._biases: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Multiply x [..., inputs]; the result [..., outputs] has its type."""
+        rows = x.reshape(-1, self.num_inputs).float().contiguous()
+        out = torch.empty(len(rows), self.width, dtype=x.dtype)
+        fields = self._call.fields
+        fields[product.INPUT] = rows.data_ptr()
+        fields[product.OUTPUT] = out.data_ptr()
+        fields[product.OUTPUT_KIND] = _OUTPUT_KINDS[x.dtype]
+        fields[product.NUM_ROWS] = len(rows)
+        fields[product.BIAS] = 0 if bias is None else self._padded(bias).data_ptr()
+        self._call.run(product.scratch_size(len(rows)))
+        if self.width != self.num_outputs:
+            out = out[:, : self.num_outputs]
+        return out.view(*x.shape[:-1], self.num_outputs)
+
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Look up outputs' weights: [..., inputs] for ids [...]."""
+        return self.panels[ids // LANES, :, ids % LANES].to(dtype)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """The weight [outputs, inputs] as it was."""
+        whole = self.panels.transpose(1, 2).reshape(self.width, self.num_inputs)
+        return whole[: self.num_outputs].to(dtype)
+
+    def _padded(self, bias: Tensor) -> Tensor:
+        """The bias in float32, as long as the panels; kept for the next time."""
+        held = self._biases.get(id(bias))
+        if held is None:
+            padded = F.pad(bias.float(), (0, self.width - self.num_outputs)).contiguous()
+            held = self._biases[id(bias)] = bias, padded
+        return held[1]
+
+
+def _narrowed(weight: Tensor) -> Tensor:
+    """The weight in half the bytes, where that loses nothing: most checkpoints are made so."""
+    for dtype in NARROW if weight.dtype is torch.float32 else ():
+        narrow = weight.to(dtype)
+        if torch.equal(narrow.float(), weight):
+            return narrow
+    return weight
+
+
+_OUTPUT_KINDS = {getattr(torch, name): i for i, name in enumerate(product.OUTPUT_KINDS)}
+
+
+class PackedWeight(torch.Tensor):
+    """A parameter [outputs, inputs], or [experts, outputs, inputs], that has no memory of its own.
+
+    One that `is_transposed` is shown as [inputs, outputs].
+    """
+
+    products: list[Product]  # one, or one for each expert
+    is_transposed: bool
+
+    @staticmethod
+    def __new__(
+        cls, shape: torch.Size, dtype: torch.dtype, products: list[Product], is_transposed: bool
+    ) -> "PackedWeight":
+        """Show `products` as a tensor of this shape and type."""
+        made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)  # type: ignore[attr-defined]
+        made.products, made.is_transposed = products, is_transposed
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def pack(cls, weight: Tensor, *, is_transposed: bool = False) -> "PackedWeight":
+        """Copy a dense weight."""
+        with torch.inference_mode():
+            parts = weight.detach().unbind() if weight.dim() == 3 else [weight.detach()]
+            products = [Product(part.T if is_transposed else part) for part in parts]
+        return cls(weight.shape, weight.dtype, products, is_transposed)
+
+    def expert(self, index: Any) -> "PackedWeight":
+        """The weight of one expert."""
+        return PackedWeight(self.shape[1:], self.dtype, [self.products[index]], self.is_transposed)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the packed copy takes."""
+        return sum(p.panels.nbytes for p in self.products)
+
+    def dense(self) -> Tensor:
+        """The tensor that this one stands for."""
+        parts = [p.dense(self.dtype) for p in self.products]
+        parts = [part.T for part in parts] if self.is_transposed else parts
+        return torch.stack(parts) if self.dim() == 3 else parts[0]
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run what is known on the packed copy."""
+        known = _KNOWN.get(func)
+        if known is not None:
+            with torch._C.DisableTorchFunctionSubclass():
+                found = known(*args, **kwargs or {})
+            if found is not NotImplemented:
+                return found
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Make the dense weight for anything else."""
+        args, kwargs = tree_map(_dense, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _dense(value: Any) -> Any:
+    return value.dense() if isinstance(value, PackedWeight) else value
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    if not isinstance(weight, PackedWeight) or weight.is_transposed or weight.dim() != 2:
+        return NotImplemented
+    return weight.products[0](x, bias)
+
+
+def _matmul(x: Tensor, weight: Tensor) -> Any:
+    if not isinstance(weight, PackedWeight) or not weight.is_transposed or weight.dim() != 2:
+        return NotImplemented
+    return weight.products[0](x)
+
+
+def _addmm(bias: Tensor, x: Tensor, weight: Tensor) -> Any:
+    if not isinstance(weight, PackedWeight) or not weight.is_transposed or weight.dim() != 2:
+        return NotImplemented
+    return weight.products[0](x, bias)
+
+
+def _embedding(ids: Tensor, weight: Tensor, *_: Any, **__: Any) -> Any:
+    if not isinstance(weight, PackedWeight) or weight.is_transposed:
+        return NotImplemented
+    return weight.products[0].rows(ids, weight.dtype)
+
+
+def _item(weight: Tensor, index: Any) -> Any:
+    is_one = isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0)
+    if not isinstance(weight, PackedWeight) or weight.dim() != 3 or not is_one:
+        return NotImplemented
+    return weight.expert(index)
+
+
+def _transpose(weight: Tensor) -> Any:
+    if not isinstance(weight, PackedWeight) or weight.dim() != 2:
+        return NotImplemented
+    shape = torch.Size(reversed(weight.shape))
+    return PackedWeight(shape, weight.dtype, weight.products, not weight.is_transposed)
+
+
+_KNOWN: dict[Any, Callable[..., Any]] = {
+    F.linear: _linear,
+    F.embedding: _embedding,
+    torch.addmm: _addmm,
+    torch.matmul: _matmul,
+    Tensor.matmul: _matmul,
+    Tensor.__matmul__: _matmul,
+    Tensor.__getitem__: _item,
+    Tensor.T.__get__: _transpose,  # type: ignore[attr-defined]
+}
