@@ -13,7 +13,6 @@ from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.model import attention
-from verifier.model.linear import pack_linears
 from verifier.model.measurements import cache_path, load_or_measure
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.model.parallel import Group, ParallelError, RankZeroModel, follow
@@ -52,7 +51,8 @@ def _wrap(hf: PreTrainedModel, config: VerifierConfig, kind: type[TargetModel]) 
         hf,
         model_name(config.model),
         max_context=min(config.max_context, limit or config.max_context),
-        attention=config.attention,
+        # The compiler knows no packed weights.
+        attention="masked" if config.compile else config.attention,
     )
 
 
@@ -65,9 +65,6 @@ def follow_leader(config: VerifierConfig, group: Group) -> None:
 
 def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> TargetModel:
     model = _wrap(hf, config, TargetModel if group.size == 1 else RankZeroModel)
-    if not config.compile:  # whose compiler lays weights out itself, and knows no packed ones
-        # First, so that the form is probed with the products that will be used.
-        model.packing = pack_linears(hf)
     choose_form(
         model,
         hf,

@@ -7,6 +7,7 @@ so moving a row needs no recomputation.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,11 @@ class LayerShape:
     key_dim: int
     value_dim: int
 
+    def padded_to(self, multiple: int) -> "LayerShape":
+        """The same with dimensions that are multiples of a number."""
+        key_dim, value_dim = (-(-dim // multiple) * multiple for dim in (self.key_dim, self.value_dim))
+        return LayerShape(self.num_heads, key_dim, value_dim)
+
 
 class SlotLayer(CacheLayerMixin):
     """One layer's keys and values: [slots, heads, capacity, dim]."""
@@ -39,6 +45,7 @@ class SlotLayer(CacheLayerMixin):
         self.keys = keys
         self.values = values
         self.is_initialized = True
+        self.attention_call: Any = None  # kept here by the kernel that reads these very tensors
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing is left to allocate."""
@@ -46,14 +53,21 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write the rows [1, heads, rows, dim] to their places; return what attention reads."""
+        """Hand the rows [1, heads, rows, dim] on to packed attention, which writes them; a model
+        with its own attention gets all that its slot holds."""
+        if self.owner.is_packed:
+            # A model may let several layers attend to the same keys.
+            key_states.slot_layer = self  # type: ignore[attr-defined]
+            return key_states, value_states
+        self.write(key_states, value_states)
+        slot, _, _, kv_len = self.owner.placement.segments[0]
+        return self.keys[slot : slot + 1, :, :kv_len], self.values[slot : slot + 1, :, :kv_len]
+
+    def write(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Put rows [1, heads, rows, dim] in their places."""
         place = self.owner.placement
         self.keys[place.slots, :, place.indices] = key_states[0].transpose(0, 1)
         self.values[place.slots, :, place.indices] = value_states[0].transpose(0, 1)
-        if self.owner.is_packed:
-            return self.keys, self.values
-        slot, _, _, kv_len = place.segments[0]
-        return self.keys[slot : slot + 1, :, :kv_len], self.values[slot : slot + 1, :, :kv_len]
 
     def get_seq_length(self) -> int:
         """Positions and masks are always passed in, so no model needs this."""
@@ -97,7 +111,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
         is_packed: bool,
-        kernel: Kernel = Kernel.SDPA,
+        kernel: Kernel = Kernel.MASKED,
     ) -> None:
         self.num_slots = num_slots
         self.kernel = kernel

@@ -1,17 +1,28 @@
 """Where the rows of one forward pass go in the cache, and what their attention reads."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 
 class Kernel(enum.Enum):
     """How the attention over packed rows is computed."""
 
-    SDPA = "sdpa"  # torch's fused kernels, a call for each sequence
-    BATCHED = "batched"  # the same, one padded call for all decoding sequences
-    EAGER = "eager"  # plain products, a call for each sequence
+    POSITIONAL = "positional"  # each row by itself, over its positions in their order; on a CPU
+    MASKED = "masked"  # torch's fused kernels with a mask, one padded call for all short segments
+
+
+@dataclass(frozen=True, slots=True)
+class RowTable:
+    """The rows of a pass as the positional kernel reads them; see `verifier.kernels.attention`."""
+
+    rows: NDArray[np.int64]  # [rows, ROW_FIELDS]
+    places: NDArray[np.int64]
+    runs: tuple[tuple[int, int], ...]  # first and end row of each sequence
+    pieces: dict[tuple[int, int], NDArray[np.int64]] = field(default_factory=dict)  # made so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +44,9 @@ class Placement:
     slots: Tensor  # [rows] slot of each row
     indices: Tensor  # [rows] index of each row inside its slot
     segments: tuple[tuple[int, int, int, int], ...]  # (slot, first row, end row, kv_len)
-    together: PaddedGroup | None = None
-    # Masks of all layers and of sliding-window layers, where the model was handed placeholders for
-    # them, because shapes that change at every step do not go through compiled code.
+    window: int = 0  # of sliding-window layers
+    table: RowTable | None = None  # for positional attention
+    together: PaddedGroup | None = None  # for masked attention
+    # Of all layers and of sliding-window layers. The model is handed placeholders for them, whose
+    # last dimension tells which it is, because masks change their shape at every step.
     masks: tuple[Tensor, ...] = ()

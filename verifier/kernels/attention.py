@@ -27,9 +27,21 @@ LINES = 32  # of a piece of work, at most
 
 # The integers that describe a call, by index, after the shared ones. Addresses are in bytes, strides in numbers.
 (
-    QUERIES,  # float32 [rows, heads, key_dim]
+    # Of a layer:
     KEYS,  # [slots, key heads, capacity, key_dim]
     VALUES,  # [slots, key heads, capacity, value_dim]
+    KEY_DIM,
+    VALUE_DIM,
+    KEY_SLOT,  # strides
+    VALUE_SLOT,
+    KEY_HEAD,
+    VALUE_HEAD,
+    # Of a pass:
+    NUM_ROWS,
+    NEW_KEYS,  # [rows, key heads, key_dim]
+    NEW_VALUES,  # [rows, key heads, value_dim]
+    NUM_KEY_HEADS,
+    QUERIES,  # float32 [rows, heads, key_dim]
     OUTPUT,  # float32 [rows, heads, value_dim]
     ROWS,  # [rows, ROW_FIELDS]
     PLACES,
@@ -37,19 +49,13 @@ LINES = 32  # of a piece of work, at most
     NUM_PIECES,
     NUM_HEADS,
     GROUP,  # heads that share a key
-    KEY_DIM,
-    VALUE_DIM,
-    KEY_SLOT,  # strides
-    VALUE_SLOT,
-    KEY_HEAD,
-    VALUE_HEAD,
     WINDOW,  # positions that a row attends to, or 0 for all
     SCALES,  # float32: factor of scores, their cap or 0
     SINKS,  # float32 [heads], or 0
     NUM_FIELDS,
-) = range(NUM_SHARED, NUM_SHARED + 20)
-# A row's slot, position, settled positions, and where its other places begin in PLACES.
-ROW_FIELDS = 4
+) = range(NUM_SHARED, NUM_SHARED + 24)
+# A row's slot, position, settled positions, where its other places begin in PLACES, and its index.
+ROW_FIELDS = 5
 # A piece's first row; its first and end line, counted from that row; its key head.
 PIECE_FIELDS = 4
 
@@ -275,6 +281,40 @@ def _attend(kind: Any, call: int) -> None:
         piece = vectors.take_ticket(call + 8 * TICKET)
 
 
+@part
+def _store(kind: Any, call: int) -> None:
+    """Write the pass's keys and values to their places."""
+    field = vectors.load_int
+    heads, rows = field(call + 8 * NUM_KEY_HEADS), field(call + 8 * ROWS)
+    dim, width = field(call + 8 * KEY_DIM), field(call + 8 * VALUE_DIM)
+    for row in range(field(call + 8 * NUM_ROWS)):
+        slot, index = field(rows), field(rows + 32)
+        rows += 8 * ROW_FIELDS
+        for head in range(heads):
+            to = slot * field(call + 8 * KEY_SLOT) + head * field(call + 8 * KEY_HEAD) + index * dim
+            _copy(
+                kind,
+                field(call + 8 * NEW_KEYS) + (row * heads + head) * dim * size_of(kind),
+                field(call + 8 * KEYS) + to * size_of(kind),
+                dim,
+            )
+            to = slot * field(call + 8 * VALUE_SLOT) + head * field(call + 8 * VALUE_HEAD)
+            _copy(
+                kind,
+                field(call + 8 * NEW_VALUES) + (row * heads + head) * width * size_of(kind),
+                field(call + 8 * VALUES) + (to + index * width) * size_of(kind),
+                width,
+            )
+
+
+@part
+def _copy(kind: Any, source: int, target: int, count: int) -> None:
+    for _ in range(0, count, LANES):
+        vectors.store_as(kind, target, load(kind, source))
+        source += LANES * size_of(kind)
+        target += LANES * size_of(kind)
+
+
 def _attend_float32(call: int) -> None:
     _attend(FLOAT32, call)
 
@@ -287,14 +327,27 @@ def _attend_float16(call: int) -> None:
     _attend(FLOAT16, call)
 
 
+def _store_float32(call: int) -> None:
+    _store(FLOAT32, call)
+
+
+def _store_bfloat16(call: int) -> None:
+    _store(BFLOAT16, call)
+
+
+def _store_float16(call: int) -> None:
+    _store(FLOAT16, call)
+
+
 _ENTRIES = {
-    "float32": _attend_float32,
-    "bfloat16": _attend_bfloat16,
-    "float16": _attend_float16,
+    "float32": (_store_float32, _attend_float32),
+    "bfloat16": (_store_bfloat16, _attend_bfloat16),
+    "float16": (_store_float16, _attend_float16),
 }
 
 
 @cache
-def attention_kernel(kind: str) -> Any:
-    """The kernel for keys and values of a type; each thread that takes part calls it."""
-    return entry(_ENTRIES[kind])
+def attention_kernels(kind: str) -> tuple[Any, Any]:
+    """For keys and values of a type: what writes them, for one thread, and what attends."""
+    store, attend = _ENTRIES[kind]
+    return entry(store), entry(attend)

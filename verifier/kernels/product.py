@@ -45,9 +45,13 @@ def scratch_size(num_rows: int) -> int:
 
 
 # By rows: as many panels beside each other as keep the processor's registers full.
-_one, _two, _three = (vectors.multiply_add(*shape) for shape in ((1, 4), (2, 2), (3, 2)))
-_four, _five, _six = (vectors.multiply_add(rows, 1) for rows in (4, 5, 6))
-_near_one, _near_two, _near_three = (vectors.multiply_add(rows, 1) for rows in (1, 2, 3))
+_one, _two, _three, _four, _five, _six = (
+    vectors.multiply_add(rows, panels, fresh=True)
+    for rows, panels in ((1, 4), (2, 2), (3, 2), (4, 1), (5, 1), (6, 1))
+)
+_add_one, _add_two, _add_three, _add_four, _add_five, _add_six = (
+    vectors.multiply_add(rows, 1, fresh=False) for rows in range(1, TALL + 1)
+)
 
 
 @part
@@ -62,15 +66,15 @@ def _read_panels(kind: Any, x: int, rows: int, inputs: int, weight: int, sums: i
     elif rows == 3:
         for p in range(0, PANELS, 2):
             _three(kind, x, row, weight + p * panel, panel, inputs, sums + p * stride, stride)
+    elif rows == 4:
+        for p in range(PANELS):
+            _four(kind, x, row, weight + p * panel, panel, inputs, sums + p * stride, stride)
+    elif rows == 5:
+        for p in range(PANELS):
+            _five(kind, x, row, weight + p * panel, panel, inputs, sums + p * stride, stride)
     else:
         for p in range(PANELS):
-            at, to = weight + p * panel, sums + p * stride
-            if rows == 4:
-                _four(kind, x, row, at, panel, inputs, to, stride)
-            elif rows == 5:
-                _five(kind, x, row, at, panel, inputs, to, stride)
-            else:
-                _six(kind, x, row, at, panel, inputs, to, stride)
+            _six(kind, x, row, weight + p * panel, panel, inputs, sums + p * stride, stride)
 
 
 @part
@@ -83,17 +87,17 @@ def _meet_part(x: int, rows: int, inputs: int, wide: int, depth: int, sums: int)
         count = (tile + 1) * rows // num_tiles - first
         at, to = x + row * first, sums + 4 * LANES * first
         if count == 6:
-            _six(FLOAT32, at, row, wide, zero, depth, to, zero)
+            _add_six(FLOAT32, at, row, wide, zero, depth, to, zero)
         elif count == 5:
-            _five(FLOAT32, at, row, wide, zero, depth, to, zero)
+            _add_five(FLOAT32, at, row, wide, zero, depth, to, zero)
         elif count == 4:
-            _four(FLOAT32, at, row, wide, zero, depth, to, zero)
+            _add_four(FLOAT32, at, row, wide, zero, depth, to, zero)
         elif count == 3:
-            _near_three(FLOAT32, at, row, wide, zero, depth, to, zero)
+            _add_three(FLOAT32, at, row, wide, zero, depth, to, zero)
         elif count == 2:
-            _near_two(FLOAT32, at, row, wide, zero, depth, to, zero)
+            _add_two(FLOAT32, at, row, wide, zero, depth, to, zero)
         else:
-            _near_one(FLOAT32, at, row, wide, zero, depth, to, zero)
+            _add_one(FLOAT32, at, row, wide, zero, depth, to, zero)
 
 
 @part
@@ -102,6 +106,8 @@ def _meet_panels(
 ) -> None:
     """The sums of many rows over PANELS panels."""
     size = LANES * size_of(kind)
+    for place in range(sums, wide, 4 * LANES):
+        vectors.store(place, vectors.splat(f4(0)))
     for p in range(PANELS):
         for begin in range(0, inputs, DEPTH):
             depth = min(DEPTH, inputs - begin)
@@ -120,8 +126,6 @@ def _multiply_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
     bias, output = field(call + 8 * BIAS), field(call + 8 * OUTPUT)
     output_kind = field(call + 8 * OUTPUT_KIND)
     wide = scratch + 4 * LANES * PANELS * rows
-    for place in range(scratch, wide, 4 * LANES):
-        vectors.store(place, vectors.splat(f4(0)))
     if rows <= TALL:
         _read_panels(kind, x, rows, inputs, weight, scratch)
     else:

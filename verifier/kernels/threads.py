@@ -7,6 +7,8 @@ compiled code does.
 
 import ctypes
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,34 @@ class Call:
 
     def run(self, scratch_size: int) -> None:
         """Let torch's threads share the pieces of work; each gets so many bytes to work in."""
-        num_threads = torch.get_num_threads()
+        num_threads = getattr(_local, "num_threads", None) or torch.get_num_threads()
         fields = self.fields
         fields[:NUM_SHARED] = 0, 0, _scratch(num_threads * scratch_size), scratch_size
         if num_threads > 1 and _enter is not None:
             _enter(self._kernel.address, self._address, num_threads, 0)
         else:
             self._kernel.ctypes(self._address)
+
+
+    def run_alone(self, kernel: Any) -> None:
+        """Call another kernel with the same integers, in this thread."""
+        kernel.ctypes(self._address)
+
+
+@contextmanager
+def kernels_only() -> Iterator[None]:
+    """Leave torch's threads to kernels: its own operations run in the calling one.
+
+    Where an operation on many numbers is cut for threads, the numbers beside a cut are computed by
+    other instructions and may round otherwise; and a cut falls elsewhere for each number of rows.
+    """
+    _local.num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(_local.num_threads)
+        _local.num_threads = None
 
 
 _local = threading.local()

@@ -179,20 +179,20 @@ def _bfloat16(builder: Any, value: Any) -> Any:
     return builder.trunc(builder.select(is_number, rounded, _integer(0x7FC0)), SHORTS)
 
 
-def multiply_add(rows: int, panels: int) -> Any:
+def multiply_add(rows: int, panels: int, *, fresh: bool) -> Any:
     """The inner loop of products, for so many rows and panels.
 
     It takes the kind of the weights; the address of rows of floats and the bytes between them; the
     same of panels [depth, LANES]; the depth; and the address of sums [rows, LANES] with the bytes
     between those of one panel and the next. To each sum it adds the row's numbers times the
-    panel's, one after the other.
+    panel's, one after the other; `fresh` sums begin at zero.
     """
 
     def multiply(
         context: Any, kind: Any, x: Any, row: Any, w: Any, panel: Any, depth: Any, sums: Any, stride: Any
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            _multiply_add(builder, kind, rows, panels, *values[1:])
+            _multiply_add(builder, kind, rows, panels, fresh, *values[1:])
 
         return types.void(kind, *[types.int64] * 7), code
 
@@ -200,7 +200,7 @@ def multiply_add(rows: int, panels: int) -> Any:
 
 
 def _multiply_add(
-    builder: Any, kind: Any, rows: int, panels: int,
+    builder: Any, kind: Any, rows: int, panels: int, fresh: bool,
     x: Any, row: Any, w: Any, panel: Any, depth: Any, sums: Any, stride: Any,
 ) -> None:
     def after(start: Any, step: Any, count: int) -> Any:
@@ -210,7 +210,8 @@ def _multiply_add(
     places = {(r, p): after(after(sums, stride, p), INT64(4 * LANES), r) for r, p in cells}
     held = {cell: cgutils.alloca_once(builder, FLOATS) for cell in cells}
     for cell, place in places.items():
-        builder.store(_load(builder, types.float32, place), held[cell])
+        first = _constant(0.0) if fresh else _load(builder, types.float32, place)
+        builder.store(first, held[cell])
     xs = [after(x, row, r) for r in range(rows)]
     ws = [after(w, panel, p) for p in range(panels)]
     with cgutils.for_range(builder, depth) as loop:

@@ -1,24 +1,18 @@
 """Attention over packed rows: each sequence's rows meet only its own slot's keys and values.
 
-Registered with transformers under the name "lookahead". The model hands over whole storages
-[slots, kv_heads, capacity, dim] and a mask [1, 1, rows, kv_len] whose columns are slot indices.
-Query heads that share a key head are laid out beside it, so no key is ever copied. Each sequence
-is a call of its own, or all short ones are one padded call (`PaddedGroup`), which suits a GPU:
-there calls cost more than padding.
+Registered with transformers under the name "lookahead". The cache hands a layer's new keys and
+values on; here they are written to their places, and the rows attend to what they may.
 """
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from verifier.cache.kv_cache import KVCache
-from verifier.cache.placement import Kernel, PaddedGroup
+from verifier.cache.kv_cache import SlotLayer
+from verifier.model.masked_attention import attend_masked
+from verifier.model.positional_attention import attend_by_position
 
 NAME = "lookahead"
-MAX_JOINED_ROWS = 65  # of a sequence: a draft, not a run of a prompt
 
 
 def register() -> None:
@@ -26,20 +20,13 @@ def register() -> None:
     AttentionInterface.register(NAME, packed_attention)
 
 
-def bind(model: nn.Module, kv_cache: KVCache) -> None:
-    """Tell every attention layer of the model whose placement to follow."""
-    for module in model.modules():
-        if hasattr(module, "layer_idx"):
-            module.__dict__["kv_cache"] = kv_cache
-
-
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: nn.Module,
     query: Tensor,  # [1, heads, rows, dim]
-    key: Tensor,  # [slots, kv_heads, capacity, dim]
-    value: Tensor,  # [slots, kv_heads, capacity, value_dim]
-    attention_mask: Tensor | None,  # [1, 1, rows, kv_len], True = may attend
+    key: Tensor,  # [1, kv_heads, rows, dim]
+    value: Tensor,  # [1, kv_heads, rows, value_dim]
+    attention_mask: Tensor | None,  # a placeholder: its last dimension tells the kind of layer
     dropout: float = 0.0,
     scaling: float | None = None,
     softcap: float | None = None,
@@ -48,125 +35,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attend; return [1, rows, heads, value_dim] and no weights."""
     assert attention_mask is not None, "packed attention needs its mask"
-    cache = module.kv_cache
-    assert isinstance(cache, KVCache)
-    if cache.placement.masks:  # the model was handed a placeholder
-        attention_mask = cache.placement.masks[attention_mask.shape[-1] - 1]
+    layer = key.slot_layer  # type: ignore[attr-defined]
+    assert isinstance(layer, SlotLayer)
+    attend = attend_masked if layer.owner.placement.table is None else attend_by_position
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    is_plain = softcap is None and s_aux is None
-    together = cache.placement.together if is_plain else None
-    # Zeros, for the rows that only pad a pass.
-    output = query.new_zeros(query.shape[2], query.shape[1], value.shape[-1])
-    if together is not None:
-        mask = attention_mask[0, 0]
-        output[together.rows] = _attend_together(query[0], key, value, mask, together, scaling)
-    done = set() if together is None else together.starts
-    for slot, start, end, kv_len in cache.placement.segments:
-        if start not in done:
-            output[start:end] = _attend(
-                query[0, :, start:end],
-                key[slot, :, :kv_len],
-                value[slot, :, :kv_len],
-                attention_mask[0, 0, start:end, :kv_len],
-                scaling=scaling,
-                softcap=softcap,
-                sinks=s_aux,
-                is_fused=is_plain and cache.kernel is not Kernel.EAGER,
-            ).transpose(0, 1)
-    return output.unsqueeze(0), None
-
-
-def make_together(
-    segments: Sequence[tuple[int, int, int, int]], device: torch.device
-) -> PaddedGroup | None:
-    """One call for all segments of few rows; None where there is nothing to join."""
-    short = [each for each in segments if each[2] - each[1] <= MAX_JOINED_ROWS]
-    if len(short) < 2:
-        return None
-    first = min(slot for slot, *_ in short)
-    num_slots = max(slot for slot, *_ in short) + 1 - first
-    width = max(end - start for _, start, end, _ in short)
-    # Padding, and slots between that take no part, repeat some row; nobody reads the result.
-    place = torch.zeros(num_slots, width, dtype=torch.long)
-    rows: list[int] = []
-    cells: list[int] = []
-    for slot, start, end, _ in short:
-        place[slot - first] = start
-        place[slot - first, : end - start] = torch.arange(start, end)
-        rows += range(start, end)
-        cells += [(slot - first) * width + i for i in range(end - start)]
-    return PaddedGroup(
-        slots=slice(first, first + num_slots),
-        kv_len=max(kv_len for *_, kv_len in short),
-        place=place.to(device),
-        rows=torch.tensor(rows, device=device),
-        cells=torch.tensor(cells, device=device),
-        starts=frozenset(start for _, start, _, _ in short),
-    )
-
-
-def _attend_together(
-    query: Tensor,  # [heads, rows, dim]
-    key: Tensor,  # [slots, kv_heads, capacity, dim]
-    value: Tensor,  # [slots, kv_heads, capacity, value_dim]
-    mask: Tensor,  # [rows, kv_len]
-    together: PaddedGroup,
-    scaling: float,
-) -> Tensor:  # [joined rows, heads, value_dim]
-    heads, kv_heads, kv_len = query.shape[0], key.shape[1], together.kv_len
-    slots, width = together.place.shape
-    groups = heads // kv_heads
-    queries = query[:, together.place].transpose(0, 1)  # [slots, heads, width, dim]
-    allowed = mask[together.place][..., :kv_len]  # [slots, width, kv_len]
-    out = F.scaled_dot_product_attention(
-        queries.reshape(slots, kv_heads, groups * width, -1),
-        key[together.slots, :, :kv_len],
-        value[together.slots, :, :kv_len],
-        attn_mask=allowed.repeat(1, groups, 1).unsqueeze(1),
-        scale=scaling,
-    )
-    by_cell = out.reshape(slots, heads, width, -1).transpose(1, 2).flatten(0, 1)
-    return by_cell[together.cells]
-
-
-def _attend(
-    query: Tensor,  # [heads, rows, dim]
-    key: Tensor,  # [kv_heads, kv_len, dim]
-    value: Tensor,  # [kv_heads, kv_len, value_dim]
-    mask: Tensor,  # [rows, kv_len]
-    *,
-    scaling: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-    is_fused: bool,
-) -> Tensor:  # [heads, rows, value_dim]
-    kv_heads, (heads, rows, dim) = key.shape[0], query.shape
-    grouped = query.reshape(kv_heads, heads // kv_heads, rows, dim)
-    keys = key.unsqueeze(1).expand(-1, heads // kv_heads, -1, -1)
-    values = value.unsqueeze(1).expand(-1, heads // kv_heads, -1, -1)
-    if is_fused:
-        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scaling)
-    else:
-        out = _attend_by_hand(grouped, keys, values, mask, scaling, softcap, sinks)
-    return out.reshape(heads, rows, value.shape[-1])
-
-
-def _attend_by_hand(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    scaling: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
-    """What the fused kernels lack: capped scores (Gemma 2) and attention sinks (gpt-oss)."""
-    scores = query @ key.transpose(-1, -2) * scaling
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    if sinks is not None:
-        sink = sinks.view(*query.shape[:2], 1, 1).expand(-1, -1, query.shape[2], 1)
-        scores = torch.cat([scores, sink.to(scores.dtype)], dim=-1)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    return weights[..., : key.shape[-2]] @ value
+    has_window = attention_mask.shape[-1] > 1
+    return attend(layer, query, key, value, has_window, scaling, softcap, s_aux).unsqueeze(0), None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from verifier.cache.placement import RowTable
 from verifier.speculation.tree import DraftTree
 
 BoolArray = NDArray[np.bool_]
@@ -53,8 +54,6 @@ class Batch:
     positions: IntArray  # [rows]
     slots: IntArray  # [rows]
     indices: IntArray  # [rows] index inside the slot
-    mask: BoolArray  # [rows, kv_len]
-    window_mask: BoolArray | None  # [rows, kv_len], the mask of sliding-window layers
     logit_rows: IntArray  # rows whose logits are wanted
 
 
@@ -68,25 +67,13 @@ def draft_segment(slot: int, kv_len: int, root: int, tree: DraftTree) -> Segment
     return Segment(slot, kv_len, (root, *tree.token_ids), tree, True)
 
 
-def make_batch(segments: list[Segment], window: int | None) -> Batch:
-    """Lay out the rows; `window` is the width of the sliding-window layers, if there are any."""
-    num_rows = sum(segment.num_rows for segment in segments)
-    kv_len = max(segment.kv_span for segment in segments)
-    mask = np.zeros((num_rows, kv_len), bool)
-    window_mask = None if window is None else np.zeros((num_rows, kv_len), bool)
+def make_batch(segments: list[Segment]) -> Batch:
+    """Lay out the rows."""
     positions, logit_rows = [], []
     start = 0
     for segment in segments:
-        offsets, ancestors = _layout(segment)
-        end, new_end = start + segment.num_rows, segment.kv_len + segment.num_rows
-        mask[start:end, : segment.kv_len] = True
-        mask[start:end, segment.kv_len : new_end] = ancestors
-        own_positions = segment.kv_len + offsets
-        positions.append(own_positions)
-        if window_mask is not None and window is not None:
-            columns = np.concatenate([np.arange(segment.kv_len), own_positions])
-            near = own_positions[:, None] - columns[None, :] < window
-            window_mask[start:end, :new_end] = mask[start:end, :new_end] & near
+        positions.append(segment.kv_len + _depths(segment))
+        end = start + segment.num_rows
         if segment.needs_logits:
             logit_rows.append(np.arange(end - segment.num_logit_rows, end))
         start = end
@@ -96,10 +83,67 @@ def make_batch(segments: list[Segment], window: int | None) -> Batch:
         positions=np.concatenate(positions),
         slots=np.repeat([s.slot for s in segments], [s.num_rows for s in segments]),
         indices=np.concatenate([s.kv_len + np.arange(s.num_rows) for s in segments]),
-        mask=mask,
-        window_mask=window_mask,
         logit_rows=np.concatenate([np.empty(0, np.int64), *logit_rows]),
     )
+
+
+def make_table(batch: Batch) -> RowTable:
+    """Where each row finds the positions that it attends to."""
+    settled, starts, places, runs = [], [], [], []
+    start = 0
+    for segment in batch.segments:
+        ends = segment.kv_len + 1 + np.arange(segment.num_rows)
+        if segment.tree is None:
+            settled.append(ends)
+            starts.append(np.zeros_like(ends))
+        else:
+            own_settled, own_starts = _tree_places(segment, places)
+            settled.append(np.array(own_settled))
+            starts.append(np.array(own_starts))
+        runs.append((start, start + segment.num_rows))
+        start += segment.num_rows
+    columns = (batch.slots, batch.positions, *map(np.concatenate, (settled, starts)), batch.indices)
+    rows = np.stack([np.asarray(column, np.int64) for column in columns], axis=1)
+    return RowTable(rows, np.array(places or [0], np.int64), tuple(runs))
+
+
+def _tree_places(segment: Segment, places: list[int]) -> tuple[list[int], list[int]]:
+    """How many positions of each row are settled, and where its other places begin.
+
+    The others' indices are added to `places`: of the row's path, from the first that stands
+    elsewhere on.
+    """
+    assert segment.tree is not None
+    kv_len = segment.kv_len
+    settled, starts, paths = [kv_len + 1], [0], [[]]
+    for node, parent in enumerate(segment.tree.parents):
+        index, before, path = kv_len + 1 + node, settled[parent + 1], paths[parent + 1]
+        is_settled = not path and index == before
+        settled.append(before + is_settled)
+        paths.append(path if is_settled else [*path, index])
+        starts.append(len(places))
+        places += paths[-1]
+    return settled, starts
+
+
+def make_masks(batch: Batch, window: int | None) -> list[BoolArray]:
+    """Which indices of its slot each row may attend to, [rows, kv_len]; with a `window`, also
+    which it may in sliding-window layers."""
+    kv_len = max(segment.kv_span for segment in batch.segments)
+    mask = np.zeros((len(batch.token_ids), kv_len), bool)
+    window_mask = np.zeros_like(mask)
+    start = 0
+    for segment in batch.segments:
+        end, new_end = start + segment.num_rows, segment.kv_len + segment.num_rows
+        mask[start:end, : segment.kv_len] = True
+        mask[start:end, segment.kv_len : new_end] = _ancestors(segment)
+        if window is not None:
+            own = batch.positions[start:end]
+            columns = np.concatenate([np.arange(segment.kv_len), own])
+            near = own[:, None] - columns[None, :] < window
+            window_mask[start:end, :new_end] = mask[start:end, :new_end] & near
+        start = end
+    return [mask] if window is None else [mask, window_mask]
 
 
 def pad_batch(batch: Batch, num_rows: int, index: int) -> Batch:
@@ -116,14 +160,21 @@ def pad_batch(batch: Batch, num_rows: int, index: int) -> Batch:
     )
 
 
-def _layout(segment: Segment) -> tuple[IntArray, BoolArray]:
-    """Depth of each row below the first, and which rows each one may attend to."""
-    num_rows = segment.num_rows
+def _depths(segment: Segment) -> IntArray:
+    """Depth of each row below the first."""
     if segment.tree is None:
-        return np.arange(num_rows), np.tri(num_rows, dtype=bool)
-    offsets = np.zeros(num_rows, np.int64)
-    ancestors = np.eye(num_rows, dtype=bool)
+        return np.arange(segment.num_rows)
+    depths = [0]
+    for parent in segment.tree.parents:
+        depths.append(depths[parent + 1] + 1)
+    return np.array(depths)
+
+
+def _ancestors(segment: Segment) -> BoolArray:
+    """Which of the segment's rows each of them may attend to."""
+    if segment.tree is None:
+        return np.tri(segment.num_rows, dtype=bool)
+    ancestors = np.eye(segment.num_rows, dtype=bool)
     for node, parent in enumerate(segment.tree.parents):
-        offsets[node + 1] = offsets[parent + 1] + 1
         ancestors[node + 1] |= ancestors[parent + 1]
-    return offsets, ancestors
+    return ancestors

@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 NUM_TIMINGS = 2  # of each of the two times that a curve is measured
 # Two curves agree when no point of one is further than this above the other's.
 STEADY = 1.25
-# Few rows are multiplied as if they were more where that shortens the step by this factor.
-CLEAR_GAIN = 1.05
 PROMPT_LEN = 64  # of the sequence that is measured on
 LONG_LEN, LONG_ROWS = 2048, 16  # of the pass that shows what attention costs
 
@@ -51,14 +49,12 @@ def load_or_measure(path: Path, model: TargetModel) -> Measurements:
         if entry["rows"] != list(ROW_COUNTS):
             raise ValueError("measured at other row counts")
         curve = StepCurve(entry["rows"], entry["seconds"], float(entry["attention_s"]))
-        model.packing.least_rows = int(entry["least_rows"])
         return Measurements(curve)
     except (KeyError, TypeError, ValueError, AssertionError):
         measured = measure(model)
     if not measured.is_steady:
         return measured  # this machine was busy: the next start measures again
-    entry = measured.curve.as_dict() | {"least_rows": model.packing.least_rows}
-    _write(path, saved | {key: entry})
+    _write(path, saved | {key: measured.curve.as_dict()})
     return measured
 
 
@@ -70,13 +66,10 @@ def measure(model: TargetModel) -> Measurements:
         model.forward([prompt_segment(slot, 0, prompt, is_last=True)])
         model.commit(slot, list(range(PROMPT_LEN)))
         run = Runner(model, slot)
-        model.packing.least_rows = 1
         first, second = _step_seconds(run), _step_seconds(run)
         seconds = list(map(min, first, second))  # a busy machine only ever adds time
-        if model.packing.num_packed:
-            model.packing.least_rows = least_rows(seconds)
         by_rows = " ".join(f"{n}:{1e3 * s:.1f}" for n, s in zip(ROW_COUNTS, seconds, strict=True))
-        logger.info("steps_measured ms=%r least_rows=%d", by_rows, model.packing.least_rows)
+        logger.info("steps_measured ms=%r", by_rows)
         curve = StepCurve(ROW_COUNTS, seconds, _attention_seconds(run))
         return Measurements(curve, is_steady=agree(first, second))
     finally:
@@ -95,12 +88,6 @@ class Runner:
         tokens = [2 + (kv_len + i) * 7 % (self.model.vocabulary_size - 2) for i in range(rows)]
         tree = _chain(tokens[1:])
         return self.model.forward([draft_segment(self.slot, kv_len, tokens[0], tree)])
-
-
-def least_rows(seconds: Sequence[float]) -> int:
-    """The first of ROW_COUNTS that takes about as little time as any; `seconds` of each."""
-    fast = CLEAR_GAIN * min(seconds)
-    return next(rows for rows, own_s in zip(ROW_COUNTS, seconds, strict=True) if own_s <= fast)
 
 
 def agree(first: Sequence[float], second: Sequence[float]) -> bool:
@@ -158,7 +145,6 @@ def _key(model: TargetModel) -> str:
         torch.__version__,
         version("transformers"),
         f"{model.attention} over {model.max_context}",
-        f"{model.packing.num_packed} packed",
     )
     return "/".join(parts)
 

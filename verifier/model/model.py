@@ -8,6 +8,7 @@ import enum
 import hashlib
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,22 @@ from transformers import DynamicCache, PreTrainedModel
 
 from verifier.cache.kv_cache import KVCache, LayerShape
 from verifier.cache.placement import Kernel, Placement
+from verifier.kernels.threads import kernels_only
+from verifier.kernels.vectors import LANES
 from verifier.cache.stateful_slots import StatefulSlots
 from verifier.model import attention
-from verifier.model.batch import Batch, BoolArray, Segment, make_batch, pad_batch, prompt_segment
+from verifier.model.batch import (
+    Batch,
+    Segment,
+    make_batch,
+    make_masks,
+    make_table,
+    pad_batch,
+    prompt_segment,
+)
 from verifier.model.compilation import Compile, CompiledLayers, compile_buckets, padded_rows
-from verifier.model.linear import Packing
+from verifier.model.masked_attention import make_together
+from verifier.model.packing import pack_weights
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +75,10 @@ class TargetModel:
         # Whether each row's bits are independent of the rest of its pass; else the reason.
         self.bitwise, self.not_bitwise_reason = False, "not checked yet"
         self.slots: KVCache | StatefulSlots = StatefulSlots(1)
-        self.packing = Packing()
         self._model = model
         self._kernel = _kernel(attention, self.device)
+        if self._kernel is Kernel.POSITIONAL:
+            pack_weights(model)
         self._masks = Masks(False, None)
         self._compiled: CompiledLayers | None = None
         self._stock_attention = model.config._attn_implementation
@@ -101,6 +114,8 @@ class TargetModel:
         """Serve trees from preallocated slots."""
         self.form, self.reason, self._masks = form, "", masks
         is_packed = form is VerificationMode.PACKED
+        if is_packed and self._kernel is Kernel.POSITIONAL:
+            shapes = [shape.padded_to(LANES) for shape in shapes]
         self.slots = KVCache(
             shapes,
             num_slots=num_slots,
@@ -111,7 +126,6 @@ class TargetModel:
             kernel=self._kernel,
         )
         self._set_attention(attention.NAME if is_packed else self._stock_attention)
-        attention.bind(self._model, self.slots)
 
     @property
     def is_compiled(self) -> bool:
@@ -134,8 +148,8 @@ class TargetModel:
         if isinstance(self.slots, StatefulSlots):
             return self._forward_plain(segments, self.slots)
         if self.form is VerificationMode.PACKED:
-            return self._forward_slots(make_batch(segments, self._masks.window), self.slots)
-        batches = [make_batch([segment], self._masks.window) for segment in segments]
+            return self._forward_slots(make_batch(segments), self.slots)
+        batches = [make_batch([segment]) for segment in segments]
         return torch.cat([self._forward_slots(batch, self.slots) for batch in batches])
 
     def commit(self, slot: int, rows: list[int]) -> None:
@@ -144,44 +158,53 @@ class TargetModel:
             self.slots.commit(slot, rows)
 
     def _forward_slots(self, batch: Batch, slots: KVCache) -> Tensor:
-        ranges = _row_ranges(batch.segments)
+        with kernels_only() if self._kernel is Kernel.POSITIONAL else nullcontext():
+            return self._forward_rows(batch, slots)
+
+    def _forward_rows(self, batch: Batch, slots: KVCache) -> Tensor:
         num_rows = None if self._compiled is None else padded_rows(len(batch.token_ids))
-        masks: tuple[Tensor, ...] = ()
+        slots.placement = self._place(batch, slots)
+        masks = self._handed_masks(slots.placement)
         if num_rows is not None:
-            masks = tuple(map(self._mask_tensor, _kinds(batch)))
             batch = pad_batch(batch, num_rows, slots.capacity - 1)
-        joins = self.form is VerificationMode.PACKED and slots.kernel is Kernel.BATCHED
-        together = attention.make_together(ranges, self.device) if joins else None
-        slots.placement = Placement(
-            self._tensor(batch.slots), self._tensor(batch.indices), ranges, together, masks
-        )
         inputs = {
             "input_ids": self._tensor(batch.token_ids)[None],
             "position_ids": self._tensor(batch.positions)[None],
-            "attention_mask": self._handed_masks(batch, compiled=num_rows is not None),
+            "attention_mask": masks,
             "past_key_values": slots.cache,
             "use_cache": True,
         }
         if len(batch.logit_rows) == 0:
             self._model.base_model(**inputs)
-            return torch.empty(0, self.vocabulary_size)
+            return torch.empty(0, self.vocabulary_size, device=self.device)
         rows = self._tensor(batch.logit_rows)
         logits: Tensor = self._model(**inputs, logits_to_keep=rows).logits[0]
         # A model without logits_to_keep returns every row.
         return (logits if logits.shape[0] == len(rows) else logits[rows]).float()
 
-    def _handed_masks(self, batch: Batch, *, compiled: bool) -> Tensor | dict[str, Tensor]:
-        """The masks as the model's forward takes them; placeholders where it is compiled."""
-        kinds = _kinds(batch)
-        if compiled:
-            # A placeholder's last dimension tells its kind, from 1 up; see `packed_attention`.
-            shapes = [(1, 1, 1, 1 + kind) for kind in range(len(kinds))]
-            handed = [torch.ones(s, dtype=torch.bool, device=self.device) for s in shapes]
-        else:
-            handed = list(map(self._mask_tensor, kinds))
+    def _place(self, batch: Batch, slots: KVCache) -> Placement:
+        """Where the rows go and what they attend to, as the attention of this form wants it."""
+        is_packed = self.form is VerificationMode.PACKED
+        window = self._masks.window
+        ranges = _row_ranges(batch.segments)
+        where = (self._tensor(batch.slots), self._tensor(batch.indices), ranges)
+        if is_packed and slots.kernel is Kernel.POSITIONAL:
+            return Placement(*where, window=window or 0, table=make_table(batch))
+        masks = tuple(map(self._mask_tensor, make_masks(batch, window)))
+        together = make_together(ranges, self.device) if is_packed else None
+        return Placement(*where, together=together, masks=masks)
+
+    def _handed_masks(self, placement: Placement) -> Any:
+        """The masks as the model's forward takes them; placeholders for packed attention."""
+        masks = placement.masks
+        if self.form is VerificationMode.PACKED:
+            # A placeholder's last dimension tells its kind; see `packed_attention`.
+            kinds = range(1 if self._masks.window is None else 2)
+            shapes = [(1, 1, 1, 1 + kind) for kind in kinds]
+            masks = tuple(torch.ones(s, dtype=torch.bool, device=self.device) for s in shapes)
         if not self._masks.by_layer_type:
-            return handed[-1]  # a model whose layers all have windows takes theirs
-        return dict(zip(("full_attention", "sliding_attention"), handed, strict=False))
+            return masks[-1]  # a model whose layers all have windows takes theirs
+        return dict(zip(("full_attention", "sliding_attention"), masks, strict=False))
 
     def _mask_tensor(self, mask: Any) -> Tensor:
         """[1, 1, rows, kv_len]: bool for our attention, additive where the model has its own,
@@ -231,11 +254,6 @@ class TargetModel:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
 
-def _kinds(batch: Batch) -> list[BoolArray]:
-    """The mask of all layers, and that of sliding-window layers if there are any."""
-    return [batch.mask] if batch.window_mask is None else [batch.mask, batch.window_mask]
-
-
 def _row_ranges(segments: tuple[Segment, ...]) -> tuple[tuple[int, int, int, int], ...]:
     ranges, start = [], 0
     for segment in segments:
@@ -246,7 +264,7 @@ def _row_ranges(segments: tuple[Segment, ...]) -> tuple[tuple[int, int, int, int
 
 
 def _kernel(attention: str, device: torch.device) -> Kernel:
-    """`auto`: on a GPU calls cost more than padding, on a CPU it is the other way round."""
+    """`auto`: the positional kernel runs on a CPU only."""
     if attention == "auto":
-        return Kernel.SDPA if device.type == "cpu" else Kernel.BATCHED
+        return Kernel.POSITIONAL if device.type == "cpu" else Kernel.MASKED
     return Kernel(attention)

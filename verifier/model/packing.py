@@ -4,6 +4,7 @@ import logging
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from verifier.model.packed_weight import PackedWeight
@@ -13,7 +14,7 @@ logger = logging.getLogger(__name__)
 PACKED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def pack_weights(model: nn.Module) -> int:
+def pack_weights(model: PreTrainedModel) -> int:
     """Pack every weight that multiplies rows or is looked up; return how many there were.
 
     Dense copies go as soon as they are packed. Quantizers put modules or parameters of their own in
@@ -31,6 +32,9 @@ def pack_weights(model: nn.Module) -> int:
         for module, name in same:
             module._parameters[name] = packed  # type: ignore[assignment]
         num_bytes += packed.num_bytes
+    if any(_has_experts(module) for module in model.modules()):
+        # The one way that takes experts one after the other, as they are packed.
+        model.set_experts_implementation("eager")
     logger.info("weights_packed num=%d bytes=%d", len(places), num_bytes)
     return len(places)
 

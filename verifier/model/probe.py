@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from verifier.cache.kv_cache import LayerShape
 from verifier.cache.memory import allowed_bytes, fitting_slots
-from verifier.model import attention
+from verifier.model import attention, invariance
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.model.model import Masks, TargetModel, VerificationMode
 from verifier.speculation.tree import DraftTree
@@ -55,14 +55,32 @@ def choose_form(
                 wanted=num_slots,
                 allowed=allowed_bytes(kv_memory, model.device),
             )
+            _check_bits(model, form, shapes, masks)
             model.use_slots(form, shapes, masks, num_slots=slots, capacity=capacity)
             logger.info(
-                "model_form form=%s masks=%s error=%.2g slots=%d", form.name, masks, error, slots
+                "model_form form=%s masks=%s error=%.2g slots=%d bitwise=%s",
+                form.name,
+                masks,
+                error,
+                slots,
+                model.bitwise,
             )
             return
         logger.info("model_form_rejected form=%s masks=%s error=%.2g", form.name, masks, error)
     model.use_plain(num_slots, reason or "a tree step does not reproduce its logits")
+    # Each sequence has passes of its own, which nothing else changes.
+    model.bitwise, model.not_bitwise_reason = True, ""
     logger.info("model_form form=PLAIN reason=%s", model.reason)
+
+
+def _check_bits(
+    model: TargetModel, form: VerificationMode, shapes: list[LayerShape], masks: Masks
+) -> None:
+    model.use_slots(
+        form, shapes, masks, num_slots=invariance.NUM_SLOTS, capacity=invariance.CAPACITY
+    )
+    model.not_bitwise_reason = invariance.why_not_bitwise(model)
+    model.bitwise = not model.not_bitwise_reason
 
 
 def _why_plain(hf: PreTrainedModel, max_context: int) -> str:

@@ -1,0 +1,114 @@
+"""Packed attention by the kernel that takes each row by itself: what runs on a CPU."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from verifier.cache.kv_cache import SlotLayer
+from verifier.cache.placement import RowTable
+from verifier.kernels import attention as kernel
+from verifier.kernels.threads import Call
+from verifier.kernels.vectors import TILE
+
+
+def attend_by_position(
+    layer: SlotLayer,
+    query: Tensor,  # [1, heads, rows, dim]
+    key: Tensor,  # [1, kv_heads, rows, dim]
+    value: Tensor,  # [1, kv_heads, rows, value_dim]
+    has_window: bool,
+    scaling: float,
+    softcap: float | None,
+    sinks: Tensor | None,  # [heads]
+) -> Tensor:
+    """Write the pass's keys and values; return what its rows read, [rows, heads, value_dim]."""
+    place = layer.owner.placement
+    assert place.table is not None
+    call = layer.attention_call or _make_call(layer)
+    assert isinstance(call, LayerCall)
+    queries = _rows(query, call.key_dim).float()
+    keys, values = _rows(key, call.key_dim), _rows(value, call.value_dim)
+    num_rows, num_heads, _ = queries.shape
+    group = num_heads // keys.shape[1]
+    output = torch.empty(num_rows, num_heads, call.value_dim)
+    scales = np.array([scaling, softcap or 0.0], np.float32)
+    lowest = None if sinks is None else sinks.float().contiguous()
+    pieces = _pieces(place.table, group, keys.shape[1])
+    call.fields[kernel.NUM_ROWS : kernel.NUM_FIELDS] = (
+        num_rows,
+        keys.data_ptr(),
+        values.data_ptr(),
+        keys.shape[1],
+        queries.data_ptr(),
+        output.data_ptr(),
+        place.table.rows.ctypes.data,
+        place.table.places.ctypes.data,
+        pieces.ctypes.data,
+        len(pieces),
+        num_heads,
+        group,
+        place.window if has_window else 0,
+        scales.ctypes.data,
+        0 if lowest is None else lowest.data_ptr(),
+    )
+    call.run()
+    return output[..., : value.shape[-1]].to(query.dtype)
+
+
+class LayerCall:
+    """The kernel over one layer's keys and values."""
+
+    def __init__(self, layer: SlotLayer) -> None:
+        store, attend = kernel.attention_kernels(str(layer.keys.dtype).removeprefix("torch."))
+        self.key_dim, self.value_dim = layer.keys.shape[-1], layer.values.shape[-1]
+        self._attend = Call(attend, kernel.NUM_FIELDS)
+        self._store = store
+        self._scratch_size = kernel.scratch_size(self.key_dim, self.value_dim)
+        self.fields = self._attend.fields
+        self.fields[kernel.KEYS : kernel.NUM_ROWS] = (
+            layer.keys.data_ptr(),
+            layer.values.data_ptr(),
+            self.key_dim,
+            self.value_dim,
+            layer.keys.stride(0),
+            layer.values.stride(0),
+            layer.keys.stride(1),
+            layer.values.stride(1),
+        )
+
+    def run(self) -> None:
+        """Write the new keys and values, then attend."""
+        self._attend.run_alone(self._store)
+        self._attend.run(self._scratch_size)
+
+
+def _make_call(layer: SlotLayer) -> LayerCall:
+    layer.attention_call = LayerCall(layer)
+    return layer.attention_call
+
+
+def _rows(x: Tensor, dim: int) -> Tensor:
+    """[rows, heads, dim] from [1, heads, rows, at most dim], filled up with zeros."""
+    rows = x[0].transpose(0, 1)
+    return F.pad(rows, (0, dim - rows.shape[-1])) if rows.shape[-1] < dim else rows.contiguous()
+
+
+def _pieces(table: RowTable, group: int, key_heads: int) -> NDArray[np.int64]:
+    """The work of a pass, cut so that all threads have some; kept for the other layers."""
+    known = table.pieces.get((group, key_heads))
+    if known is not None:
+        return known
+    lines = kernel.LINES
+    wanted = 2 * torch.get_num_threads()
+    while lines > TILE and sum(-(-(b - a) * group // lines) for a, b in table.runs) * key_heads < wanted:
+        lines //= 2
+    pieces = [
+        (first, line, min(line + lines, (end - first) * group), head)
+        for first, end in table.runs
+        for head in range(key_heads)
+        for line in range(0, (end - first) * group, lines)
+    ]
+    table.pieces[group, key_heads] = np.array(pieces, np.int64)
+    return table.pieces[group, key_heads]
