@@ -1,6 +1,5 @@
 """Small models with random weights, saved as checkpoints: endless text that no one has read."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,17 @@ SHAPE: dict[str, Any] = {
     "head_dim": 32,
     "max_position_embeddings": 1024,
     "tie_word_embeddings": False,
-    # Wide enough that choices are seldom near ties.
-    "initializer_range": 0.2,
+    "initializer_range": 0.2,  # wide enough that outputs do not repeat themselves
 }
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": SHAPE,
     "qwen3": SHAPE,
+    "gemma2": SHAPE | {"sliding_window": 32},  # caps its logits
     "gemma3_text": SHAPE | {"sliding_window": 32},
-    "mixtral": SHAPE | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    "mixtral": SHAPE | EXPERTS | {"sliding_window": None},
+    "gpt_oss": SHAPE | EXPERTS | {"sliding_window": 32},  # sinks
+    "cohere2": SHAPE | {"sliding_window": 32},
     "gpt2": {
         "vocab_size": VOCABULARY,
         "n_embd": 128,
@@ -39,12 +41,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def save_all(directory: Path) -> Iterator[tuple[str, str]]:
-    """Each family's name and the path of its checkpoint, made when it is asked for."""
-    for seed, (family, shape) in enumerate(FAMILIES.items()):
-        torch.manual_seed(seed)
-        config = AutoConfig.for_model(family, **shape)
-        model: Any = AutoModelForCausalLM.from_config(config)
-        path = directory / family
-        model.save_pretrained(path)
-        yield family, str(path)
+def save_family(name: str, directory: Path) -> str:
+    """The path of a checkpoint, made just now."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(name, **FAMILIES[name])
+    model: Any = AutoModelForCausalLM.from_config(config)
+    path = directory / name
+    model.save_pretrained(path)
+    return str(path)

@@ -1,34 +1,26 @@
-"""Requests of all kinds, run together on one engine, and what they said."""
+"""An engine that drafts whether it pays or not, and what one request says on it."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
-from rpc.contract import Learn
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion
 from verifier.loading import load_model
 from verifier.model.measurements import Measurements
-from verifier.model.model import VerificationMode
-from verifier.request import Mode, Request, Speculation
-from verifier.sampling.params import SamplingParams
+from verifier.model.model import TargetModel, VerificationMode
+from verifier.request import Request
 from verifier.sampling.ranking import TokenLogprobs
 from verifier.speculation.budget import StepCurve
 from verifier.speculation.controller import Controller
 from verifier.speculation.draft_client import DraftClient
-from verifier.text.stopping import StoppingParams
 
-RUNNING = 12  # requests at once, on eight slots
 NUM_SLOTS = 8
-LENGTHS = (5, 24, 60, 100)  # of prompts
-SAME_LENGTH = 8  # prompts of one length in a row
-MODES = (Mode.TREE, Mode.TREE, Mode.CHAIN, Mode.AUTO, Mode.OFF)
-GREEDY = SamplingParams()
 
 
 class FreeNodes(StepCurve):
@@ -70,34 +62,25 @@ class NoText:
     pending = flush = lambda self: ""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """The output of one request."""
-
-    token_ids: list[int]
-    logprobs: list[float] = field(default_factory=list)
-    top: tuple[tuple[int, float], ...] = ()  # what the last token was chosen from
-    num_accepted: int = 0
-    num_reused: int = 0
-
-
 @asynccontextmanager
 async def running_engine(
     config: VerifierConfig, drafter: str, counters: Counters
 ) -> AsyncIterator[Engine]:
-    """An engine that is connected to the drafter."""
-    model = load_model(config)
+    """An engine with the model of these settings, connected to the drafter."""
+    async with running(load_model(config), config, drafter, counters) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def running(
+    model: TargetModel, config: VerifierConfig, drafter: str, counters: Counters
+) -> AsyncIterator[Engine]:
+    """An engine with a loaded model, connected to the drafter. Its cache is empty."""
     drafts = DraftClient(
         [drafter], vocabulary=model.fingerprint, vocabulary_size=model.vocabulary_size
     )
-    engine = Engine(
-        model,
-        NoText(),  # type: ignore[arg-type]
-        drafts,
-        Measurements(FREE_NODES),
-        config,
-        counters,
-    )
+    tokenizer: Any = NoText()
+    engine = Engine(model, tokenizer, drafts, Measurements(FREE_NODES), config, counters)
     engine.drafting.controller = AlwaysOn(FREE_NODES.plain_units())
     engine.start()
     try:
@@ -108,77 +91,23 @@ async def running_engine(
         await engine.stop()
 
 
-def make_prompts(rng: random.Random, count: int, vocabulary: int) -> list[list[int]]:
-    """Prompts of few lengths; every third begins like the one before it."""
-    prompts: list[list[int]] = []
-    for place in range(count):
-        length = LENGTHS[place // SAME_LENGTH % len(LENGTHS)]
-        prompt = [rng.randrange(3, vocabulary) for _ in range(length)]
-        if place % 3 == 2:
-            shared = rng.randrange(1, min(length, len(prompts[-1])) + 1)
-            prompt[:shared] = prompts[-1][:shared]
-        prompts.append(prompt)
-    return prompts
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The output of one request."""
 
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs]
+    num_accepted: int = 0
+    num_reused: int = 0
 
-def drafted(plain: Sequence[Request], answers: Sequence[Said], rng: random.Random) -> list[Request]:
-    """The requests in all modes; the drafter is told some answers, right or spoiled."""
-    return [
-        replace(
-            request,
-            speculation=replace(
-                request.speculation,
-                mode=rng.choice(MODES),
-                prediction=_told(answer, rng),
-            ),
-        )
-        for request, answer in zip(plain, answers, strict=True)
-    ]
+    def after(self, count: int) -> "Said":
+        """What follows the first so many tokens."""
+        return Said(self.token_ids[count:], self.logprobs[count:])
 
-
-def _told(answer: Said, rng: random.Random) -> tuple[int, ...]:
-    told = list(answer.token_ids)
-    match rng.randrange(3):
-        case 0:
-            return ()
-        case 1:
-            for _ in range(len(told) // 8):
-                told[rng.randrange(len(told))] = rng.choice(told)
-    return tuple(told)
-
-
-def make_request(
-    prompt: Sequence[int],
-    num_tokens: int,
-    sampling: SamplingParams,
-    num_top_logprobs: int = 0,
-) -> Request:
-    """A request for so many tokens without drafts, with their log probabilities."""
-    return Request(
-        request_id="words",
-        prompt_token_ids=tuple(prompt),
-        sampling=sampling,
-        stopping=StoppingParams(max_tokens=num_tokens),
-        speculation=Speculation(mode=Mode.OFF, max_nodes=63, learn=Learn.OUTPUT),
-        logprobs=True,
-        num_top_logprobs=num_top_logprobs,
-    )
-
-
-async def run_all(engine: Engine, requests: Sequence[Request], rng: random.Random) -> list[Said]:
-    """Run the requests, some at once, in shuffled order; a quarter have a twin that hangs up."""
-    turns = asyncio.Semaphore(RUNNING)
-    order = rng.sample(range(len(requests)), len(requests))
-    said: dict[int, Said] = {}
-
-    async def run(place: int) -> None:
-        async with turns:
-            if place % 4 == 0:
-                await _hang_up(engine, requests[place])
-            said[place] = await collect(engine, requests[place])
-
-    await asyncio.gather(*(run(place) for place in order))
-    return [said[place] for place in range(len(requests))]
+    def num_different(self, other: "Said") -> int:
+        """Tokens that are not the same here and there, to the last bit of a log probability."""
+        ours, theirs = (zip(s.token_ids, s.logprobs, strict=True) for s in (self, other))
+        return sum(one != another for one, another in zip_longest(ours, theirs))
 
 
 async def collect(engine: Engine, request: Request) -> Said:
@@ -187,21 +116,7 @@ async def collect(engine: Engine, request: Request) -> Said:
     logprobs: list[TokenLogprobs] = []
     async for event in engine.submit(request).stream():
         if isinstance(event, Completion):
-            return Said(
-                ids,
-                [each.logprob for each in logprobs],
-                logprobs[-1].top,
-                event.num_accepted_tokens,
-                event.num_reused_tokens,
-            )
+            return Said(ids, logprobs, event.num_accepted_tokens, event.num_reused_tokens)
         ids += event.token_ids
         logprobs += event.logprobs
     raise RuntimeError("the stream ended without a completion")
-
-
-async def _hang_up(engine: Engine, request: Request) -> None:
-    """Cancel after the first tokens."""
-    sequence = engine.submit(request)
-    async with aclosing(sequence.stream()) as events:
-        await anext(events)
-    engine.cancel(sequence)

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from bench.exactness.random_models import save_all
+from bench.exactness.random_models import save_family
 from bench.exactness.runs import NUM_SLOTS, running_engine
 from lookahead.stack.child import ChildProcess
 from rpc.health import is_serving
@@ -144,7 +144,7 @@ async def traffic(url: str) -> AsyncIterator[tuple[Load, DrafterEndpoints]]:
     """Streams through an engine that drafts from the first of two drafters on this Redis."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="la-")))
-        _, path = next(save_all(folder))
+        path = save_family("llama", folder)
         drafters, load = DrafterEndpoints(url, folder), Load()
         stack.enter_context(_running(drafters))
         # One thread: a model that takes all cores is slowed by whatever else the machine does.
