@@ -79,7 +79,9 @@ def test_every_request_field_is_documented() -> None:
 
 
 def test_every_field_about_drafting_is_documented() -> None:
-    assert {name for name in speculation([], seed=1) if not mentions(name)} == set()
+    assert {
+        name for name in speculation([], seed=1, ignored=["user"]) if not mentions(name)
+    } == set()
 
 
 def test_every_route_is_documented() -> None:
