@@ -109,12 +109,13 @@ def _score_block(kind: Any, q: int, keys: int, num_keys: int, dim: int, s: int) 
         s0 = s1 = s2 = s3 = vectors.splat(f4(0))
         for d in range(0, dim, LANES):
             key, at = load(kind, keys + d * size_of(kind)), q + 4 * d
-            s0 = vectors.fma(load(kind, at), key, s0)
-            s1 = vectors.fma(load(kind, at + line), key, s1)
-            s2 = vectors.fma(load(kind, at + 2 * line), key, s2)
-            s3 = vectors.fma(load(kind, at + 3 * line), key, s3)
+            s0 = vectors.fma(load(FLOAT32, at), key, s0)
+            s1 = vectors.fma(load(FLOAT32, at + line), key, s1)
+            s2 = vectors.fma(load(FLOAT32, at + 2 * line), key, s2)
+            s3 = vectors.fma(load(FLOAT32, at + 3 * line), key, s3)
         vectors.store_totals(s + 4 * TILE * k, s0, s1, s2, s3)
         keys += dim * size_of(kind)
+
 
 @part
 def _score_places(kind: Any, q: int, keys: int, places: int, end: int, dim: int, s: int) -> None:
@@ -129,11 +130,12 @@ def _score_places(kind: Any, q: int, keys: int, places: int, end: int, dim: int,
         k3 = keys + vectors.load_int(at + 24 * BLOCK) * size
         for d in range(0, dim, LANES):
             at, offset = q + 4 * d, d * size_of(kind)
-            s0 = vectors.fma(load(kind, at), load(kind, k0 + offset), s0)
-            s1 = vectors.fma(load(kind, at + line), load(kind, k1 + offset), s1)
-            s2 = vectors.fma(load(kind, at + 2 * line), load(kind, k2 + offset), s2)
-            s3 = vectors.fma(load(kind, at + 3 * line), load(kind, k3 + offset), s3)
+            s0 = vectors.fma(load(FLOAT32, at), load(kind, k0 + offset), s0)
+            s1 = vectors.fma(load(FLOAT32, at + line), load(kind, k1 + offset), s1)
+            s2 = vectors.fma(load(FLOAT32, at + 2 * line), load(kind, k2 + offset), s2)
+            s3 = vectors.fma(load(FLOAT32, at + 3 * line), load(kind, k3 + offset), s3)
         vectors.store_totals(s + 4 * TILE * k, s0, s1, s2, s3)
+
 
 @part
 def _add_block(kind: Any, p: int, values: int, num_keys: int, dim: int, o: int) -> None:
@@ -141,8 +143,8 @@ def _add_block(kind: Any, p: int, values: int, num_keys: int, dim: int, o: int) 
     line = 4 * dim
     for d in range(0, dim, LANES):
         to = o + 4 * d
-        o0, o1 = load(kind, to), load(kind, to + line)
-        o2, o3 = load(kind, to + 2 * line), load(kind, to + 3 * line)
+        o0, o1 = load(FLOAT32, to), load(FLOAT32, to + line)
+        o2, o3 = load(FLOAT32, to + 2 * line), load(FLOAT32, to + 3 * line)
         at, weight = values + d * size_of(kind), p
         for _ in range(num_keys):
             value = load(kind, at)
@@ -157,6 +159,7 @@ def _add_block(kind: Any, p: int, values: int, num_keys: int, dim: int, o: int) 
         vectors.store(to + 2 * line, o2)
         vectors.store(to + 3 * line, o3)
 
+
 @part
 def _add_places(kind: Any, p: int, values: int, places: int, end: int, dim: int, o: int) -> None:
     """The same where each line has indices of its own."""
@@ -164,13 +167,14 @@ def _add_places(kind: Any, p: int, values: int, places: int, end: int, dim: int,
     for d in range(0, dim, LANES):
         for line in range(TILE):
             to = o + 4 * (line * dim + d)
-            out = load(kind, to)
+            out = load(FLOAT32, to)
             at = places + 8 * BLOCK * line
             for k in range(end):
                 value = load(kind, values + vectors.load_int(at + 8 * k) * size + d * size_of(kind))
                 weight = vectors.load_float(p + 4 * (TILE * k + line))
                 out = vectors.fma(vectors.splat(weight), value, out)
             vectors.store(to, out)
+
 
 @part
 def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
@@ -210,7 +214,7 @@ def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
         query = field(call + 8 * QUERIES)
         query += 4 * ((first_row + row) * num_heads + head) * dim
         for d in range(0, 4 * dim, 4 * LANES):
-            vectors.store(q + 4 * line * dim + d, load(kind, query + d))
+            vectors.store(q + 4 * line * dim + d, load(FLOAT32, query + d))
         for d in range(0, 4 * width, 4 * LANES):
             vectors.store(o + 4 * line * width + d, vectors.splat(f4(0)))
         for lane in range(line % TILE, LANES, TILE):
@@ -227,7 +231,9 @@ def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
             weights, tile_q = s + 4 * TILE * BLOCK * tile, q + 4 * TILE * dim * tile
             tile_places = places + 8 * TILE * BLOCK * tile
             if is_settled:
-                _score_block(kind, tile_q, keys + start * dim * size_of(kind), num_keys, dim, weights)
+                _score_block(
+                    kind, tile_q, keys + start * dim * size_of(kind), num_keys, dim, weights
+                )
             else:
                 for line in range(TILE):
                     at = field(row_of + 8 * (tile * TILE + line))
@@ -260,14 +266,13 @@ def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
     for line in range(num_lines):
         index = first_line + line
         row, head = index // group, key_head * group + index % group
-        total = vectors.load_float(
-            state + 4 * (line // TILE * 2 * LANES + LANES + line % TILE)
-        )
+        total = vectors.load_float(state + 4 * (line // TILE * 2 * LANES + LANES + line % TILE))
         to = field(call + 8 * OUTPUT) + 4 * ((first_row + row) * num_heads + head) * width
         share = vectors.splat(f4(1) / total)
         for d in range(0, 4 * width, 4 * LANES):
-            out = load(kind, o + 4 * line * width + d)
+            out = load(FLOAT32, o + 4 * line * width + d)
             vectors.store(to + d, vectors.multiply(out, share))
+
 
 @part
 def _attend(kind: Any, call: int) -> None:

@@ -120,7 +120,11 @@ def _meet_panels(
 @part
 def _multiply_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
     field = vectors.load_int
-    x, rows, inputs = field(call + 8 * INPUT), field(call + 8 * NUM_ROWS), field(call + 8 * NUM_INPUTS)
+    x, rows, inputs = (
+        field(call + 8 * INPUT),
+        field(call + 8 * NUM_ROWS),
+        field(call + 8 * NUM_INPUTS),
+    )
     first, panels = piece * PANELS, field(call + 8 * NUM_PANELS)
     weight = field(call + 8 * WEIGHT) + first * inputs * LANES * size_of(kind)
     bias, output = field(call + 8 * BIAS), field(call + 8 * OUTPUT)

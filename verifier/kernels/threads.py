@@ -38,7 +38,6 @@ class Call:
         else:
             self._kernel.ctypes(self._address)
 
-
     def run_alone(self, kernel: Any) -> None:
         """Call another kernel with the same integers, in this thread."""
         kernel.ctypes(self._address)

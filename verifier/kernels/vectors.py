@@ -189,7 +189,15 @@ def multiply_add(rows: int, panels: int, *, fresh: bool) -> Any:
     """
 
     def multiply(
-        context: Any, kind: Any, x: Any, row: Any, w: Any, panel: Any, depth: Any, sums: Any, stride: Any
+        context: Any,
+        kind: Any,
+        x: Any,
+        row: Any,
+        w: Any,
+        panel: Any,
+        depth: Any,
+        sums: Any,
+        stride: Any,
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             _multiply_add(builder, kind, rows, panels, fresh, *values[1:])
@@ -200,8 +208,18 @@ def multiply_add(rows: int, panels: int, *, fresh: bool) -> Any:
 
 
 def _multiply_add(
-    builder: Any, kind: Any, rows: int, panels: int, fresh: bool,
-    x: Any, row: Any, w: Any, panel: Any, depth: Any, sums: Any, stride: Any,
+    builder: Any,
+    kind: Any,
+    rows: int,
+    panels: int,
+    fresh: bool,
+    x: Any,
+    row: Any,
+    w: Any,
+    panel: Any,
+    depth: Any,
+    sums: Any,
+    stride: Any,
 ) -> None:
     def after(start: Any, step: Any, count: int) -> Any:
         return builder.add(start, builder.mul(step, INT64(count)))

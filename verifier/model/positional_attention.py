@@ -102,7 +102,10 @@ def _pieces(table: RowTable, group: int, key_heads: int) -> NDArray[np.int64]:
         return known
     lines = kernel.LINES
     wanted = 2 * torch.get_num_threads()
-    while lines > TILE and sum(-(-(b - a) * group // lines) for a, b in table.runs) * key_heads < wanted:
+    while (
+        lines > TILE
+        and sum(-(-(b - a) * group // lines) for a, b in table.runs) * key_heads < wanted
+    ):
         lines //= 2
     pieces = [
         (first, line, min(line + lines, (end - first) * group), head)
