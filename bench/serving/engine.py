@@ -59,18 +59,6 @@ def measure_curve(model: TargetModel, rounds: int) -> StepCurve:
     return StepCurve(ROW_COUNTS, [min(times[rows]) for rows in ROW_COUNTS])
 
 
-def padding_ratio(model: TargetModel, rows: int, rounds: int) -> float:
-    """Time of a pass as it is padded over its time without padding, in turn."""
-    padded, bare, least_rows = [], [], model.packing.least_rows
-    with _filled_slot(model) as slot:
-        for _ in range(rounds):
-            padded.append(_pass_s(model, slot, rows))
-            model.packing.least_rows = 1
-            bare.append(_pass_s(model, slot, rows))
-            model.packing.least_rows = least_rows
-    return median_ratio(padded, bare)
-
-
 @contextmanager
 def _filled_slot(model: TargetModel) -> Iterator[int]:
     slot = model.slots.allocate()
@@ -103,10 +91,6 @@ def step_curve(model: TargetModel, generate: Generate, *, rounds: int) -> list[F
             for n, ratio in ratios.items()
         ),
         Figure("curve", "plain step / step of generate", median_ratio(plain, stock), at_most=0.8),
-        *(
-            Figure("curve", f"T({n}) padded / as it comes", padding_ratio(model, n, 8 * rounds))
-            for n in (1, 2)
-        ),
     ]
 
 

@@ -27,7 +27,9 @@ class LayerShape:
 
     def padded_to(self, multiple: int) -> "LayerShape":
         """The same with dimensions that are multiples of a number."""
-        key_dim, value_dim = (-(-dim // multiple) * multiple for dim in (self.key_dim, self.value_dim))
+        key_dim, value_dim = (
+            -(-dim // multiple) * multiple for dim in (self.key_dim, self.value_dim)
+        )
         return LayerShape(self.num_heads, key_dim, value_dim)
 
 

@@ -25,7 +25,8 @@ from verifier.kernels.vectors import BFLOAT16, FLOAT16, FLOAT32, LANES, TILE, lo
 BLOCK = 64  # positions
 LINES = 32  # of a piece of work, at most
 
-# The integers that describe a call, by index, after the shared ones. Addresses are in bytes, strides in numbers.
+# The integers that describe a call, by index, after the shared ones. Addresses are in bytes,
+# strides in numbers.
 (
     # Of a layer:
     KEYS,  # [slots, key heads, capacity, key_dim]
@@ -177,101 +178,137 @@ def _add_places(kind: Any, p: int, values: int, places: int, end: int, dim: int,
 
 
 @part
-def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
-    field = vectors.load_int
-    first_row, first_line = field(piece), field(piece + 8)
-    num_lines = field(piece + 16) - first_line
-    key_head, group = field(piece + 24), field(call + 8 * GROUP)
-    rows = field(call + 8 * ROWS) + 8 * ROW_FIELDS * first_row
-    num_heads = field(call + 8 * NUM_HEADS)
-    dim, width = field(call + 8 * KEY_DIM), field(call + 8 * VALUE_DIM)
-    window, sinks = field(call + 8 * WINDOW), field(call + 8 * SINKS)
-    slot = field(rows)
-    keys = slot * field(call + 8 * KEY_SLOT) + key_head * field(call + 8 * KEY_HEAD)
-    keys = field(call + 8 * KEYS) + size_of(kind) * keys
-    values = slot * field(call + 8 * VALUE_SLOT) + key_head * field(call + 8 * VALUE_HEAD)
-    values = field(call + 8 * VALUES) + size_of(kind) * values
-    others = field(call + 8 * PLACES)
-
-    q = scratch  # [lines, dim]
-    o = q + 4 * LINES * dim  # [lines, width]
-    s = o + 4 * LINES * width  # [tiles, BLOCK, TILE]
-    state = s + 4 * LINES * BLOCK  # [tiles, 2, LANES]: largest score, sum of weights
+def _areas(call: int, scratch: int) -> Any:
+    """Where a thread keeps what its lines have."""
+    dim, width = vectors.load_int(call + 8 * KEY_DIM), vectors.load_int(call + 8 * VALUE_DIM)
+    outputs = scratch + 4 * LINES * dim  # after the queries; [lines, width]
+    scores = outputs + 4 * LINES * width  # [tiles, BLOCK, TILE]
+    state = scores + 4 * LINES * BLOCK  # [tiles, 2, LANES]: largest score, sum of weights
     places = state + 8 * LINES // TILE * LANES  # [tiles, TILE, BLOCK]
     row_of = places + 8 * LINES * BLOCK  # [lines] address of the line's row
+    return outputs, scores, state, places, row_of
 
-    num_tiles = (num_lines + TILE - 1) // TILE
+
+@part
+def _find_line(call: int, piece: int, line: int) -> Any:
+    """The row of one of a piece's lines, counted from the piece's first one, and its head."""
+    group = vectors.load_int(call + 8 * GROUP)
+    index = vectors.load_int(piece + 8) + line
+    return index // group, vectors.load_int(piece + 24) * group + index % group
+
+
+@part
+def _begin_lines(call: int, piece: int, num_lines: int, scratch: int) -> Any:
+    """Copy the queries; return the lines' first and last position, and the least settled."""
+    field = vectors.load_int
+    outputs, _, state, _, row_of = _areas(call, scratch)
+    dim, width, num_heads = (
+        field(call + 8 * KEY_DIM),
+        field(call + 8 * VALUE_DIM),
+        field(call + 8 * NUM_HEADS),
+    )
+    sinks, first_row = field(call + 8 * SINKS), field(piece)
     first, last, settled = i8(1) << 60, i8(0), i8(1) << 60
-    for line in range(num_tiles * TILE):
+    for line in range((num_lines + TILE - 1) // TILE * TILE):
         # The last tile is filled up with its last line over again.
-        index = first_line + min(line, num_lines - 1)
-        row, head = index // group, key_head * group + index % group
-        at = rows + 8 * ROW_FIELDS * row
+        row, head = _find_line(call, piece, min(line, num_lines - 1))
+        at = field(call + 8 * ROWS) + 8 * ROW_FIELDS * (first_row + row)
         vectors.store_int(row_of + 8 * line, at)
-        first = min(first, field(at + 8))
-        last = max(last, field(at + 8))
+        first, last = min(first, field(at + 8)), max(last, field(at + 8))
         settled = min(settled, field(at + 16))
-        query = field(call + 8 * QUERIES)
-        query += 4 * ((first_row + row) * num_heads + head) * dim
+        query = field(call + 8 * QUERIES) + 4 * ((first_row + row) * num_heads + head) * dim
         for d in range(0, 4 * dim, 4 * LANES):
-            vectors.store(q + 4 * line * dim + d, load(FLOAT32, query + d))
+            vectors.store(scratch + 4 * line * dim + d, load(FLOAT32, query + d))
         for d in range(0, 4 * width, 4 * LANES):
-            vectors.store(o + 4 * line * width + d, vectors.splat(f4(0)))
+            vectors.store(outputs + 4 * line * width + d, vectors.splat(f4(0)))
         for lane in range(line % TILE, LANES, TILE):
             peak = state + 4 * (line // TILE * 2 * LANES + lane)
             vectors.store_float(peak, vectors.load_float(sinks + 4 * head) if sinks else NEVER)
             vectors.store_float(peak + 4 * LANES, f4(1) if sinks else f4(0))
+    return first, last, settled
 
-    begin = max(first - window + 1, 0) // BLOCK if window else i8(0)
+
+@part
+def _find_places(places: int, rows: int, others: int, start: int, num_keys: int) -> None:
+    """The indices [TILE, BLOCK] of the positions from `start` on, for a tile's lines."""
+    field = vectors.load_int
+    for line in range(TILE):
+        at = field(rows + 8 * line)
+        settled, more, end = field(at + 16), others + 8 * field(at + 24), field(at + 8) + 1
+        for k in range(num_keys):
+            place = start + k
+            if place >= settled:
+                # Behind its own position a line has no place, and looks at any.
+                place = field(more + 8 * (place - settled)) if place < end else 0
+            vectors.store_int(places + 8 * (line * BLOCK + k), place)
+
+
+@part
+def _mask(scores: int, rows: int, start: int, window: int) -> None:
+    """Forbid a tile's lines what lies behind their positions and before their windows."""
+    for line in range(TILE):
+        position = vectors.load_int(vectors.load_int(rows + 8 * line) + 8)
+        low = min(max(position - window + 1 - start, 0), BLOCK) if window else 0
+        for k in range(low):
+            vectors.store_float(scores + 4 * (TILE * k + line), NEVER)
+        for k in range(min(max(position + 1 - start, 0), BLOCK), BLOCK):
+            vectors.store_float(scores + 4 * (TILE * k + line), NEVER)
+
+
+@part
+def _end_lines(call: int, piece: int, num_lines: int, scratch: int) -> None:
+    """Write the outputs, each divided by its sum of weights."""
+    field = vectors.load_int
+    outputs, _, state, _, _ = _areas(call, scratch)
+    width, num_heads = field(call + 8 * VALUE_DIM), field(call + 8 * NUM_HEADS)
+    for line in range(num_lines):
+        row, head = _find_line(call, piece, line)
+        sums = state + 4 * (line // TILE * 2 * LANES + LANES + line % TILE)
+        to = field(call + 8 * OUTPUT) + 4 * ((field(piece) + row) * num_heads + head) * width
+        share = vectors.splat(f4(1) / vectors.load_float(sums))
+        for d in range(0, 4 * width, 4 * LANES):
+            out = load(FLOAT32, outputs + 4 * line * width + d)
+            vectors.store(to + d, vectors.multiply(out, share))
+
+
+@part
+def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
+    """Fold the blocks of a piece's lines, one after the other."""
+    field, size = vectors.load_int, size_of(kind)
+    outputs, scores, state, places, row_of = _areas(call, scratch)
+    dim, width, window = (
+        field(call + 8 * KEY_DIM),
+        field(call + 8 * VALUE_DIM),
+        field(call + 8 * WINDOW),
+    )
+    num_lines = field(piece + 16) - field(piece + 8)
+    first, last, settled = _begin_lines(call, piece, num_lines, scratch)
+    slot, head = field(field(row_of)), field(piece + 24)
+    keys = slot * field(call + 8 * KEY_SLOT) + head * field(call + 8 * KEY_HEAD)
+    keys = field(call + 8 * KEYS) + size * keys
+    values = slot * field(call + 8 * VALUE_SLOT) + head * field(call + 8 * VALUE_HEAD)
+    values = field(call + 8 * VALUES) + size * values
+    begin = max(first - window + 1, 0) // BLOCK if window else 0
     for block in range(begin, last // BLOCK + 1):
         start = block * BLOCK
         num_keys = min(last + 1 - start, BLOCK)
         is_settled = start + num_keys <= settled
-        for tile in range(num_tiles):
-            weights, tile_q = s + 4 * TILE * BLOCK * tile, q + 4 * TILE * dim * tile
-            tile_places = places + 8 * TILE * BLOCK * tile
+        for tile in range((num_lines + TILE - 1) // TILE):
+            weights, query = scores + 4 * TILE * BLOCK * tile, scratch + 4 * TILE * dim * tile
+            output, rows = outputs + 4 * TILE * width * tile, row_of + 8 * TILE * tile
+            spots = places + 8 * TILE * BLOCK * tile
             if is_settled:
-                _score_block(
-                    kind, tile_q, keys + start * dim * size_of(kind), num_keys, dim, weights
-                )
+                _score_block(kind, query, keys + start * dim * size, num_keys, dim, weights)
             else:
-                for line in range(TILE):
-                    at = field(row_of + 8 * (tile * TILE + line))
-                    ready, more = field(at + 16), others + 8 * field(at + 24)
-                    end = field(at + 8) + 1
-                    for k in range(num_keys):
-                        position = start + k
-                        place = position
-                        if position >= ready:
-                            # Behind its own position a line has no place; it looks at any.
-                            place = field(more + 8 * (position - ready)) if position < end else 0
-                        vectors.store_int(tile_places + 8 * (line * BLOCK + k), place)
-                _score_places(kind, tile_q, keys, tile_places, num_keys, dim, weights)
-            for line in range(TILE):
-                position = field(field(row_of + 8 * (tile * TILE + line)) + 8)
-                low = max(position - window + 1 - start, 0) if window else i8(0)
-                end = min(max(position + 1 - start, 0), BLOCK)
-                for k in range(min(low, BLOCK)):
-                    vectors.store_float(weights + 4 * (TILE * k + line), NEVER)
-                for k in range(end, BLOCK):
-                    vectors.store_float(weights + 4 * (TILE * k + line), NEVER)
-            tile_o = o + 4 * TILE * width * tile
-            _weigh(weights, field(call + 8 * SCALES), state + 8 * LANES * tile, tile_o, width)
+                _find_places(spots, rows, field(call + 8 * PLACES), start, num_keys)
+                _score_places(kind, query, keys, spots, num_keys, dim, weights)
+            _mask(weights, rows, start, window)
+            _weigh(weights, field(call + 8 * SCALES), state + 8 * LANES * tile, output, width)
             if is_settled:
-                at = values + start * width * size_of(kind)
-                _add_block(kind, weights, at, num_keys, width, tile_o)
+                _add_block(kind, weights, values + start * width * size, num_keys, width, output)
             else:
-                _add_places(kind, weights, values, tile_places, num_keys, width, tile_o)
-
-    for line in range(num_lines):
-        index = first_line + line
-        row, head = index // group, key_head * group + index % group
-        total = vectors.load_float(state + 4 * (line // TILE * 2 * LANES + LANES + line % TILE))
-        to = field(call + 8 * OUTPUT) + 4 * ((first_row + row) * num_heads + head) * width
-        share = vectors.splat(f4(1) / total)
-        for d in range(0, 4 * width, 4 * LANES):
-            out = load(FLOAT32, o + 4 * line * width + d)
-            vectors.store(to + d, vectors.multiply(out, share))
+                _add_places(kind, weights, values, spots, num_keys, width, output)
+    _end_lines(call, piece, num_lines, scratch)
 
 
 @part

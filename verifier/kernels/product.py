@@ -60,21 +60,27 @@ def _read_panels(kind: Any, x: int, rows: int, inputs: int, weight: int, sums: i
     row, panel, stride = 4 * inputs, inputs * LANES * size_of(kind), 4 * LANES * rows
     if rows == 1:
         _one(kind, x, row, weight, panel, inputs, sums, stride)
-    elif rows == 2:
+    elif rows <= 3:
         for p in range(0, PANELS, 2):
-            _two(kind, x, row, weight + p * panel, panel, inputs, sums + p * stride, stride)
-    elif rows == 3:
-        for p in range(0, PANELS, 2):
-            _three(kind, x, row, weight + p * panel, panel, inputs, sums + p * stride, stride)
-    elif rows == 4:
-        for p in range(PANELS):
-            _four(kind, x, row, weight + p * panel, panel, inputs, sums + p * stride, stride)
-    elif rows == 5:
-        for p in range(PANELS):
-            _five(kind, x, row, weight + p * panel, panel, inputs, sums + p * stride, stride)
+            at, to = weight + p * panel, sums + p * stride
+            if rows == 2:
+                _two(kind, x, row, at, panel, inputs, to, stride)
+            else:
+                _three(kind, x, row, at, panel, inputs, to, stride)
     else:
         for p in range(PANELS):
-            _six(kind, x, row, weight + p * panel, panel, inputs, sums + p * stride, stride)
+            _read_panel(kind, x, rows, inputs, weight + p * panel, sums + p * stride)
+
+
+@part
+def _read_panel(kind: Any, x: int, rows: int, inputs: int, panel: int, sums: int) -> None:
+    row, zero = 4 * inputs, i8(0)
+    if rows == 4:
+        _four(kind, x, row, panel, zero, inputs, sums, zero)
+    elif rows == 5:
+        _five(kind, x, row, panel, zero, inputs, sums, zero)
+    else:
+        _six(kind, x, row, panel, zero, inputs, sums, zero)
 
 
 @part

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.datamodel import models, register_default
+from numba.core.datamodel.models import PrimitiveModel
+from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic
 
 LANES = 16
@@ -35,9 +36,9 @@ vector = _Vector()
 
 
 @register_default(_Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, FLOATS)
+        super().__init__(manager, kind, FLOATS)  # type: ignore[no-untyped-call]
 
 
 Emit = Callable[..., Any]
@@ -50,13 +51,15 @@ def _operation(result: Any, *arguments: Any) -> Callable[[Emit], Any]:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             return emit(builder, *values)  # None where there is no result
 
-        names = ", ".join(f"a{i}" for i in range(len(arguments)))
-        scope: dict[str, Any] = {"typed": (result(*arguments), code)}
-        # numba wants a function with as many names as there are arguments.
-        exec(f"def operation(context, {names}):\n    return typed", scope)  # noqa: S102
-        operation = scope["operation"]
-        operation.__name__ = emit.__name__
-        return intrinsic(operation)
+        typed = result(*arguments), code
+        # numba wants to see as many names as there are arguments.
+        by_count: dict[int, Callable[..., Any]] = {
+            1: lambda context, a: typed,
+            2: lambda context, a, b: typed,
+            3: lambda context, a, b, c: typed,
+            5: lambda context, a, b, c, d, e: typed,
+        }
+        return intrinsic(by_count[len(arguments)])
 
     return decorate
 
@@ -119,6 +122,11 @@ def take_ticket(builder: Any, address: Any) -> Any:
     return builder.atomic_rmw("add", _pointer(builder, address, INT64), INT64(1), "monotonic")
 
 
+def _function(code: Callable[..., Any]) -> Any:
+    """A function of numba code whose arguments' types decide on its instructions."""
+    return intrinsic(code)
+
+
 def _load(builder: Any, kind: Any, address: Any) -> Any:
     if kind == types.float32:
         return builder.load(_pointer(builder, address, FLOATS), align=4)
@@ -128,7 +136,7 @@ def _load(builder: Any, kind: Any, address: Any) -> Any:
     return builder.bitcast(builder.shl(builder.zext(short, INTS), _integer(16)), FLOATS)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_function
 def load(context: Any, kind: Any, address: Any) -> Any:
     """LANES numbers of a kind, as floats."""
 
@@ -138,7 +146,7 @@ def load(context: Any, kind: Any, address: Any) -> Any:
     return vector(kind, types.int64), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_function
 def size_of(context: Any, kind: Any) -> Any:
     """Bytes of a number of a kind."""
 
@@ -154,7 +162,7 @@ def store(builder: Any, address: Any, value: Any) -> Any:
     builder.store(value, _pointer(builder, address, FLOATS), align=4)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_function
 def store_as(context: Any, kind: Any, address: Any, value: Any) -> Any:
     """Write LANES numbers of a kind, rounded to nearest, ties to even."""
 
@@ -226,7 +234,8 @@ def _multiply_add(
 
     cells = [(r, p) for r in range(rows) for p in range(panels)]
     places = {(r, p): after(after(sums, stride, p), INT64(4 * LANES), r) for r, p in cells}
-    held = {cell: cgutils.alloca_once(builder, FLOATS) for cell in cells}
+    allocate: Any = cgutils.alloca_once
+    held = {cell: allocate(builder, FLOATS) for cell in cells}
     for cell, place in places.items():
         first = _constant(0.0) if fresh else _load(builder, types.float32, place)
         builder.store(first, held[cell])
@@ -303,7 +312,9 @@ def store_totals(builder: Any, address: Any, a: Any, b: Any, c: Any, d: Any) -> 
         )
         for first, second in (fours[:2], fours[2:])
     ]
-    low, high = (_lanes(builder, *pairs, lanes) for lanes in ((0, 1, 4, 5), (2, 3, 6, 7)))
+    low, high = (
+        _lanes(builder, pairs[0], pairs[1], lanes) for lanes in ((0, 1, 4, 5), (2, 3, 6, 7))
+    )
     kind = ir.VectorType(FLOAT, TILE)
     builder.store(builder.fadd(low, high), _pointer(builder, address, kind), align=4)
 

@@ -89,7 +89,10 @@ def make_batch(segments: list[Segment]) -> Batch:
 
 def make_table(batch: Batch) -> RowTable:
     """Where each row finds the positions that it attends to."""
-    settled, starts, places, runs = [], [], [], []
+    settled: list[IntArray] = []
+    starts: list[IntArray] = []
+    places: list[int] = []
+    runs: list[tuple[int, int]] = []
     start = 0
     for segment in batch.segments:
         ends = segment.kv_len + 1 + np.arange(segment.num_rows)
@@ -115,7 +118,8 @@ def _tree_places(segment: Segment, places: list[int]) -> tuple[list[int], list[i
     """
     assert segment.tree is not None
     kv_len = segment.kv_len
-    settled, starts, paths = [kv_len + 1], [0], [[]]
+    settled, starts = [kv_len + 1], [0]
+    paths: list[list[int]] = [[]]
     for node, parent in enumerate(segment.tree.parents):
         index, before, path = kv_len + 1 + node, settled[parent + 1], paths[parent + 1]
         is_settled = not path and index == before

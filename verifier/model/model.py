@@ -18,9 +18,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from verifier.cache.kv_cache import KVCache, LayerShape
 from verifier.cache.placement import Kernel, Placement
+from verifier.cache.stateful_slots import StatefulSlots
 from verifier.kernels.threads import kernels_only
 from verifier.kernels.vectors import LANES
-from verifier.cache.stateful_slots import StatefulSlots
 from verifier.model import attention
 from verifier.model.batch import (
     Batch,

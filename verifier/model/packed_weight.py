@@ -51,7 +51,8 @@ class Product:
         fields[product.BIAS] = 0 if bias is None else self._padded(bias).data_ptr()
         self._call.run(product.scratch_size(len(rows)))
         if self.width != self.num_outputs:
-            out = out[:, : self.num_outputs]
+            # torch may compute by other instructions on rows that lie apart.
+            out = out[:, : self.num_outputs].contiguous()
         return out.view(*x.shape[:-1], self.num_outputs)
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
@@ -98,9 +99,9 @@ class PackedWeight(torch.Tensor):
         cls, shape: torch.Size, dtype: torch.dtype, products: list[Product], is_transposed: bool
     ) -> "PackedWeight":
         """Show `products` as a tensor of this shape and type."""
-        made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)  # type: ignore[attr-defined]
+        made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)
         made.products, made.is_transposed = products, is_transposed
-        return made  # type: ignore[no-any-return]
+        return made
 
     @classmethod
     def pack(cls, weight: Tensor, *, is_transposed: bool = False) -> "PackedWeight":
@@ -136,10 +137,10 @@ class PackedWeight(torch.Tensor):
                 found = known(*args, **kwargs or {})
             if found is not NotImplemented:
                 return found
-        return super().__torch_function__(func, types, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch calls it so
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Make the dense weight for anything else."""

@@ -20,7 +20,8 @@ def pack_weights(model: PreTrainedModel) -> int:
     Dense copies go as soon as they are packed. Quantizers put modules or parameters of their own in
     the place of a layer's; these stay.
     """
-    places: dict[int, list[tuple[nn.Module, str]]] = {}  # by weight: a tied one has several
+    # By weight, since a tied one has several places.
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is not None and _is_packable(module, name, weight):
@@ -28,7 +29,9 @@ def pack_weights(model: PreTrainedModel) -> int:
     num_bytes = 0
     for same in places.values():
         module, name = same[0]
-        packed = PackedWeight.pack(module._parameters[name], is_transposed=_is_transposed(module))
+        dense = module.get_parameter(name)
+        packed = PackedWeight.pack(dense, is_transposed=_is_transposed(module))
+        del dense
         for module, name in same:
             module._parameters[name] = packed  # type: ignore[assignment]
         num_bytes += packed.num_bytes

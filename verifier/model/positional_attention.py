@@ -26,8 +26,9 @@ def attend_by_position(
     """Write the pass's keys and values; return what its rows read, [rows, heads, value_dim]."""
     place = layer.owner.placement
     assert place.table is not None
-    call = layer.attention_call or _make_call(layer)
+    call = layer.attention_call or LayerCall(layer)
     assert isinstance(call, LayerCall)
+    layer.attention_call = call
     queries = _rows(query, call.key_dim).float()
     keys, values = _rows(key, call.key_dim), _rows(value, call.value_dim)
     num_rows, num_heads, _ = queries.shape
@@ -82,11 +83,6 @@ class LayerCall:
         """Write the new keys and values, then attend."""
         self._attend.run_alone(self._store)
         self._attend.run(self._scratch_size)
-
-
-def _make_call(layer: SlotLayer) -> LayerCall:
-    layer.attention_call = LayerCall(layer)
-    return layer.attention_call
 
 
 def _rows(x: Tensor, dim: int) -> Tensor:
