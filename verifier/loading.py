@@ -1,5 +1,6 @@
 """From a model's name to a running engine: weights, form, packed products, step-time curve."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,8 +92,13 @@ def model_name(path: str) -> str:
     return Path(path).name if Path(path).exists() else path
 
 
-def make_engine(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig) -> Engine:
-    """Connect the engine's parts."""
+def make_engine(
+    model: TargetModel,
+    tokenizer: Tokenizer,
+    config: VerifierConfig,
+    worker: ThreadPoolExecutor | None = None,
+) -> Engine:
+    """Connect the engine's parts; `worker`: the thread that this runs in, if it has a thread."""
     addresses = [address.strip() for address in config.drafter.split(",") if address.strip()]
     drafts = (
         DraftClient(
@@ -105,13 +111,28 @@ def make_engine(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig
         else None
     )
     measured = load_or_measure(cache_path(), model)
-    return Engine(model, tokenizer, drafts, measured, config, Counters())
+    return Engine(model, tokenizer, drafts, measured, config, Counters(), worker)
 
 
-def load_engine(
+async def load_engine(
     config: VerifierConfig, group: Group, announce: Callable[[StartupPart], object]
 ) -> tuple[Engine, Tokenizer]:
-    """Load everything; takes seconds to minutes, so call it off the event loop."""
+    """Load everything, in the thread that will compute; takes seconds to minutes."""
+    worker = ThreadPoolExecutor(1, thread_name_prefix="torch")
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.run_in_executor(worker, _load_engine, config, group, announce, worker)
+    except BaseException:
+        worker.shutdown(wait=False)
+        raise
+
+
+def _load_engine(
+    config: VerifierConfig,
+    group: Group,
+    announce: Callable[[StartupPart], object],
+    worker: ThreadPoolExecutor,
+) -> tuple[Engine, Tokenizer]:
     hf = _load_weights(config, group)
     announce(StartupPart.WEIGHTS)
     # Beside the work on the weights, but neither beside their loading, since both import parts of
@@ -122,7 +143,7 @@ def load_engine(
         _check_bitwise(model, config)
         tokenizer = loading.result()
     announce(StartupPart.FORM)
-    engine = make_engine(model, tokenizer, config)
+    engine = make_engine(model, tokenizer, config, worker)
     announce(StartupPart.STEP_TIMES)
     return engine, tokenizer
 

@@ -41,9 +41,7 @@ async def serve(
     registry = new_registry("verifier")
     async with exporting(config.metrics_listen, registry):
         try:
-            engine, tokenizer = await asyncio.to_thread(
-                load_engine, config, group or Group(), _announcing(server)
-            )
+            engine, tokenizer = await load_engine(config, group or Group(), _announcing(server))
         except BaseException:
             await server.stop()
             raise

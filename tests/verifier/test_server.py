@@ -1,5 +1,6 @@
 """A verifier as a process of its own: it loads, says when it is ready, drains, and says why not."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -87,7 +88,7 @@ def load(model: str, *, bitwise: bool, required: bool, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(loading, "choose_form", found)
     config = VerifierConfig(model=model, max_context=200, require_bitwise=required)
-    return loading.load_engine(config, Group(), lambda part: None)[0]
+    return asyncio.run(loading.load_engine(config, Group(), lambda part: None))[0]
 
 
 def test_a_model_that_must_be_bitwise_and_is_not_is_refused_with_the_reason(

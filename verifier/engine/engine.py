@@ -43,7 +43,13 @@ class Engine:
         measured: Measurements,
         config: VerifierConfig,
         counters: Counters,
+        worker: ThreadPoolExecutor | None = None,
     ) -> None:
+        """`worker`: the one thread that the model was loaded in, where there is one.
+
+        OpenMP keeps a team for each thread that computes. With two of them there are more threads
+        than processors; then they stop waiting for work awake, and every pass takes longer.
+        """
         self.model = model
         self.counters = counters
         self.drafting = DraftCoordinator(drafts, model, measured)
@@ -58,7 +64,7 @@ class Engine:
         self._prefixes = PrefixCache(model.slots)
         self._ids = itertools.count(1)
         self._wake = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="forward")
+        self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="torch")
         self._task: asyncio.Task[None] | None = None
 
     @property

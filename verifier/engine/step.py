@@ -21,6 +21,7 @@ from verifier.speculation.tree import EMPTY_TREE, Accepted, DraftTree, accept
 SUCCESSORS_PER_TOKEN = 8
 # Prompt rows of one pass, where the settings name none: whoever comes during a pass waits for it.
 CPU_PREFILL_ROWS, GPU_PREFILL_ROWS = 64, 512
+ALONE_ROWS = 256  # at least, while nobody else is there
 # What the oldest prompt gets at least, as a share of them and beyond them if need be, when shorter
 # ones go before it: a short prompt that fits into one pass must not take two.
 OLDEST_SHARE = 0.25
@@ -74,12 +75,14 @@ class Planner:
     def plan(self, running: list[Sequence], drafts: Drafts) -> list[Work]:
         """Every decoding sequence with its draft, then prompts in what room is left."""
         decoding = [self._decode_work(s, drafts) for s in running if s.is_decoding]
-        return decoding + self._prefill_works([s for s in running if not s.is_decoding], drafts)
+        room = max(self._prefill_rows, ALONE_ROWS) if len(running) == 1 else self._prefill_rows
+        prompts = [s for s in running if not s.is_decoding]
+        return decoding + self._prefill_works(prompts, drafts, room)
 
-    def _prefill_works(self, prompts: list[Sequence], drafts: Drafts) -> list[Work]:
+    def _prefill_works(self, prompts: list[Sequence], drafts: Drafts, left: int) -> list[Work]:
         """The shortest rest first; the oldest prompt gets its share in any case."""
         works: list[Work] = []
-        left, share = self._prefill_rows, max(int(OLDEST_SHARE * self._prefill_rows), 1)
+        share = max(int(OLDEST_SHARE * left), 1)
         for sequence in sorted(prompts, key=self._num_unread):
             room = max(left, share) if sequence is prompts[0] else left
             if room > 0:
