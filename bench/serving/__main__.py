@@ -6,13 +6,10 @@ ratios are medians over the rounds: on a machine with other work only ratios mea
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -20,10 +17,10 @@ from rich.console import Console
 from bench.serving.engine import drafting_hop, measure_curve, overhead, step_curve
 from bench.serving.figures import Figure, table
 from bench.serving.generate import Generate
+from bench.serving.running_stack import running_stack
 from bench.serving.streams import eight_streams, first_token, never_slower, one_stream
 from lookahead import Client
 from lookahead.stack.model_cache import DEMO, resolve_model
-from lookahead.stack.stack import NO_REDIS, StackConfig, running
 from verifier.config import VerifierConfig
 from verifier.loading import load_model
 from verifier.model.measurements import cache_path, load_or_measure
@@ -128,13 +125,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-@contextmanager
-def running_stack(model: str) -> Iterator[Client]:
-    """A client of a stack that serves `model`; one short request has been answered already."""
-    with TemporaryDirectory(prefix="la-") as directory:
-        config = StackConfig.apart(model, Path(directory), environ=os.environ, redis=NO_REDIS)
-        with running(config), Client(config.verifier_address) as client:
-            client.generate("Once upon a time", max_tokens=8, learn="none").wait()
-            yield client
