@@ -74,6 +74,15 @@ class Curve:
     points: Points
 
 
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Milliseconds a token: groups of bars, one for each series. None: not measured."""
+
+    title: str
+    groups: list[str]
+    series: dict[str, list[float | None]]
+
+
 def plot_replay(
     path: Path, curves: Sequence[Curve], reliability: Sequence[tuple[str, Points]]
 ) -> None:
@@ -134,6 +143,25 @@ def plot_trie(path: Path, sizes: Sequence[tuple[int, dict[int, tuple[float, floa
     axis.set_ylabel("propose, µs")
     axis.grid(alpha=0.3, which="both")
     axis.legend(frameon=False, fontsize=9)
+    _save(path)
+
+
+def plot_bars(path: Path, panels: Sequence[Bars]) -> None:
+    """Draw a panel for each; the shorter a bar, the better."""
+    figure, grid = plt.subplots(
+        len(panels), 1, figsize=(11.0, 3.6 * len(panels)), squeeze=False, layout="constrained"
+    )
+    for axis, panel in zip(grid.flat, panels, strict=True):
+        width = 0.85 / len(panel.series)
+        for place, (name, values) in enumerate(panel.series.items()):
+            at = [group + width * place for group in range(len(panel.groups))]
+            colour = plt.get_cmap("tab20")(place)
+            axis.bar(at, [value or 0.0 for value in values], width, label=name, color=colour)
+        axis.set_xticks([group + 0.4 for group in range(len(panel.groups))], panel.groups)
+        axis.set_title(panel.title)
+        axis.set_ylabel("ms a token")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
     _save(path)
 
 
