@@ -18,6 +18,8 @@ from bench.serving.peers.table import bars, grids
 from bench.serving.peers.tasks import TASKS
 from lookahead.stack.model_cache import ModelUnavailable
 
+WIDTH = 160  # of tables in a file
+
 
 def main() -> None:
     """Run from the command line."""
@@ -41,8 +43,11 @@ def _show(report: Report, args: argparse.Namespace) -> None:
         plot_bars(args.plot, bars(report))
     if args.markdown:
         fill(args.markdown, report)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
     for grid in grids(report):
-        Console().print(grid.terminal())
+        console.print(grid.terminal())
 
 
 def _parser() -> argparse.ArgumentParser:

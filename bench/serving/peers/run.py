@@ -1,10 +1,12 @@
 """One run of the comparison: systems are loaded for one type of the weights after the other."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
@@ -17,6 +19,8 @@ from bench.serving.peers.ways import PEERS, start_ours, start_peer
 from bench.serving.peers.weights import Weights, find_weights
 from bench.serving.peers.worker import PeerUnavailable
 from bench.serving.running_stack import running_stack
+from lookahead import Client
+from lookahead.stack.model_cache import cache_directory
 
 DTYPES = ("float32", "bfloat16")
 OURS = "lookahead-serving"
@@ -66,8 +70,7 @@ class Comparison:
     def _loaded(self, dtype: str, exits: ExitStack) -> tuple[Rounds, Prompts]:
         """Load one system after the other; ours first, which measures its steps at its start."""
         self._say(f"starting ours in {dtype}")
-        stack = running_stack(str(self.weights.checkpoint), LOOKAHEAD_VERIFIER_DTYPE=dtype)
-        client = exits.enter_context(stack)
+        client = exits.enter_context(_our_stack(self.weights, dtype))
         rounds = Rounds(dtype, start_ours(client))
         for way, environment in PEERS.items():
             if environment in self.broken:
@@ -102,6 +105,22 @@ def run(plan: Plan, console: Console) -> Report:
         comparison.skipped,
         comparison.samples,
     )
+
+
+@contextmanager
+def _our_stack(weights: Weights, dtype: str) -> Iterator[Client]:
+    """Ours, with a cache of its own: its steps are measured on this machine as it is now."""
+    hub = os.environ.get("HF_HOME", str(cache_directory().parent / "huggingface"))
+    with (
+        TemporaryDirectory(prefix="la-") as cache,
+        running_stack(
+            str(weights.checkpoint),
+            LOOKAHEAD_VERIFIER_DTYPE=dtype,
+            XDG_CACHE_HOME=cache,
+            HF_HOME=hub,
+        ) as client,
+    ):
+        yield client
 
 
 def _line(sample: Sample) -> str:

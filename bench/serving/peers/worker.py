@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from bench.serving.peers.protocol import Answer, Job, Load
 
-LOAD_S = 900.0  # vLLM compiles for minutes
+LOAD_S = 1800.0  # vLLM compiles for minutes, on a busy machine for many
 CALL_S = 300.0
 STOP_S = 10.0
 
