@@ -29,9 +29,9 @@ class VerifierConfig(ServerSettings):
         default="auto",
         description="Type of the weights; auto: the checkpoint's own on a GPU, float32 on a CPU",
     )
-    attention: Literal["auto", "sdpa", "batched", "eager"] = Field(
+    attention: Literal["auto", "positional", "masked"] = Field(
         default="auto",
-        description="How attention is computed; auto: batched on a GPU, sdpa on a CPU",
+        description="How attention is computed; auto: positional on a CPU, masked on a GPU",
     )
     compile: bool = Field(default=False, description="Compile the layers for passes of few rows")
     threads: int = Field(default=0, ge=0, description="CPU threads of the model; 0: all cores")

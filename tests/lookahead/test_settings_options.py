@@ -17,7 +17,7 @@ from verifier.config import VerifierConfig
 GIVEN = {
     "device": "cpu",
     "dtype": "bfloat16",
-    "attention": "eager",
+    "attention": "masked",
     "compile": "True",
     "require_bitwise": "True",
     "threads": "3",
