@@ -8,6 +8,8 @@ from hypothesis import settings
 
 from drafter.server import warm_up
 from tests.support.models.saved_model import save_small_model
+from verifier.kernels.attention import attention_kernels
+from verifier.kernels.product import OUTPUT_KINDS, product_kernel
 
 # Small models run slower on several threads, and much slower when other processes compete.
 torch.set_num_threads(1)
@@ -29,6 +31,14 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compiled_kernels() -> None:
     """The drafter's kernels, compiled or from their cache: before that, drafts come too late."""
     warm_up()
+
+
+@pytest.fixture(scope="session")
+def row_kernels() -> None:
+    """The verifier's kernels, compiled or from their cache: a dozen seconds each the first time."""
+    for kind in OUTPUT_KINDS:
+        product_kernel(kind)
+        attention_kernels(kind)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
