@@ -41,4 +41,3 @@ def part(function: Function) -> Function:
     with caching_in(CACHE):
         compiled = numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
     return cast(Function, compiled)
-
