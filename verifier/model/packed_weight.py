@@ -134,19 +134,10 @@ class PackedWeight(torch.Tensor):
     ) -> Any:
         """Run what is known on the packed copy."""
         known = _KNOWN.get(func)
-<<<<<<< HEAD
-        if known is not None:
-            with torch._C.DisableTorchFunctionSubclass():
-                found = known(*args, **kwargs or {})
-            if found is not NotImplemented:
-                return found
-        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
-=======
         with torch._C.DisableTorchFunctionSubclass():
             found = NotImplemented if known is None else known(*args, **kwargs or {})
             # torch's own would make a packed weight of the result, which has no products.
             return func(*args, **kwargs or {}) if found is NotImplemented else found
->>>>>>> d6759f0 (wip)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch calls it so
