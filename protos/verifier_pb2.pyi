@@ -213,23 +213,128 @@ class ChatMessages(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _ToolChoice:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ToolChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ChatMessages._ToolChoice.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        TOOL_CHOICE_UNSPECIFIED: ChatMessages._ToolChoice.ValueType  # 0
+        """Take the default, AUTO."""
+        TOOL_CHOICE_AUTO: ChatMessages._ToolChoice.ValueType  # 1
+        """The model decides."""
+        TOOL_CHOICE_NONE: ChatMessages._ToolChoice.ValueType  # 2
+        """It calls none; the prompt shows the tools all the same."""
+        TOOL_CHOICE_REQUIRED: ChatMessages._ToolChoice.ValueType  # 3
+        """It calls at least one."""
+
+    class ToolChoice(_ToolChoice, metaclass=_ToolChoiceEnumTypeWrapper):
+        """Whether the answer calls a tool."""
+
+    TOOL_CHOICE_UNSPECIFIED: ChatMessages.ToolChoice.ValueType  # 0
+    """Take the default, AUTO."""
+    TOOL_CHOICE_AUTO: ChatMessages.ToolChoice.ValueType  # 1
+    """The model decides."""
+    TOOL_CHOICE_NONE: ChatMessages.ToolChoice.ValueType  # 2
+    """It calls none; the prompt shows the tools all the same."""
+    TOOL_CHOICE_REQUIRED: ChatMessages.ToolChoice.ValueType  # 3
+    """It calls at least one."""
+
     MESSAGES_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    TOOL_NAME_FIELD_NUMBER: _builtins.int
+    SINGLE_CALL_FIELD_NUMBER: _builtins.int
+    tool_choice: Global___ChatMessages.ToolChoice.ValueType
+    """Whether it calls one."""
+    tool_name: _builtins.str
+    """The tool that TOOL_CHOICE_REQUIRED calls; empty: any of them."""
+    single_call: _builtins.bool
+    """Call at most one."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The messages in order."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """Functions that the answer may call; at most 128."""
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        tool_choice: Global___ChatMessages.ToolChoice.ValueType = ...,
+        tool_name: _builtins.str = ...,
+        single_call: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "single_call", b"single_call", "tool_choice", b"tool_choice", "tool_name", b"tool_name", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatMessages: _TypeAlias = ChatMessages  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    """A function that the answer may call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Up to 64 of A-Z a-z 0-9 . _ -."""
+    description: _builtins.str
+    """What it does, for the model."""
+    parameters: _builtins.str
+    """JSON schema of its arguments, an object; empty: it takes none."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """A call of a tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The caller's id for it."""
+    name: _builtins.str
+    """Which tool."""
+    arguments: _builtins.str
+    """The arguments as JSON text."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class ChatMessage(_message.Message):
@@ -239,19 +344,29 @@ class ChatMessage(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Who speaks: system, user, assistant, or another role that the template knows."""
     content: _builtins.str
     """What is said."""
+    tool_call_id: _builtins.str
+    """The call that a message of role tool answers."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """The calls that an assistant's message makes."""
+
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,6 +542,7 @@ class Output(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     DRAFT_TREES_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     logprobs: _builtins.bool
     """Return the log probability of each emitted token, before temperature and filters."""
     top_logprobs: _builtins.int
@@ -435,6 +551,8 @@ class Output(_message.Message):
     """Show special tokens in the text."""
     draft_trees: _builtins.bool
     """Return each step's verified draft tree with its tokens, for display."""
+    parts: _builtins.bool
+    """Return also what the text is made of: content and calls of tools. Needs chat messages."""
     def __init__(
         self,
         *,
@@ -442,10 +560,11 @@ class Output(_message.Message):
         top_logprobs: _builtins.int | None = ...,
         special_tokens: _builtins.bool = ...,
         draft_trees: _builtins.bool = ...,
+        parts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "draft_trees", b"draft_trees", "logprobs", b"logprobs", "special_tokens", b"special_tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs", "draft_trees", b"draft_trees", "logprobs", b"logprobs", "parts", b"parts", "special_tokens", b"special_tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
     _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
@@ -674,6 +793,7 @@ class Tokens(_message.Message):
     DRAFT_SOURCES_FIELD_NUMBER: _builtins.int
     DRAFTED_TEXT_LEN_FIELD_NUMBER: _builtins.int
     DRAFT_TREE_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     first_index: _builtins.int
     """Position of the first one in the output."""
     text: _builtins.str
@@ -700,6 +820,10 @@ class Tokens(_message.Message):
     def draft_tree(self) -> Global___DraftTree:
         """The tree that this step verified, if draft trees were requested and one was drafted."""
 
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___MessagePart]:
+        """What became certain of the answer's parts, if parts were requested."""
+
     def __init__(
         self,
         *,
@@ -711,14 +835,72 @@ class Tokens(_message.Message):
         draft_sources: _abc.Iterable[Global___DraftSource.ValueType] | None = ...,
         drafted_text_len: _builtins.int = ...,
         draft_tree: Global___DraftTree | None = ...,
+        parts: _abc.Iterable[Global___MessagePart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["draft_tree", b"draft_tree"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_sources", b"draft_sources", "draft_tree", b"draft_tree", "drafted_text_len", b"drafted_text_len", "first_index", b"first_index", "logprobs", b"logprobs", "num_drafted", b"num_drafted", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_sources", b"draft_sources", "draft_tree", b"draft_tree", "drafted_text_len", b"drafted_text_len", "first_index", b"first_index", "logprobs", b"logprobs", "num_drafted", b"num_drafted", "parts", b"parts", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tokens: _TypeAlias = Tokens  # noqa: Y015
+
+@_typing.final
+class MessagePart(_message.Message):
+    """A piece of one part of an answer; pieces of a part follow each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[MessagePart._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: MessagePart._Kind.ValueType  # 0
+        """Never sent."""
+        KIND_CONTENT: MessagePart._Kind.ValueType  # 1
+        """What is said."""
+        KIND_TOOL_CALL: MessagePart._Kind.ValueType  # 2
+        """A call of a tool."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """Parts of an answer."""
+
+    KIND_UNSPECIFIED: MessagePart.Kind.ValueType  # 0
+    """Never sent."""
+    KIND_CONTENT: MessagePart.Kind.ValueType  # 1
+    """What is said."""
+    KIND_TOOL_CALL: MessagePart.Kind.ValueType  # 2
+    """A call of a tool."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CALL_INDEX_FIELD_NUMBER: _builtins.int
+    TOOL_NAME_FIELD_NUMBER: _builtins.int
+    kind: Global___MessagePart.Kind.ValueType
+    """What it belongs to."""
+    text: _builtins.str
+    """The text that is added: for a call of a tool, JSON of its arguments."""
+    call_index: _builtins.int
+    """Which call it belongs to, counted from 0."""
+    tool_name: _builtins.str
+    """The tool called; set in the first piece of a call."""
+    def __init__(
+        self,
+        *,
+        kind: Global___MessagePart.Kind.ValueType = ...,
+        text: _builtins.str = ...,
+        call_index: _builtins.int = ...,
+        tool_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "kind", b"kind", "text", b"text", "tool_name", b"tool_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MessagePart: _TypeAlias = MessagePart  # noqa: Y015
 
 @_typing.final
 class DraftTree(_message.Message):
@@ -868,6 +1050,7 @@ class Finished(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     SPECULATION_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     reason: Global___Finished.FinishReason.ValueType
     """Why it ended."""
     stop_string: _builtins.str
@@ -888,6 +1071,10 @@ class Finished(_message.Message):
     def speculation(self) -> Global___SpeculationSummary:
         """What drafting did."""
 
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___MessagePart]:
+        """The rest of the answer's parts, if parts were requested."""
+
     def __init__(
         self,
         *,
@@ -898,10 +1085,11 @@ class Finished(_message.Message):
         usage: Global___Usage | None = ...,
         timings: Global___Timings | None = ...,
         speculation: Global___SpeculationSummary | None = ...,
+        parts: _abc.Iterable[Global___MessagePart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "speculation", b"speculation", "stop_token_id", b"stop_token_id", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "reason", b"reason", "speculation", b"speculation", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "text", b"text", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id", "parts", b"parts", "reason", b"reason", "speculation", b"speculation", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "text", b"text", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stop_token_id: _TypeAlias = _typing.Literal["stop_token_id"]  # noqa: Y015
     _WhichOneofArgType__stop_token_id: _TypeAlias = _typing.Literal["_stop_token_id", b"_stop_token_id"]  # noqa: Y015
@@ -1082,6 +1270,7 @@ class GetModelResponse(_message.Message):
     DRAFTER_CONNECTED_FIELD_NUMBER: _builtins.int
     BITWISE_FIELD_NUMBER: _builtins.int
     NOT_BITWISE_REASON_FIELD_NUMBER: _builtins.int
+    TOOL_FORMAT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model name."""
     model_fingerprint: _builtins.str
@@ -1117,6 +1306,8 @@ class GetModelResponse(_message.Message):
     """
     not_bitwise_reason: _builtins.str
     """Why the model is not bitwise; empty if it is."""
+    tool_format: _builtins.str
+    """How this model writes calls of tools, for example "hermes"."""
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The model's end-of-sequence ids."""
@@ -1141,10 +1332,11 @@ class GetModelResponse(_message.Message):
         drafter_connected: _builtins.bool = ...,
         bitwise: _builtins.bool = ...,
         not_bitwise_reason: _builtins.str = ...,
+        tool_format: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bitwise", b"bitwise", "device", b"device", "drafter_connected", b"drafter_connected", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "max_context_len", b"max_context_len", "max_nodes", b"max_nodes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "model_fingerprint", b"model_fingerprint", "not_bitwise_reason", b"not_bitwise_reason", "verification", b"verification", "verification_reason", b"verification_reason", "vocabulary_fingerprint", b"vocabulary_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bitwise", b"bitwise", "device", b"device", "drafter_connected", b"drafter_connected", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "max_context_len", b"max_context_len", "max_nodes", b"max_nodes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "model_fingerprint", b"model_fingerprint", "not_bitwise_reason", b"not_bitwise_reason", "tool_format", b"tool_format", "verification", b"verification", "verification_reason", b"verification_reason", "vocabulary_fingerprint", b"vocabulary_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -58,6 +58,24 @@ class VerifierConfig(ServerSettings):
         default=False,
         description="Refuse to serve a model whose rows are not bitwise independent",
     )
+    tool_format: Literal[
+        "auto",
+        "hermes",
+        "qwen-xml",
+        "glm",
+        "llama-json",
+        "pythonic",
+        "mistral-list",
+        "mistral",
+        "deepseek",
+        "deepseek-r1",
+        "phi",
+        "harmony",
+        "gemma",
+    ] = Field(
+        default="auto",
+        description="How the model writes calls of tools; auto: as its chat template does",
+    )
     drain_s: float = Field(
         default=30.0, ge=0, description="Seconds running streams get at shutdown"
     )

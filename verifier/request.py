@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 
 from rpc.contract import Learn
+from verifier.chat.format import AnswerForm
 from verifier.constraints.grammar import Grammar
 from verifier.sampling.params import SamplingParams
 from verifier.text.stopping import StoppingParams
@@ -43,5 +44,6 @@ class Request:
     num_top_logprobs: int = 0
     special_tokens: bool = False
     grammar: Grammar | None = None  # a form that the output must have
+    answer: AnswerForm | None = None  # what the output is taken apart by, if that is wanted
     draft_trees: bool = False  # return each step's tree, for display
     traceparent: str = ""  # the span that the drafter goes on with; empty without tracing

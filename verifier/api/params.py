@@ -149,8 +149,11 @@ def parse_stopping(
     )
 
 
-def check_output(message: pb.Output, violations: Violations) -> None:
+def check_output(request: pb.GenerateRequest, violations: Violations) -> None:
     """Check what to return besides the text."""
+    message = request.output
+    has_parts = request.WhichOneof("input") == "chat" or not message.parts
+    violations.require(has_parts, "output.parts", "needs chat messages")
     field = "output.top_logprobs"
     violations.require(
         message.top_logprobs <= MAX_TOP_LOGPROBS,

@@ -14,8 +14,9 @@ from protos import verifier_pb2_grpc as pb_grpc
 from rpc.errors import ResourceExhausted, ServiceError, Unavailable
 from rpc.tracing import Span, Tracer
 from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
-from verifier.api.to_proto import event_reply, started_reply
+from verifier.api.to_proto import Replies, started_reply
 from verifier.api.validation import Limits
+from verifier.chat.format import ChatFormat
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine, EngineError
 from verifier.engine.events import Completion
@@ -51,6 +52,7 @@ class Backend:
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
+        self.chat = ChatFormat(tokenizer, config.tool_format)
         self.tracer = tracer
         self.write_timeout_s = config.write_timeout_s
         self.request_log = RequestLog(engine.counters)
@@ -75,6 +77,7 @@ class Backend:
             verification_reason=model.reason,
             max_nodes=config.max_nodes if self.limits.allows_drafts else 0,
             has_chat_template=tokenizer.has_chat_template,
+            tool_format=self.chat.calls.name if tokenizer.has_chat_template else "",
             eos_token_ids=sorted(tokenizer.eos_token_ids),
             device=f"{model.device} {str(model.dtype).removeprefix('torch.')}",
             bitwise=model.bitwise,
@@ -108,13 +111,14 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
         try:
             with writing:
                 yield started_reply(sequence.request, backend.describe())
+            replies = Replies(sequence.request, backend.tokenizer.token_text)
             async with aclosing(sequence.stream()) as events:
                 async for event in events:
                     if isinstance(event, Completion):
                         reason = ""
                         backend.request_log.complete(sequence, event, span)
                     with writing:
-                        yield event_reply(event, backend.tokenizer.token_text)
+                        yield replies.of(event)
         except (SamplingError, EngineError) as error:
             reason = "ERROR"
             _fail(sequence.request, error)
@@ -130,7 +134,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
         backend = self._ready()
-        ids = await self._in_worker(parse_tokenize, request, backend.tokenizer, backend.limits)
+        ids = await self._in_worker(parse_tokenize, request, backend.chat, backend.limits)
         fingerprint = backend.tokenizer.fingerprint
         return pb.TokenizeResponse(token_ids=ids, vocabulary_fingerprint=fingerprint)
 
@@ -146,9 +150,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
     ) -> Sequence:
         """Check and queue a request; ServiceError where it is not taken."""
         try:
-            parsed = await self._in_worker(
-                parse_generate, request, backend.tokenizer, backend.limits
-            )
+            parsed = await self._in_worker(parse_generate, request, backend.chat, backend.limits)
             if span is not None:
                 parsed = replace(parsed, traceparent=span.traceparent)
             return _submit(backend.engine, parsed)

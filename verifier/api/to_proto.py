@@ -1,10 +1,12 @@
 """From the domain to the wire: the messages of a stream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from protos import verifier_pb2 as pb
-from verifier.constraints.constraint import Constraint, Kind
+from verifier.chat.parts import Part, merged
+from verifier.constraints.constraint import Kind
+from verifier.constraints.grammar import Grammar
 from verifier.engine.events import Completion, TokenRun, VerifiedDraft
 from verifier.request import Request, Speculation
 from verifier.sampling.params import SamplingParams
@@ -23,18 +25,45 @@ def started_reply(request: Request, model: pb.GetModelResponse) -> pb.GenerateRe
         sampling=_sampling(request.sampling),
         stopping=_stopping(request.stopping),
         speculation=_speculation(request.speculation),
-        constraint=None if request.grammar is None else _constraint(request.grammar.constraint),
+        constraint=_constraint(request.grammar),
     )
     return pb.GenerateResponse(started=started)
 
 
-def event_reply(
-    event: TokenRun | Completion, token_text: Callable[[int], str]
-) -> pb.GenerateResponse:
-    """A run of tokens, or the end; `token_text` is what a drafted token reads like."""
-    if isinstance(event, TokenRun):
-        return pb.GenerateResponse(tokens=_tokens(event, token_text))
-    return pb.GenerateResponse(finished=_finished(event))
+class Replies:
+    """The messages of one stream after the first, which follow its text as it grows."""
+
+    def __init__(self, request: Request, token_text: Callable[[int], str]) -> None:
+        """`token_text`: what a drafted token reads like."""
+        self._token_text = token_text
+        self._parser = None if request.answer is None else request.answer.parser()
+
+    def of(self, event: TokenRun | Completion) -> pb.GenerateResponse:
+        """A run of tokens, or the end."""
+        if isinstance(event, TokenRun):
+            tokens = _tokens(event, self._token_text)
+            tokens.parts.extend(map(_part, self._parts(event.text)))
+            return pb.GenerateResponse(tokens=tokens)
+        finished = _finished(event)
+        finished.parts.extend(map(_part, self._last_parts(event.text)))
+        return pb.GenerateResponse(finished=finished)
+
+    def _parts(self, text: str) -> Iterable[Part]:
+        return () if self._parser is None else self._parser.push(text)
+
+    def _last_parts(self, text: str) -> Iterable[Part]:
+        if self._parser is None:
+            return ()
+        return merged([*self._parser.push(text), *self._parser.finish()])
+
+
+def _part(part: Part) -> pb.MessagePart:
+    return pb.MessagePart(
+        kind=cast("pb.MessagePart.Kind.ValueType", part.kind),  # numbered alike
+        text=part.text,
+        call_index=part.call_index,
+        tool_name=part.tool_name,
+    )
 
 
 def _tokens(run: TokenRun, token_text: Callable[[int], str]) -> pb.Tokens:
@@ -120,7 +149,10 @@ def _stopping(params: StoppingParams) -> pb.Stopping:
     )
 
 
-def _constraint(constraint: Constraint) -> pb.Constraint:
+def _constraint(grammar: Grammar | None) -> pb.Constraint | None:
+    if grammar is None or grammar.constraint.kind is Kind.ANSWER:
+        return None
+    constraint = grammar.constraint
     if constraint.kind is Kind.JSON_SCHEMA:
         return pb.Constraint(json_schema=constraint.texts[0])
     if constraint.kind is Kind.REGEX:

@@ -9,11 +9,12 @@ class ConstraintError(ValueError):
 
 
 class Kind(enum.Enum):
-    """What the texts of a constraint are; the value is the field's name in the contract."""
+    """What the texts of a constraint are; the value is the field of the contract that sets it."""
 
     JSON_SCHEMA = "json_schema"
     REGEX = "regex"
     CHOICES = "choices"
+    ANSWER = "chat"  # rules of a grammar, made by ourselves, whose rule `body` is the output
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,8 @@ class Grammars:
             return grammar
         # A leading space is not shown: where the form may begin with one it needs another,
         # elsewhere it is free to come.
-        may_begin = any(self._names[token_id].startswith(b" ") for token_id in starts)
+        is_answer = constraint.kind is Kind.ANSWER  # whose free text needs no second space
+        may_begin = not is_answer and any(self._names[i].startswith(b" ") for i in starts)
         return self._grammar(constraint, prefix='" "' if may_begin else '" "?')
 
     def _grammar(self, constraint: Constraint, *, prefix: str) -> Grammar:
@@ -252,6 +253,8 @@ def _compiled_tokenizer(names: _Names, eos_token_ids: frozenset[int]) -> LLToken
 
 def _lark(constraint: Constraint, *, prefix: str) -> str:
     """The grammar in llguidance's language, after a `prefix` of it."""
+    if constraint.kind is Kind.ANSWER:
+        return f"start: {prefix} body\n{constraint.texts[0]}"
     if constraint.kind is Kind.JSON_SCHEMA:
         # Written anew, so that nothing but one JSON value gets into the grammar.
         schema = json.loads(constraint.texts[0])

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,17 +82,31 @@ class Tokenizer:
             ids = self._backend(text, add_special_tokens=special_tokens)["input_ids"]
         return ids
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def chat_template(self, *, has_tools: bool) -> str:
+        """The template that renders chat messages, perhaps one of its own with tools; or none."""
+        if not self.has_chat_template:
+            return ""
+        template: str = self._backend.get_chat_template(tools=[{}] if has_tools else None)
+        return template
+
+    def special_tokens_in(self, texts: Sequence[str]) -> dict[str, int]:
+        """The special tokens that stand in the texts, by their own text."""
+        found = ((self._tokens[i], i) for i in self.special_ids)
+        return {token: i for token, i in found if any(token in text for text in texts)}
+
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None
+    ) -> list[int]:
         """Ids of the messages rendered with the model's chat template, ready for an answer."""
         if not self.has_chat_template:
             raise ChatError("the model has no chat template; send text or token ids")
         # Stands in for special tokens spelled out by users, and cannot be guessed by them.
         guard = f"\ue000{secrets.token_hex(8)}:"
-        texts = self._guarded([text for message in messages for text in message.values()], guard)
-        guarded = [{name: texts.pop(0) for name in message} for message in messages]
+        said = [list(messages), list(tools or ())]
+        guarded = _with_texts(said, iter(self._guarded(list(_texts(said)), guard)))
         try:
             text: str = self._backend.apply_chat_template(
-                guarded, tokenize=False, add_generation_prompt=True
+                guarded[0], tools=guarded[1] or None, tokenize=False, add_generation_prompt=True
             )
         except TEMPLATE_ERRORS as error:
             raise ChatError(f"the model's chat template refuses the messages: {error}") from error
@@ -181,6 +195,30 @@ class HuggingFaceCodec:
     def decode(self, token_ids: list[int]) -> str:
         """The text of the ids."""
         return self._tokenizer.decode(token_ids, special_tokens=self._special_tokens)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts inside a JSON value, from left to right."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield name
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _with_texts(value: Any, texts: Iterator[str]) -> Any:
+    """The same value with these texts, from left to right."""
+    if isinstance(value, str):
+        return next(texts)
+    if isinstance(value, dict):
+        return {next(texts): _with_texts(item, texts) for item in value.values()}
+    if isinstance(value, list):
+        return [_with_texts(item, texts) for item in value]
+    return value
 
 
 def load_tokenizer(name: str) -> Tokenizer:

@@ -14,9 +14,11 @@ from tests.support.models.small_tokenizers import small_tokenizer
 from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
 from verifier.api.to_proto import started_reply
 from verifier.api.validation import Limits
+from verifier.chat.format import ChatFormat
 from verifier.request import Mode, Request
 
 TOKENIZER = small_tokenizer("byte_level")
+CHAT = ChatFormat(TOKENIZER)
 LIMITS = Limits(
     vocabulary_size=TOKENIZER.size, max_context=100, max_nodes=24, max_depth=16, allows_drafts=True
 )
@@ -24,7 +26,7 @@ GOOD = {"text": "the fox"}
 
 
 def parse(fields: dict[str, Any], limits: Limits = LIMITS) -> Request:
-    return parse_generate(ParseDict(fields, pb.GenerateRequest()), TOKENIZER, limits)
+    return parse_generate(ParseDict(fields, pb.GenerateRequest()), CHAT, limits)
 
 
 def violations_of(fields: dict[str, Any], limits: Limits = LIMITS) -> dict[str, str]:
@@ -243,7 +245,7 @@ def test_a_constraint_needs_a_kind_and_the_end_of_the_sequence(
 def test_a_tokenizer_that_cannot_be_constrained_says_so() -> None:
     message = ParseDict({**GOOD, "constraint": {"regex": "a"}}, pb.GenerateRequest())
     with pytest.raises(InvalidRequest, match=r"constraint\.regex.*tokenizer"):
-        parse_generate(message, small_tokenizer("wordpiece"), LIMITS)
+        parse_generate(message, ChatFormat(small_tokenizer("wordpiece")), LIMITS)
 
 
 def test_effective_parameters_are_themselves_a_request_with_the_same_meaning() -> None:
@@ -264,7 +266,7 @@ def test_effective_parameters_are_themselves_a_request_with_the_same_meaning() -
         stopping=started.stopping,
         speculation=started.speculation,
     )
-    assert parse_generate(again, TOKENIZER, LIMITS) == request
+    assert parse_generate(again, CHAT, LIMITS) == request
 
 
 scalars = st.one_of(
@@ -302,7 +304,7 @@ def test_any_request_is_parsed_or_refused(
     )
     before = MessageToDict(message)
     try:
-        request = parse_generate(message, TOKENIZER, LIMITS)
+        request = parse_generate(message, CHAT, LIMITS)
     except InvalidRequest as error:
         assert error.violations
     else:
@@ -313,15 +315,15 @@ def test_any_request_is_parsed_or_refused(
 
 def test_tokenize_and_detokenize_check_their_input() -> None:
     with pytest.raises(InvalidRequest, match="input: is missing"):
-        parse_tokenize(pb.TokenizeRequest(), TOKENIZER, LIMITS)
+        parse_tokenize(pb.TokenizeRequest(), CHAT, LIMITS)
     with pytest.raises(InvalidRequest, match="text: must be at most 3200 bytes, got 3201"):
-        parse_tokenize(pb.TokenizeRequest(text="x" * 3201), TOKENIZER, LIMITS)
+        parse_tokenize(pb.TokenizeRequest(text="x" * 3201), CHAT, LIMITS)
     with pytest.raises(InvalidRequest, match=r"token_ids\[1\]"):
         parse_detokenize(pb.DetokenizeRequest(token_ids=[1, 99999]), TOKENIZER, LIMITS)
-    ids = parse_tokenize(pb.TokenizeRequest(text="naïve"), TOKENIZER, LIMITS)
+    ids = parse_tokenize(pb.TokenizeRequest(text="naïve"), CHAT, LIMITS)
     assert ids == tuple(TOKENIZER.encode("naïve"))
     bare = parse_tokenize(
-        pb.TokenizeRequest(text="naïve", without_special_tokens=True), TOKENIZER, LIMITS
+        pb.TokenizeRequest(text="naïve", without_special_tokens=True), CHAT, LIMITS
     )
     assert ids[1:] == bare
     assert parse_detokenize(pb.DetokenizeRequest(token_ids=ids), TOKENIZER, LIMITS) == "naïve"
