@@ -63,6 +63,8 @@ TOKENIZER = small_tokenizer("byte_level")
 ALL = pytest.mark.parametrize("name", [form.name for form in FORMS])
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00\x7f<>"), max_size=12)
+
+
 def in_order(arguments: dict[str, Any]) -> dict[str, Any]:
     """As the schema has them, and as the grammar wants them."""
     order = ["city", "unit", "days", "lines", "is_new", "at"]
