@@ -30,7 +30,7 @@ async def read_json(request: Request, *, max_bytes: int, timeout_s: float) -> di
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Return the object that `body` holds; fields that are null count as not given."""
+    """Return the object that `body` holds."""
     try:
         found = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -42,7 +42,7 @@ def parse(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise invalid(None, "the body must be a JSON object")
     _check(found, "", 0)
-    return {name: value for name, value in found.items() if value is not None}
+    return found
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

@@ -1,12 +1,13 @@
-"""One choice of an answer: the text and tokens of its generation so far."""
+"""One choice of an answer: the text and the tokens of its generation so far."""
 
+import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
 from lookahead.client.responses import source_names
 from lookahead.gateway.errors import ApiError
-from lookahead.gateway.token_texts import TokenText, TokenTexts
+from lookahead.gateway.tokens.texts import TokenText, TokenTexts
 from lookahead.gateway.verifiers import GenerationCall
 from protos import verifier_pb2 as pb
 from rpc.errors import RETRY_AFTER_S
@@ -14,11 +15,31 @@ from rpc.errors import RETRY_AFTER_S
 REASONS = {pb.Finished.FINISH_REASON_STOP: "stop", pb.Finished.FINISH_REASON_LENGTH: "length"}
 
 
+@dataclass(slots=True)
+class ToolCall:
+    """A call that the choice makes, as far as it is written."""
+
+    index: int
+    name: str
+    key: str = field(default_factory=lambda: secrets.token_hex(12))  # ids are made of it
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """What a message adds to a call."""
+
+    call: ToolCall
+    arguments: str
+    is_first: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """The part that one message of the stream adds."""
 
-    text: str
+    text: str  # what is said
+    calls: tuple[CallPart, ...] = ()
     tokens: pb.Tokens | None = None  # None with the last piece
     logprobs: tuple[TokenText, ...] = ()
     finish_reason: str | None = None  # with the last piece only
@@ -30,11 +51,20 @@ class Choice:
 
     index: int
     generating: GenerationCall
+    has_parts: bool  # whether its text is taken apart
     text: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenText] = field(default_factory=list)
     first_time: float | None = None  # monotonic, of the first tokens
     finished: pb.Finished | None = None
     num_accepted: dict[str, int] = field(default_factory=dict)  # drafted tokens by their source
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended: stop, length or tool_calls."""
+        assert self.finished is not None, "only a finished choice has a reason"
+        reason = REASONS[self.finished.reason]
+        return "tool_calls" if self.calls and reason == "stop" else reason
 
     async def pieces(self, texts: TokenTexts) -> AsyncIterator[Piece]:
         """Yield the parts as they come, and count them."""
@@ -50,9 +80,9 @@ class Choice:
         for name in source_names(tokens.draft_sources):
             self.num_accepted[name] = self.num_accepted.get(name, 0) + 1
         logprobs = await texts.of_logprobs(tokens) if tokens.logprobs else ()
-        self.text.append(tokens.text)
         self.logprobs.extend(logprobs)
-        return Piece(tokens.text, tokens, logprobs)
+        text, calls = self._take(tokens.text, tokens.parts)
+        return Piece(text, calls, tokens, logprobs)
 
     def _end(self, finished: pb.Finished) -> Piece:
         if finished.reason not in REASONS:
@@ -62,5 +92,26 @@ class Choice:
                 503, "unavailable_error", message, code=code, retry_after_s=RETRY_AFTER_S
             )
         self.finished = finished
-        self.text.append(finished.text)
-        return Piece(finished.text, finish_reason=REASONS[finished.reason])
+        text, calls = self._take(finished.text, finished.parts)
+        return Piece(text, calls, finish_reason=self.finish_reason)
+
+    def _take(self, text: str, parts: Iterable[pb.MessagePart]) -> tuple[str, tuple[CallPart, ...]]:
+        """Add what a message brings; return what is said, and what is added to calls."""
+        calls: list[CallPart] = []
+        if self.has_parts:
+            text = ""
+            for part in parts:
+                if part.kind == pb.MessagePart.KIND_TOOL_CALL:
+                    calls.append(self._add_to_call(part))
+                else:
+                    text += part.text
+        self.text.append(text)
+        return text, tuple(calls)
+
+    def _add_to_call(self, part: pb.MessagePart) -> CallPart:
+        is_first = part.call_index == len(self.calls)
+        if is_first:
+            self.calls.append(ToolCall(part.call_index, part.tool_name))
+        call = self.calls[part.call_index]
+        call.arguments.append(part.text)
+        return CallPart(call, part.text, is_first)

@@ -17,7 +17,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from lookahead.client.errors import (
     DeadlineExceeded,
@@ -27,21 +27,22 @@ from lookahead.client.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from lookahead.gateway.request import FieldName
 from rpc.errors import RETRY_AFTER_S
 
 MAX_VALUE_CHARS = 100
 
-# What the contract's fields are called in a request of ours.
-PARAMS = (
-    (re.compile(r"^text$"), "prompt"),
-    (re.compile(r"^token_ids(\.ids)?"), "prompt"),
-    (re.compile(r"^chat\.messages"), "messages"),
-    (re.compile(r"^chat$"), "messages"),
-    (re.compile(r"^stopping\.stop_strings"), "stop"),
-    (re.compile(r"^speculation\.prediction"), "prediction"),
-    (re.compile(r"^speculation\."), "lookahead."),
-    (re.compile(r"^constraint\b.*"), "response_format"),
-    (re.compile(r"^(sampling|stopping|output)\."), ""),
+# What OpenAI's completions call the contract's fields; other names come with the request.
+FIELD_NAMES = (
+    FieldName(re.compile(r"^text$"), "prompt"),
+    FieldName(re.compile(r"^token_ids(\.ids)?"), "prompt"),
+    FieldName(re.compile(r"^chat\.messages"), "messages"),
+    FieldName(re.compile(r"^chat$"), "messages"),
+    FieldName(re.compile(r"^stopping\.stop_strings"), "stop"),
+    FieldName(re.compile(r"^speculation\.prediction"), "prediction"),
+    FieldName(re.compile(r"^speculation\."), "lookahead."),
+    FieldName(re.compile(r"^constraint\b.*"), "response_format"),
+    FieldName(re.compile(r"^(sampling|stopping|output)\."), ""),
 )
 
 
@@ -86,13 +87,13 @@ def invalid(
     return ApiError(400, "invalid_request_error", message, param=param, code=code)
 
 
-def from_call(error: LookaheadError, renamed: Mapping[str, str]) -> ApiError:
+def from_call(error: LookaheadError, names: Sequence[FieldName] = ()) -> ApiError:
     """Return what a failed call to the verifier means to the client.
 
-    `renamed` says what a request calls a field otherwise than the contract does.
+    `names`: what the request calls fields of the contract, before the usual names.
     """
     if isinstance(error, InvalidRequest):
-        return _from_violations(error, renamed)
+        return _from_violations(error, (*names, *FIELD_NAMES))
     if isinstance(error, FailedPrecondition):
         return invalid(None, str(error))
     if isinstance(error, ResourceExhausted):
@@ -109,19 +110,16 @@ def _later(status: int, kind: str, error: LookaheadError, *, code: str) -> ApiEr
     return ApiError(status, kind, str(error), code=code, retry_after_s=delay_s)
 
 
-def _from_violations(error: InvalidRequest, renamed: Mapping[str, str]) -> ApiError:
+def _from_violations(error: InvalidRequest, names: Sequence[FieldName]) -> ApiError:
     if not error.violations:
         return invalid(None, str(error))
-    named = [(_param(v.field, renamed), v.description) for v in error.violations]
+    named = [(_param(v.field, names), v.description) for v in error.violations]
     message = "; ".join(f"{param}: {description}" for param, description in named)
     return ApiError(400, "invalid_request_error", message, param=named[0][0], code="invalid_value")
 
 
-def _param(field: str, renamed: Mapping[str, str]) -> str:
-    for contract, ours in renamed.items():
-        if field == contract or field.startswith((f"{contract}[", f"{contract}.")):
-            return ours + field[len(contract) :]
-    for pattern, ours in PARAMS:
-        if pattern.search(field):
-            return pattern.sub(ours, field, count=1)
+def _param(field: str, names: Sequence[FieldName]) -> str:
+    for name in names:
+        if name.contract.search(field):
+            return name.contract.sub(name.public, field, count=1)
     return field

@@ -1,5 +1,6 @@
 """What each route does."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,24 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from lookahead.client.errors import LookaheadError
-from lookahead.gateway.answer import Answerer
+from lookahead.gateway.answerer import Answerer
 from lookahead.gateway.body import read_json, validated
+from lookahead.gateway.chat.schema import ChatRequest
+from lookahead.gateway.chat.translation import chat_format, chat_generation, chat_messages
+from lookahead.gateway.completions.schema import CompletionRequest
+from lookahead.gateway.completions.translation import completion_format, completion_generation
 from lookahead.gateway.concurrency import unless_gone
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.errors import from_call
+from lookahead.gateway.formats import Format
 from lookahead.gateway.metrics import GatewayMetrics
-from lookahead.gateway.schema import (
-    ChatRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    Generation,
-    TokenizeRequest,
-)
+from lookahead.gateway.request import Caller, FieldName, GenerationRequest
 from lookahead.gateway.sse import Abort, EventStream
-from lookahead.gateway.translation import Caller, chat_messages
+from lookahead.gateway.tokens.schema import DetokenizeRequest, TokenizeRequest
 from lookahead.gateway.verifiers import Verifiers
 from protos import verifier_pb2 as pb
 
+TOKENS = (FieldName(re.compile(r"^token_ids"), "tokens"),)
 READY_TIMEOUT_S = 0.8
 VIEW = Path(__file__).parent.parent / "view"  # the page and what it loads
 PROMPTS = VIEW.parent / "prompts"  # its samples
@@ -78,11 +79,15 @@ class Routes:
 
     async def completions(self, request: Request) -> Response:
         """Continue prompts."""
-        return await self._answer(request, validated(CompletionRequest, await self._body(request)))
+        wanted = validated(CompletionRequest, await self._body(request))
+        generation = completion_generation(wanted, self._caller(request))
+        return await self._answer(request, generation, completion_format(wanted))
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        return await self._answer(request, validated(ChatRequest, await self._body(request)))
+        wanted = validated(ChatRequest, await self._body(request))
+        generation = chat_generation(wanted, self._caller(request))
+        return await self._answer(request, generation, chat_format(wanted))
 
     async def models(self, request: Request) -> Response:
         """List the one model."""
@@ -106,7 +111,7 @@ class Routes:
         try:
             ids = list((await self._verifiers.tokenize(call)).token_ids)
         except LookaheadError as error:
-            raise from_call(error, {}) from None
+            raise from_call(error) from None
         found = {"tokens": ids, "count": len(ids), "max_model_len": model.max_context_len}
         return JSONResponse(found)
 
@@ -120,7 +125,7 @@ class Routes:
         try:
             text = (await self._verifiers.detokenize(call)).text
         except LookaheadError as error:
-            raise from_call(error, {"token_ids": "tokens"}) from None
+            raise from_call(error, TOKENS) from None
         return JSONResponse({"prompt": text})
 
     async def health(self, request: Request) -> Response:
@@ -132,7 +137,7 @@ class Routes:
         try:
             await self._verifiers.check(READY_TIMEOUT_S)
         except LookaheadError as error:
-            raise from_call(error, {}) from None
+            raise from_call(error) from None
         return JSONResponse({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
@@ -150,19 +155,24 @@ class Routes:
             request, max_bytes=config.max_body_bytes, timeout_s=config.read_timeout_s
         )
 
-    async def _answer(self, request: Request, wanted: Generation) -> Response:
-        caller = Caller(
+    def _caller(self, request: Request) -> Caller:
+        return Caller(
             request_id=request.state.request_id,
             arrival=request.state.arrival,
             namespace=request.state.namespace,
             may_see_drafts=self._may_see_drafts,
         )
-        answer = await unless_gone(request.receive, self._answerer.start(wanted, caller))
+
+    async def _answer(self, request: Request, wanted: GenerationRequest, form: Format) -> Response:
+        starting = self._answerer.start(wanted, self._caller(request))
+        answer = await unless_gone(request.receive, starting)
         if wanted.stream:
             timeout_s = self._config.write_timeout_s
-            return EventStream(answer, write_timeout_s=timeout_s, abort=self._abort)
+            stream = form.stream(answer)
+            return EventStream(answer, stream, write_timeout_s=timeout_s, abort=self._abort)
         try:
-            return JSONResponse(await unless_gone(request.receive, answer.whole()))
+            await unless_gone(request.receive, answer.finish())
+            return JSONResponse(form.body(answer))
         except LookaheadError as error:
             raise answer.explained(error) from None
         finally:
@@ -181,6 +191,7 @@ class Routes:
                 "vocabulary_size": model.vocabulary_size,
                 "device": model.device,
                 "has_chat_template": model.has_chat_template,
+                "tool_format": model.tool_format or None,
                 "verification": verification.removeprefix("VERIFICATION_").lower(),
                 "verification_reason": model.verification_reason,
                 "max_nodes": model.max_nodes,

@@ -1,4 +1,4 @@
-"""The requests that clients of OpenAI's API send, and what we add to them.
+"""What requests of OpenAI's APIs have in common, and what we add to them.
 
 A field that is not listed is refused by its name; one listed as a literal is supported with that
 value only. Most ranges are the verifier's to check: it knows the model.
@@ -18,6 +18,14 @@ class Part(BaseModel):
     """Any object of a request."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, found: object) -> object:
+        """Clients send null for what they leave out. Schemas are no parts: their nulls count."""
+        if not isinstance(found, dict):
+            return found
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class StreamOptions(Part):
@@ -109,14 +117,14 @@ class Generation(Part):
     lookahead: Lookahead = Lookahead()
 
     @property
-    def num_prompts(self) -> int:
-        """How many inputs it has, each of which gets `n` choices."""
-        return 1
-
-    @property
     def ignored(self) -> list[str]:
         """Fields given that have no effect."""
         return [name for name in NO_EFFECT if attrgetter(name)(self) is not None]
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -128,100 +136,6 @@ class Generation(Part):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream")
         return self
-
-
-class CompletionRequest(Generation):
-    """POST /v1/completions."""
-
-    prompt: list[str] | list[list[int]]
-    max_tokens: Unsigned | None = 16  # OpenAI's default
-    logprobs: Unsigned | None = None
-    echo: Literal[False] = False
-    suffix: Literal[""] = ""
-
-    @property
-    def num_prompts(self) -> int:
-        """How many inputs it has, each of which gets `n` choices."""
-        return len(self.prompt)
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _listed_prompts(cls, prompt: object) -> object:
-        return listed_prompts(prompt)
-
-
-class Message(Part):
-    """One message of a conversation."""
-
-    role: str
-    content: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, message: object) -> object:
-        # An answer that is sent back brings the empty fields that its client gave it.
-        if not isinstance(message, dict):
-            return message
-        return {name: value for name, value in message.items() if value is not None}
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _join(cls, content: object) -> object:
-        return joined_text(content)
-
-
-class ChatRequest(Generation):
-    """POST /v1/chat/completions."""
-
-    messages: list[Message]
-    max_completion_tokens: Unsigned | None = None
-    logprobs: bool = False
-    top_logprobs: Unsigned | None = None
-    store: Literal[False] = False
-
-    @model_validator(mode="after")
-    def _check_limits(self) -> "ChatRequest":
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("set max_tokens or max_completion_tokens, not both")
-        return self
-
-
-class TokenizeRequest(Part):
-    """POST /tokenize: a prompt or messages."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[Message] | None = None
-    add_special_tokens: bool = True
-
-    @model_validator(mode="after")
-    def _check_input(self) -> "TokenizeRequest":
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give a prompt or messages")
-        return self
-
-
-class DetokenizeRequest(Part):
-    """POST /detokenize."""
-
-    model: str | None = None
-    tokens: list[Unsigned]
-    skip_special_tokens: bool = False
-
-
-def listed_prompts(prompt: object) -> object:
-    """Return a list of texts or of lists of ids for any of the four forms that a prompt has."""
-    if isinstance(prompt, str):
-        return [prompt]
-    if not isinstance(prompt, list) or not prompt:
-        raise ValueError("must be a text, a list of token ids, or a list of either")
-    if all(isinstance(item, str) for item in prompt):
-        return prompt
-    rows = prompt if all(isinstance(item, list) for item in prompt) else [prompt]
-    for row in rows:
-        if not all(type(item) is int and 0 <= item < 1 << 32 for item in row):
-            raise ValueError("must be a text, a list of token ids, or a list of either")
-    return rows
 
 
 def joined_text(content: object) -> object:

@@ -1,36 +1,40 @@
 """Usage and the figures of drafting, summed over the choices of an answer."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from lookahead.gateway.answer import Answer
 from lookahead.gateway.choice import Choice
 from protos import verifier_pb2 as pb
 
 
-def usage(choices: Sequence[Choice], *, n: int, has_prediction: bool) -> dict[str, Any]:
-    """Return OpenAI's `usage`; a prompt counts once, however many choices it has."""
-    finished = _finished(choices)
-    num_prompt_tokens = sum(end.usage.num_prompt_tokens for end in finished[::n])
-    num_output_tokens = sum(end.usage.num_output_tokens for end in finished)
-    found: dict[str, Any] = {
-        "prompt_tokens": num_prompt_tokens,
-        "completion_tokens": num_output_tokens,
-        "total_tokens": num_prompt_tokens + num_output_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": sum(end.usage.num_reused_tokens for end in finished[::n])
-        },
-    }
-    if has_prediction:
-        # Tokens drafted from the request itself, of which the prediction is a part.
-        accepted = sum(choice.num_accepted.get("local", 0) for choice in choices)
-        found["completion_tokens_details"] = {"accepted_prediction_tokens": accepted}
-    return found
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens of an answer."""
+
+    num_prompt_tokens: int
+    num_cached_tokens: int  # of the prompts'
+    num_output_tokens: int
+    num_local_tokens: int  # right drafts from the request itself
+
+    @classmethod
+    def of(cls, answer: Answer) -> "Usage":
+        """Count; a prompt counts once, however many choices it has."""
+        ends = _finished(answer.choices)
+        by_prompt = [end.usage for end in ends[:: answer.request.n]]
+        return cls(
+            num_prompt_tokens=sum(usage.num_prompt_tokens for usage in by_prompt),
+            num_cached_tokens=sum(usage.num_reused_tokens for usage in by_prompt),
+            num_output_tokens=sum(end.usage.num_output_tokens for end in ends),
+            num_local_tokens=sum(choice.num_accepted.get("local", 0) for choice in answer.choices),
+        )
 
 
-def speculation(choices: Sequence[Choice], *, seed: int, ignored: Sequence[str]) -> dict[str, Any]:
+def speculation(answer: Answer) -> dict[str, Any]:
     """Return our `lookahead` field: speeds, drafts, times, and fields without effect."""
-    finished = _finished(choices)
+    finished = _finished(answer.choices)
     summaries = [end.speculation for end in finished]
     decode_ms = sum(end.timings.decode_ms for end in finished)
     plain_ms = sum(end.timings.plain_decode_ms for end in finished)
@@ -38,7 +42,7 @@ def speculation(choices: Sequence[Choice], *, seed: int, ignored: Sequence[str])
     num_decoded = sum(max(0, end.usage.num_output_tokens - 1) for end in finished)
     num_steps = sum(summary.num_steps for summary in summaries)
     found: dict[str, Any] = {
-        "seed": seed,
+        "seed": answer.seed,
         "tokens_per_second": _ratio(1000 * num_decoded, decode_ms),
         "tokens_per_step": _ratio(num_decoded, num_steps),
         "gain": _ratio(plain_ms, decode_ms) if plain_ms else None,
@@ -46,14 +50,14 @@ def speculation(choices: Sequence[Choice], *, seed: int, ignored: Sequence[str])
         "num_drafts": sum(summary.num_drafts for summary in summaries),
         "num_draft_tokens": sum(summary.num_draft_tokens for summary in summaries),
         "num_accepted_tokens": sum(summary.num_accepted_tokens for summary in summaries),
-        "accepted_by_source": _by_source(choices),
+        "accepted_by_source": _by_source(answer.choices),
         "accept_len_histogram": _histogram(summaries),
         "queue_ms": round(sum(end.timings.queue_ms for end in finished), 3),
         "prefill_ms": round(sum(end.timings.prefill_ms for end in finished), 3),
         "decode_ms": round(decode_ms, 3),
     }
-    if ignored:
-        found["ignored"] = list(ignored)
+    if answer.request.ignored:
+        found["ignored"] = list(answer.request.ignored)
     return found
 
 

@@ -7,14 +7,17 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from pydantic import BaseModel
 from starlette.routing import Route
 
 import lookahead.gateway
 from lookahead.gateway import schema
+from lookahead.gateway.chat import schema as chat_schema
+from lookahead.gateway.completions import schema as completions_schema
 from lookahead.gateway.routes import Routes
-from lookahead.gateway.usage import speculation
+from lookahead.gateway.tokens import schema as tokens_schema
 from protos.reference import TARGET, reference
 from tests.support import ROOT
 from tests.support.servers.running_gateway import gateway, host
@@ -38,7 +41,7 @@ def mentions(name: str) -> bool:
 def address() -> Iterator[str]:
     with (
         host() as loop,
-        loop.holding(verifier()) as (behind, _),
+        loop.holding(verifier(max_context=1000)) as (behind, _),
         loop.holding(gateway(behind)) as front,
     ):
         yield front
@@ -70,7 +73,8 @@ def test_the_reference_of_the_contract_is_that_of_the_protos() -> None:
 def test_every_request_field_is_documented() -> None:
     models = [
         model
-        for model in vars(schema).values()
+        for module in (schema, chat_schema, completions_schema, tokens_schema)
+        for model in vars(module).values()
         if isinstance(model, type) and issubclass(model, BaseModel)
     ]
     fields = {f.alias or name for model in models for name, f in model.model_fields.items()}
@@ -78,10 +82,12 @@ def test_every_request_field_is_documented() -> None:
     assert {name for name in fields if not mentions(name)} == set()
 
 
-def test_every_field_about_drafting_is_documented() -> None:
-    assert {
-        name for name in speculation([], seed=1, ignored=["user"]) if not mentions(name)
-    } == set()
+@pytest.mark.slow
+def test_every_field_about_drafting_is_documented(address: str) -> None:
+    body = {"prompt": "a", "max_tokens": 2, "lookahead": {"exactness": "fast"}}
+    answer = httpx.post(f"http://{address}/v1/completions", json=body).json()
+    assert len(answer["lookahead"]) > 10
+    assert {name for name in answer["lookahead"] if not mentions(name)} == set()
 
 
 def test_every_route_is_documented() -> None:
@@ -97,7 +103,7 @@ def test_every_route_is_documented() -> None:
 
 
 def test_every_error_is_documented() -> None:
-    source = "".join(path.read_text() for path in PACKAGE.glob("*.py"))
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     statuses = set(re.findall(r"(?:ApiError|_later)\(\s*(\d{3})", source))
     codes = set(re.findall(r'code(?: =|=) ?"(\w+)"', source))
     assert len(statuses) > 8 and len(codes) > 8

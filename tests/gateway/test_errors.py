@@ -102,7 +102,17 @@ def ask(client: httpx.Client, path: str = COMPLETIONS, **fields: Any) -> httpx.R
         (CHAT, "messages[0].content", [{"role": "user"}]),
         (CHAT, "messages[0].name", [{"role": "user", "content": "a", "name": "b"}]),
         (CHAT, "messages[0].content", [{"role": "user", "content": [{"type": "image_url"}]}]),
-        (CHAT, "tools", [{"type": "function"}]),
+        (CHAT, "tools[0].function", [{"type": "function"}]),
+        (CHAT, "tools[0].type", [{"type": "custom", "function": {"name": "a"}}]),
+        (
+            CHAT,
+            "tools[0].function.nme",
+            [{"type": "function", "function": {"name": "a", "nme": "a"}}],
+        ),
+        (CHAT, "tool_choice", "any"),
+        (CHAT, "tool_choice", {"type": "function", "function": {}}),
+        (CHAT, "parallel_tool_calls", "no"),
+        (CHAT, "messages[0].tool_calls[0].function", [{"role": "a", "tool_calls": [{"id": "1"}]}]),
         (CHAT, "logprobs", 3),
         (CHAT, "store", True),
         (CHAT, "prediction.type", {"type": "guess", "content": "a"}),
@@ -310,7 +320,9 @@ def test_everything_arrives_in_the_contracts_fields(
             ignore_eos=True,
             include_stop_string=True,
         ),
-        output=pb.Output(logprobs=True, top_logprobs=1, special_tokens=True, draft_trees=True),
+        output=pb.Output(
+            parts=True, logprobs=True, top_logprobs=1, special_tokens=True, draft_trees=True
+        ),
         speculation=pb.Speculation(
             mode=pb.Speculation.MODE_CHAIN,
             max_nodes=3,

@@ -176,6 +176,8 @@ def _finished(request: pb.GenerateRequest, text: str, *, num_steps: int) -> pb.G
     )
     if not is_cut:
         finished.stop_token_id = 0
+        if request.output.parts:
+            finished.parts.add(kind=pb.MessagePart.KIND_CONTENT, text=finished.text)
     return pb.GenerateResponse(finished=finished)
 
 

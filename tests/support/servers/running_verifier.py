@@ -61,7 +61,7 @@ class Running:
                 await asyncio.sleep(0)
 
 
-def small_model() -> TargetModel:
+def small_model(max_context: int = 250) -> TargetModel:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=TOKENIZER.size,
@@ -70,11 +70,11 @@ def small_model() -> TargetModel:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=max_context + 6,
         initializer_range=0.2,
     )
     hf = LlamaForCausalLM(config).eval()
-    model = TargetModel(hf, "small", max_context=250)
+    model = TargetModel(hf, "small", max_context=max_context)
     choose_form(model, hf, num_slots=2, draft_rows=25)
     return model
 
@@ -152,10 +152,14 @@ def copycat(token_ids: list[int]) -> Propose:
 
 
 @asynccontextmanager
-async def verifier(propose: Propose = no_draft) -> AsyncIterator[tuple[str, Engine]]:
+async def verifier(
+    propose: Propose = no_draft, *, max_context: int = 250
+) -> AsyncIterator[tuple[str, Engine]]:
     """A verifier with a small model that always drafts; gives its address and its engine."""
     drafts: Any = FakeDrafts(propose)
-    engine = Engine(small_model(), TOKENIZER, drafts, FREE_NODES, ROOMY, StepRecorder())
+    config = ROOMY.model_copy(update={"max_context": max_context})
+    model = small_model(max_context)
+    engine = Engine(model, TOKENIZER, drafts, FREE_NODES, config, StepRecorder())
     engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
-    async with serving(engine, TOKENIZER, ROOMY) as (_, _, port):
+    async with serving(engine, TOKENIZER, config) as (_, _, port):
         yield f"127.0.0.1:{port}", engine

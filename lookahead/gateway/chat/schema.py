@@ -1,0 +1,98 @@
+"""Requests of /v1/chat/completions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from lookahead.gateway.schema import Generation, Part, Unsigned, joined_text
+
+
+class CalledFunction(Part):
+    """What a call calls."""
+
+    name: str
+    arguments: str = ""  # JSON
+
+
+class MessageCall(Part):
+    """A call that an answer made."""
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None  # of those who send back what a stream brought
+
+
+class Message(Part):
+    """One message of a conversation."""
+
+    role: str
+    content: str
+    tool_calls: list[MessageCall] = Field(default_factory=list)
+    tool_call_id: str = ""
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _join(cls, content: object) -> object:
+        return joined_text(content)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_content(cls, found: object) -> object:
+        """A message that only makes calls says nothing."""
+        if isinstance(found, dict) and found.get("tool_calls") and found.get("content") is None:
+            return {**found, "content": ""}
+        return found
+
+
+class Function(Part):
+    """A function that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = None  # a JSON schema
+    strict: bool = True  # arguments always satisfy the schema
+
+
+class Tool(Part):
+    """A tool of the one kind that there is."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Part):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(Part):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ChatRequest(Generation):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    tools: list[Tool] = Field(default_factory=list)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool = True
+    max_completion_tokens: Unsigned | None = None
+    logprobs: bool = False
+    top_logprobs: Unsigned | None = None
+    store: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> "ChatRequest":
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("set max_tokens or max_completion_tokens, not both")
+        return self
+
+    @property
+    def output_limit(self) -> int | None:
+        """The most tokens of a choice, by whichever name."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

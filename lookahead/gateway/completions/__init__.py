@@ -1,0 +1,1 @@
+"""/v1/completions, and what its answers share with those of /v1/chat/completions."""

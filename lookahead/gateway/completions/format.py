@@ -1,0 +1,191 @@
+"""Answers as OpenAI's /v1/completions and /v1/chat/completions write them, whole and in chunks."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from lookahead.client.responses import source_names, to_draft_tree
+from lookahead.gateway.answer import Answer
+from lookahead.gateway.choice import Choice, Piece
+from lookahead.gateway.completions.logprobs import columns
+from lookahead.gateway.errors import ApiError
+from lookahead.gateway.formats import Event
+from lookahead.gateway.usage import Usage, speculation
+from protos import verifier_pb2 as pb
+
+DONE = "[DONE]"
+
+
+class Shape(Protocol):
+    """The differences between the two kinds of answer."""
+
+    @property
+    def prefix(self) -> str:
+        """Of an answer's id."""
+        ...
+
+    @property
+    def whole(self) -> str:
+        """What a whole answer is called."""
+        ...
+
+    @property
+    def chunk(self) -> str:
+        """What a part of one is called."""
+        ...
+
+    def first(self, index: int) -> dict[str, Any] | None:
+        """A choice's first entry in a stream, before there is any text."""
+        ...
+
+    def part(self, index: int, piece: Piece, offset: int) -> dict[str, Any]:
+        """A choice's entry in a chunk; `offset` is the length of the tokens' texts before."""
+        ...
+
+    def complete(self, choice: Choice) -> dict[str, Any]:
+        """A choice's entry in a whole answer."""
+        ...
+
+
+class CompletionShape:
+    """/v1/completions."""
+
+    prefix = "cmpl"
+    whole = "text_completion"
+    chunk = "text_completion"
+
+    def first(self, index: int) -> dict[str, Any] | None:
+        return None
+
+    def part(self, index: int, piece: Piece, offset: int) -> dict[str, Any]:
+        return {
+            "index": index,
+            "text": piece.text,
+            "logprobs": columns(piece.logprobs, offset) if piece.logprobs else None,
+            "finish_reason": piece.finish_reason,
+        }
+
+    def complete(self, choice: Choice) -> dict[str, Any]:
+        return {
+            "index": choice.index,
+            "text": "".join(choice.text),
+            "logprobs": columns(choice.logprobs, 0) if choice.logprobs else None,
+            "finish_reason": choice.finish_reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIFormat:
+    """The answers of both routes."""
+
+    shape: Shape
+    include_usage: bool  # in a stream
+    has_prediction: bool
+
+    def body(self, answer: Answer) -> dict[str, Any]:
+        """Return the body of a finished answer."""
+        entries = [self.shape.complete(choice) for choice in answer.choices]
+        return self.wrap(answer, self.shape.whole, entries, **self.summary(answer))
+
+    def stream(self, answer: Answer) -> "ChunkStream":
+        """Return what writes the answer as a stream."""
+        return ChunkStream(self, answer)
+
+    def summary(self, answer: Answer) -> dict[str, Any]:
+        """Usage and the figures of drafting, once all choices are finished."""
+        return {
+            "usage": _usage(Usage.of(answer), has_prediction=self.has_prediction),
+            "lookahead": speculation(answer),
+        }
+
+    def wrap(
+        self, answer: Answer, kind: str, choices: Sequence[dict[str, Any]], **more: object
+    ) -> dict[str, Any]:
+        """Return entries of choices with the fields that all chunks of an answer share."""
+        return {
+            "id": f"{self.shape.prefix}-{answer.caller.request_id}",
+            "object": kind,
+            "created": answer.created,
+            "model": answer.model,
+            "system_fingerprint": answer.fingerprint,
+            "choices": list(choices),
+            **more,
+        }
+
+
+class ChunkStream:
+    """Chunks, each with a piece of one choice."""
+
+    def __init__(self, form: OpenAIFormat, answer: Answer) -> None:
+        self._format = form
+        self._shape = form.shape
+        self._answer = answer
+        self._offsets = [0] * len(answer.choices)
+
+    def begin(self, choice: Choice) -> Iterable[Event]:
+        """What a choice begins with, before there is any text."""
+        first = self._shape.first(choice.index)
+        if first is not None:
+            yield self._chunk([first])
+
+    def add(self, choice: Choice, piece: Piece) -> Iterable[Event]:
+        """What a piece adds to its choice."""
+        offset = self._offsets[choice.index]
+        if self._is_worth_sending(piece):
+            entry = self._shape.part(choice.index, piece, offset)
+            yield self._chunk([entry], **self._step(piece))
+        self._offsets[choice.index] += sum(len(token.text) for token in piece.logprobs)
+
+    def end(self) -> Iterable[Event]:
+        """What follows the last piece of all choices."""
+        if self._format.include_usage:
+            yield self._chunk([], **self._format.summary(self._answer))
+        yield Event(DONE)
+
+    def fail(self, error: ApiError) -> Iterable[Event]:
+        """What ends a stream that fails."""
+        yield Event(error.body())
+
+    def _chunk(self, choices: Sequence[dict[str, Any]], **more: object) -> Event:
+        return Event(self._format.wrap(self._answer, self._shape.chunk, choices, **more))
+
+    def _is_worth_sending(self, piece: Piece) -> bool:
+        """Whether a client sees anything in it; text may be held back for a step."""
+        has_news = piece.text or piece.calls or piece.logprobs or piece.finish_reason
+        return bool(has_news or self._answer.request.shows_drafts)
+
+    def _step(self, piece: Piece) -> dict[str, Any]:
+        if piece.tokens is None or not self._answer.request.shows_drafts:
+            return {}
+        return {"lookahead": _step(piece.tokens)}
+
+
+def _usage(found: Usage, *, has_prediction: bool) -> dict[str, Any]:
+    usage: dict[str, Any] = {
+        "prompt_tokens": found.num_prompt_tokens,
+        "completion_tokens": found.num_output_tokens,
+        "total_tokens": found.num_prompt_tokens + found.num_output_tokens,
+        "prompt_tokens_details": {"cached_tokens": found.num_cached_tokens},
+    }
+    if has_prediction:
+        # Tokens drafted from the request itself, of which the prediction is a part.
+        details = {"accepted_prediction_tokens": found.num_local_tokens}
+        usage["completion_tokens_details"] = details
+    return usage
+
+
+def _step(tokens: pb.Tokens) -> dict[str, Any]:
+    """Return the `lookahead` field of a chunk, for requests with `draft_trees`."""
+    return {
+        "first_index": tokens.first_index,
+        "token_ids": list(tokens.token_ids),
+        "num_drafted": tokens.num_drafted,
+        "drafted_text_len": tokens.drafted_text_len,
+        "draft_sources": list(source_names(tokens.draft_sources)),
+        "draft_tree": _tree(tokens.draft_tree) if tokens.HasField("draft_tree") else None,
+    }
+
+
+def _tree(tree: pb.DraftTree) -> dict[str, Any]:
+    rounded = [round(probability, 4) for probability in tree.probabilities]
+    return asdict(to_draft_tree(tree)) | {"probabilities": rounded}

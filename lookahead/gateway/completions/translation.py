@@ -1,0 +1,39 @@
+"""Texts to continue, as the contract has them."""
+
+import re
+
+from lookahead.gateway.completions.format import CompletionShape, OpenAIFormat
+from lookahead.gateway.completions.parameters import template
+from lookahead.gateway.completions.schema import CompletionRequest
+from lookahead.gateway.request import Caller, FieldName, GenerationRequest
+from protos import verifier_pb2 as pb
+
+FIELD_NAMES = (FieldName(re.compile(r"^output\.top_logprobs$"), "logprobs"),)
+
+
+def completion_generation(request: CompletionRequest, caller: Caller) -> GenerationRequest:
+    """Return what a request asks for."""
+    made = template(request, caller)
+    if request.logprobs is not None:
+        made.output.logprobs, made.output.top_logprobs = True, request.logprobs
+    return GenerationRequest(
+        model=request.model,
+        template=made,
+        prompts=tuple(map(_prompt, request.prompt)),
+        n=request.n,
+        seed=request.seed,
+        stream=request.stream,
+        ignored=tuple(request.ignored),
+        field_names=FIELD_NAMES,
+    )
+
+
+def completion_format(request: CompletionRequest) -> OpenAIFormat:
+    """Return how it is answered."""
+    return OpenAIFormat(CompletionShape(), request.includes_usage, request.prediction is not None)
+
+
+def _prompt(prompt: str | list[int]) -> pb.GenerateRequest:
+    if isinstance(prompt, str):
+        return pb.GenerateRequest(text=prompt)
+    return pb.GenerateRequest(token_ids=pb.TokenIds(ids=prompt))
