@@ -2,13 +2,16 @@
 
 import asyncio
 import json
-from typing import Any, NoReturn, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from lookahead.gateway.errors import ApiError, invalid
 from lookahead.gateway.schema import Part
+from lookahead.gateway.tolerance import is_harmless, place, take_out
 
 MAX_DEPTH = 64
 
@@ -101,13 +104,36 @@ def _check_text(text: str, path: str) -> None:
 Kind = TypeVar("Kind", bound=Part)
 
 
-def validated(kind: type[Kind], found: dict[str, Any]) -> Kind:
+@dataclass(frozen=True, slots=True)
+class Validated(Generic[Kind]):
+    """A request, and the fields of it that have no effect."""
+
+    request: Kind
+    ignored: tuple[str, ...]
+
+
+def validated(kind: type[Kind], found: dict[str, Any], *, ignores_unknown: bool) -> Validated[Kind]:
     """Return the request, or raise an ApiError that names the wrong field."""
-    try:
-        return kind.model_validate(found)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise _refusal(first["type"], first["loc"], first["msg"], first["input"]) from None
+    ignored: list[str] = []
+    while True:
+        try:
+            return Validated(kind.model_validate(found), tuple(sorted(set(ignored))))
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_context=False)
+        unknown = [p for p in problems if p["type"] == "extra_forbidden"]
+        for problem in unknown:
+            path = place(_path(problem["loc"]))
+            if not (ignores_unknown or is_harmless(path, problem["input"])):
+                raise _refusal_of(problem)
+        if not unknown:
+            raise _refusal_of(problems[0])
+        for problem in unknown:
+            ignored.append(place(_path(problem["loc"])))
+            take_out(found, problem["loc"])
+
+
+def _refusal_of(problem: ErrorDetails) -> ApiError:
+    return _refusal(problem["type"], problem["loc"], problem["msg"], problem["input"])
 
 
 def _refusal(problem: str, loc: tuple[int | str, ...], message: str, value: object) -> ApiError:

@@ -55,6 +55,7 @@ class Choice:
     text: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenText] = field(default_factory=list)
+    num_tokens: int = 0
     first_time: float | None = None  # monotonic, of the first tokens
     finished: pb.Finished | None = None
     num_accepted: dict[str, int] = field(default_factory=dict)  # drafted tokens by their source
@@ -77,6 +78,7 @@ class Choice:
     async def _piece(self, tokens: pb.Tokens, texts: TokenTexts) -> Piece:
         if self.first_time is None:
             self.first_time = time.monotonic()
+        self.num_tokens += len(tokens.token_ids)
         for name in source_names(tokens.draft_sources):
             self.num_accepted[name] = self.num_accepted.get(name, 0) + 1
         logprobs = await texts.of_logprobs(tokens) if tokens.logprobs else ()

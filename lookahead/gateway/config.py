@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -40,6 +40,11 @@ class GatewayConfig(ServiceSettings):
     )
     draft_trees: bool | None = Field(
         default=None, description="Whether requests may see drafts; unset: only without keys"
+    )
+    unknown_fields: Literal["refuse", "ignore"] = Field(
+        default="refuse",
+        description="What happens to unknown fields of requests; "
+        "those that cannot change the words are ignored anyway",
     )
     max_body_bytes: int = Field(default=4 << 20, ge=1024, description="Longest request body")
     max_choices: int = Field(

@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from lookahead.client.errors import LookaheadError
 from lookahead.gateway.answerer import Answerer
-from lookahead.gateway.body import read_json, validated
+from lookahead.gateway.body import Kind, Validated, read_json, validated
 from lookahead.gateway.chat.schema import ChatRequest
 from lookahead.gateway.chat.translation import chat_format, chat_generation, chat_messages
 from lookahead.gateway.completions.schema import CompletionRequest
@@ -25,6 +25,7 @@ from lookahead.gateway.metrics import GatewayMetrics
 from lookahead.gateway.request import Caller, FieldName, GenerationRequest
 from lookahead.gateway.sse import Abort, EventStream
 from lookahead.gateway.tokens.schema import DetokenizeRequest, TokenizeRequest
+from lookahead.gateway.tolerance import ignored_header
 from lookahead.gateway.verifiers import Verifiers
 from protos import verifier_pb2 as pb
 
@@ -79,15 +80,15 @@ class Routes:
 
     async def completions(self, request: Request) -> Response:
         """Continue prompts."""
-        wanted = validated(CompletionRequest, await self._body(request))
-        generation = completion_generation(wanted, self._caller(request))
-        return await self._answer(request, generation, completion_format(wanted))
+        found = await self._read(CompletionRequest, request)
+        wanted = completion_generation(found.request, self._caller(request), found.ignored)
+        return await self._answer(request, wanted, completion_format(found.request))
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        wanted = validated(ChatRequest, await self._body(request))
-        generation = chat_generation(wanted, self._caller(request))
-        return await self._answer(request, generation, chat_format(wanted))
+        found = await self._read(ChatRequest, request)
+        wanted = chat_generation(found.request, self._caller(request), found.ignored)
+        return await self._answer(request, wanted, chat_format(found.request))
 
     async def models(self, request: Request) -> Response:
         """List the one model."""
@@ -101,7 +102,7 @@ class Routes:
 
     async def tokenize(self, request: Request) -> Response:
         """Return the ids of a text or a conversation."""
-        wanted = validated(TokenizeRequest, await self._body(request))
+        wanted = (await self._read(TokenizeRequest, request)).request
         model = await self._answerer.check_model(wanted.model)
         call = pb.TokenizeRequest(without_special_tokens=not wanted.add_special_tokens)
         if wanted.messages is not None:
@@ -117,7 +118,7 @@ class Routes:
 
     async def detokenize(self, request: Request) -> Response:
         """Return the text of ids."""
-        wanted = validated(DetokenizeRequest, await self._body(request))
+        wanted = (await self._read(DetokenizeRequest, request)).request
         await self._answerer.check_model(wanted.model)
         call = pb.DetokenizeRequest(
             token_ids=wanted.tokens, special_tokens=not wanted.skip_special_tokens
@@ -149,11 +150,12 @@ class Routes:
         """Show the live view."""
         return FileResponse(VIEW / "index.html", headers=PAGE_HEADERS)
 
-    async def _body(self, request: Request) -> dict[str, Any]:
+    async def _read(self, kind: type[Kind], request: Request) -> Validated[Kind]:
         config = self._config
-        return await read_json(
+        found = await read_json(
             request, max_bytes=config.max_body_bytes, timeout_s=config.read_timeout_s
         )
+        return validated(kind, found, ignores_unknown=config.unknown_fields == "ignore")
 
     def _caller(self, request: Request) -> Caller:
         return Caller(
@@ -172,7 +174,7 @@ class Routes:
             return EventStream(answer, stream, write_timeout_s=timeout_s, abort=self._abort)
         try:
             await unless_gone(request.receive, answer.finish())
-            return JSONResponse(form.body(answer))
+            return JSONResponse(form.body(answer), headers=ignored_header(wanted.ignored))
         except LookaheadError as error:
             raise answer.explained(error) from None
         finally:

@@ -4,10 +4,16 @@ A field that is not listed is refused by its name; one listed as a literal is su
 value only. Most ranges are the verifier's to check: it knows the model.
 """
 
-from operator import attrgetter
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 Unsigned = Annotated[int, Field(ge=0, lt=1 << 32)]  # what the contract can carry
 # Keys of JSON objects are strings.
@@ -28,10 +34,31 @@ class Part(BaseModel):
         return {name: value for name, value in found.items() if value is not None}
 
 
+class TextPart(Part):
+    """A part of a text."""
+
+    type: Literal["text"]
+    text: str
+
+
+def _listed_content(content: object) -> object:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+# A text, or a list of its parts.
+Content = Annotated[list[TextPart], BeforeValidator(_listed_content)]
+
+
+def text_of(content: list[TextPart]) -> str:
+    """Return what the parts say together."""
+    return "".join(part.text for part in content)
+
+
 class StreamOptions(Part):
     """Fields of a stream besides the text."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # in each event, as vLLM has it
 
 
 class JsonSchema(Part):
@@ -61,12 +88,7 @@ class Prediction(Part):
     """A text expected in the output, for example the file being edited."""
 
     type: Literal["content"]
-    content: str
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _join(cls, content: object) -> object:
-        return joined_text(content)
+    content: Content
 
 
 class Lookahead(Part):
@@ -77,12 +99,7 @@ class Lookahead(Part):
     max_depth: Unsigned | None = None
     namespace: str | None = None
     learn: Literal["all", "output", "none"] | None = None
-    exactness: object = None  # in NO_EFFECT
     draft_trees: bool = False
-
-
-# Fields that are accepted and do nothing. An answer names those that its request has.
-NO_EFFECT = ("lookahead.exactness",)
 
 
 class Generation(Part):
@@ -116,16 +133,6 @@ class Generation(Part):
     cache_salt: str | None = None
     lookahead: Lookahead = Lookahead()
 
-    @property
-    def ignored(self) -> list[str]:
-        """Fields given that have no effect."""
-        return [name for name in NO_EFFECT if attrgetter(name)(self) is not None]
-
-    @property
-    def includes_usage(self) -> bool:
-        """Whether a stream ends with the usage."""
-        return self.stream_options is not None and self.stream_options.include_usage
-
     @field_validator("stop", mode="before")
     @classmethod
     def _listed(cls, stop: object) -> object:
@@ -136,14 +143,3 @@ class Generation(Part):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream")
         return self
-
-
-def joined_text(content: object) -> object:
-    """Return the text of a list of text parts, and anything else as it is."""
-    if not isinstance(content, list):
-        return content
-    for part in content:
-        is_text = isinstance(part, dict) and part.get("type") == "text"
-        if not is_text or set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise ValueError("a list may only contain parts of type text")
-    return "".join(part["text"] for part in content)

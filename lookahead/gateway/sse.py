@@ -14,6 +14,7 @@ from lookahead.gateway.choice import Choice
 from lookahead.gateway.concurrency import ClientGone, all_or_none, unless_gone
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.formats import Event, Stream
+from lookahead.gateway.tolerance import ignored_header
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ class EventStream(Response):
         self, answer: Answer, stream: Stream, *, write_timeout_s: float, abort: Abort
     ) -> None:
         # Proxies must pass each event on at once.
-        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        super().__init__(headers=headers | ignored_header(answer.request.ignored))
         del self.headers["content-length"]
         self._answer = answer
         self._stream = stream

@@ -31,6 +31,17 @@ class Usage:
             num_local_tokens=sum(choice.num_accepted.get("local", 0) for choice in answer.choices),
         )
 
+    @classmethod
+    def so_far(cls, answer: Answer) -> "Usage":
+        """Count what has come of an answer that goes on."""
+        by_prompt = [c.generating.started for c in answer.choices[:: answer.request.n]]
+        return cls(
+            num_prompt_tokens=sum(started.num_prompt_tokens for started in by_prompt),
+            num_cached_tokens=0,  # told at the end
+            num_output_tokens=sum(choice.num_tokens for choice in answer.choices),
+            num_local_tokens=0,
+        )
+
 
 def speculation(answer: Answer) -> dict[str, Any]:
     """Return our `lookahead` field: speeds, drafts, times, and fields without effect."""

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.clients
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+IMAGE = {"type": "image_url", "text": "x"}
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}}
 
 
@@ -100,8 +101,9 @@ def ask(client: httpx.Client, path: str = COMPLETIONS, **fields: Any) -> httpx.R
         (COMPLETIONS, "user", 5),
         (CHAT, "messages", None),
         (CHAT, "messages[0].content", [{"role": "user"}]),
-        (CHAT, "messages[0].name", [{"role": "user", "content": "a", "name": "b"}]),
-        (CHAT, "messages[0].content", [{"role": "user", "content": [{"type": "image_url"}]}]),
+        (CHAT, "messages[0].nme", [{"role": "user", "content": "a", "nme": "b"}]),
+        (CHAT, "messages[0].audio", [{"role": "user", "content": "a", "audio": {"id": "b"}}]),
+        (CHAT, "messages[0].content[0].type", [{"role": "user", "content": [IMAGE]}]),
         (CHAT, "tools[0].function", [{"type": "function"}]),
         (CHAT, "tools[0].type", [{"type": "custom", "function": {"name": "a"}}]),
         (
@@ -114,7 +116,9 @@ def ask(client: httpx.Client, path: str = COMPLETIONS, **fields: Any) -> httpx.R
         (CHAT, "parallel_tool_calls", "no"),
         (CHAT, "messages[0].tool_calls[0].function", [{"role": "a", "tool_calls": [{"id": "1"}]}]),
         (CHAT, "logprobs", 3),
-        (CHAT, "store", True),
+        (CHAT, "functions", [{"name": "f"}]),
+        (CHAT, "modalities", ["text", "audio"]),
+        (CHAT, "web_search_options", {}),
         (CHAT, "prediction.type", {"type": "guess", "content": "a"}),
         (CHAT, "prediction.content", {"type": "content"}),
         (CHAT, "response_format.type", {"type": "xml"}),

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from lookahead.gateway.schema import Generation, Part, Unsigned, joined_text
+from lookahead.gateway.schema import Content, Generation, Part, Unsigned
 
 
 class CalledFunction(Part):
@@ -27,14 +27,9 @@ class Message(Part):
     """One message of a conversation."""
 
     role: str
-    content: str
+    content: Content
     tool_calls: list[MessageCall] = Field(default_factory=list)
     tool_call_id: str = ""
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _join(cls, content: object) -> object:
-        return joined_text(content)
 
     @model_validator(mode="before")
     @classmethod
@@ -84,7 +79,6 @@ class ChatRequest(Generation):
     max_completion_tokens: Unsigned | None = None
     logprobs: bool = False
     top_logprobs: Unsigned | None = None
-    store: Literal[False] = False
 
     @model_validator(mode="after")
     def _check_limits(self) -> "ChatRequest":

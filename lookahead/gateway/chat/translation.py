@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from lookahead.gateway.chat.format import ChatShape
 from lookahead.gateway.chat.schema import ChatRequest, Message, NamedTool, Tool
-from lookahead.gateway.completions.format import OpenAIFormat
+from lookahead.gateway.completions.format import OpenAIFormat, UsageWanted
 from lookahead.gateway.completions.parameters import template
 from lookahead.gateway.request import Caller, FieldName, GenerationRequest
+from lookahead.gateway.schema import text_of
 from protos import verifier_pb2 as pb
 
 ROLES = {"developer": "system"}  # OpenAI's newer word for it; templates know the older one
@@ -29,7 +30,9 @@ FIELD_NAMES = (
 NEWER_LIMIT = FieldName(re.compile(r"^stopping\.max_tokens$"), "max_completion_tokens")
 
 
-def chat_generation(request: ChatRequest, caller: Caller) -> GenerationRequest:
+def chat_generation(
+    request: ChatRequest, caller: Caller, ignored: tuple[str, ...]
+) -> GenerationRequest:
     """Return what a request asks for."""
     made = template(request, caller)
     made.stopping.ClearField("max_tokens")
@@ -47,14 +50,14 @@ def chat_generation(request: ChatRequest, caller: Caller) -> GenerationRequest:
         n=request.n,
         seed=request.seed,
         stream=request.stream,
-        ignored=tuple(request.ignored),
+        ignored=ignored,
         field_names=(*newer, *FIELD_NAMES),
     )
 
 
 def chat_format(request: ChatRequest) -> OpenAIFormat:
     """Return how it is answered."""
-    return OpenAIFormat(ChatShape(), request.includes_usage, request.prediction is not None)
+    return OpenAIFormat(ChatShape(), UsageWanted.by(request))
 
 
 def chat_messages(messages: Sequence[Message]) -> pb.ChatMessages:
@@ -63,7 +66,7 @@ def chat_messages(messages: Sequence[Message]) -> pb.ChatMessages:
     for message in messages:
         added = chat.messages.add(
             role=ROLES.get(message.role, message.role),
-            content=message.content,
+            content=text_of(message.content),
             tool_call_id=message.tool_call_id,
         )
         for call in message.tool_calls:

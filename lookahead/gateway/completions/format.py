@@ -10,6 +10,7 @@ from lookahead.gateway.choice import Choice, Piece
 from lookahead.gateway.completions.logprobs import columns
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.formats import Event
+from lookahead.gateway.schema import Generation, StreamOptions
 from lookahead.gateway.usage import Usage, speculation
 from protos import verifier_pb2 as pb
 
@@ -75,12 +76,30 @@ class CompletionShape:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageWanted:
+    """Where an answer tells its usage, and what of it."""
+
+    at_end: bool = False  # of a stream; a whole answer tells it anyway
+    in_events: bool = False
+    has_prediction: bool = False
+
+    @classmethod
+    def by(cls, request: Generation) -> "UsageWanted":
+        """Read it off a request."""
+        options = request.stream_options or StreamOptions()
+        return cls(
+            at_end=options.include_usage,
+            in_events=options.continuous_usage_stats,
+            has_prediction=request.prediction is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class OpenAIFormat:
     """The answers of both routes."""
 
     shape: Shape
-    include_usage: bool  # in a stream
-    has_prediction: bool
+    usage: UsageWanted
 
     def body(self, answer: Answer) -> dict[str, Any]:
         """Return the body of a finished answer."""
@@ -94,7 +113,7 @@ class OpenAIFormat:
     def summary(self, answer: Answer) -> dict[str, Any]:
         """Usage and the figures of drafting, once all choices are finished."""
         return {
-            "usage": _usage(Usage.of(answer), has_prediction=self.has_prediction),
+            "usage": _usage(Usage.of(answer), has_prediction=self.usage.has_prediction),
             "lookahead": speculation(answer),
         }
 
@@ -133,12 +152,12 @@ class ChunkStream:
         offset = self._offsets[choice.index]
         if self._is_worth_sending(piece):
             entry = self._shape.part(choice.index, piece, offset)
-            yield self._chunk([entry], **self._step(piece))
+            yield self._chunk([entry], **self._step(piece), **self._usage_so_far())
         self._offsets[choice.index] += sum(len(token.text) for token in piece.logprobs)
 
     def end(self) -> Iterable[Event]:
         """What follows the last piece of all choices."""
-        if self._format.include_usage:
+        if self._format.usage.at_end:
             yield self._chunk([], **self._format.summary(self._answer))
         yield Event(DONE)
 
@@ -153,6 +172,11 @@ class ChunkStream:
         """Whether a client sees anything in it; text may be held back for a step."""
         has_news = piece.text or piece.calls or piece.logprobs or piece.finish_reason
         return bool(has_news or self._answer.request.shows_drafts)
+
+    def _usage_so_far(self) -> dict[str, Any]:
+        if not self._format.usage.in_events:
+            return {}
+        return {"usage": _usage(Usage.so_far(self._answer), has_prediction=False)}
 
     def _step(self, piece: Piece) -> dict[str, Any]:
         if piece.tokens is None or not self._answer.request.shows_drafts:

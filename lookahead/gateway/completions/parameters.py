@@ -5,7 +5,7 @@ import json
 from lookahead.gateway.errors import invalid
 from lookahead.gateway.namespaces import narrowed
 from lookahead.gateway.request import Caller
-from lookahead.gateway.schema import Generation, ResponseFormat
+from lookahead.gateway.schema import Generation, ResponseFormat, text_of
 from protos import verifier_pb2 as pb
 
 
@@ -65,7 +65,7 @@ def _speculation(request: Generation, caller: Caller) -> pb.Speculation:
         max_depth=wanted.max_depth,
         namespace=namespace,
         learn=f"LEARNING_{(wanted.learn or 'unspecified').upper()}",  # type: ignore[arg-type]
-        prediction="" if request.prediction is None else request.prediction.content,
+        prediction="" if request.prediction is None else text_of(request.prediction.content),
     )
 
 

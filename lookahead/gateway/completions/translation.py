@@ -2,7 +2,7 @@
 
 import re
 
-from lookahead.gateway.completions.format import CompletionShape, OpenAIFormat
+from lookahead.gateway.completions.format import CompletionShape, OpenAIFormat, UsageWanted
 from lookahead.gateway.completions.parameters import template
 from lookahead.gateway.completions.schema import CompletionRequest
 from lookahead.gateway.request import Caller, FieldName, GenerationRequest
@@ -11,7 +11,9 @@ from protos import verifier_pb2 as pb
 FIELD_NAMES = (FieldName(re.compile(r"^output\.top_logprobs$"), "logprobs"),)
 
 
-def completion_generation(request: CompletionRequest, caller: Caller) -> GenerationRequest:
+def completion_generation(
+    request: CompletionRequest, caller: Caller, ignored: tuple[str, ...]
+) -> GenerationRequest:
     """Return what a request asks for."""
     made = template(request, caller)
     if request.logprobs is not None:
@@ -23,14 +25,14 @@ def completion_generation(request: CompletionRequest, caller: Caller) -> Generat
         n=request.n,
         seed=request.seed,
         stream=request.stream,
-        ignored=tuple(request.ignored),
+        ignored=ignored,
         field_names=FIELD_NAMES,
     )
 
 
 def completion_format(request: CompletionRequest) -> OpenAIFormat:
     """Return how it is answered."""
-    return OpenAIFormat(CompletionShape(), request.includes_usage, request.prediction is not None)
+    return OpenAIFormat(CompletionShape(), UsageWanted.by(request))
 
 
 def _prompt(prompt: str | list[int]) -> pb.GenerateRequest:
