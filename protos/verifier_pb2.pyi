@@ -245,12 +245,15 @@ class ChatMessages(_message.Message):
     TOOL_CHOICE_FIELD_NUMBER: _builtins.int
     TOOL_NAME_FIELD_NUMBER: _builtins.int
     SINGLE_CALL_FIELD_NUMBER: _builtins.int
+    TEMPLATE_OPTIONS_FIELD_NUMBER: _builtins.int
     tool_choice: Global___ChatMessages.ToolChoice.ValueType
     """Whether it calls one."""
     tool_name: _builtins.str
     """The tool that TOOL_CHOICE_REQUIRED calls; empty: any of them."""
     single_call: _builtins.bool
     """Call at most one."""
+    template_options: _builtins.str
+    """JSON object of further variables for the chat template, for example {"enable_thinking": false}."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The messages in order."""
@@ -267,10 +270,11 @@ class ChatMessages(_message.Message):
         tool_choice: Global___ChatMessages.ToolChoice.ValueType = ...,
         tool_name: _builtins.str = ...,
         single_call: _builtins.bool = ...,
+        template_options: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "single_call", b"single_call", "tool_choice", b"tool_choice", "tool_name", b"tool_name", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "single_call", b"single_call", "template_options", b"template_options", "tool_choice", b"tool_choice", "tool_name", b"tool_name", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -346,12 +350,15 @@ class ChatMessage(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Who speaks: system, user, assistant, or another role that the template knows."""
     content: _builtins.str
     """What is said."""
     tool_call_id: _builtins.str
     """The call that a message of role tool answers."""
+    reasoning: _builtins.str
+    """What an assistant thought before it said this."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
         """The calls that an assistant's message makes."""
@@ -363,10 +370,11 @@ class ChatMessage(_message.Message):
         content: _builtins.str = ...,
         tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
         tool_call_id: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "reasoning", b"reasoning", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -552,7 +560,9 @@ class Output(_message.Message):
     draft_trees: _builtins.bool
     """Return each step's verified draft tree with its tokens, for display."""
     parts: _builtins.bool
-    """Return also what the text is made of: content and calls of tools. Needs chat messages."""
+    """Return also what the text is made of: reasoning, content and calls of tools. Needs chat
+    messages. A constraint is then one on the content alone.
+    """
     def __init__(
         self,
         *,
@@ -863,6 +873,8 @@ class MessagePart(_message.Message):
         """What is said."""
         KIND_TOOL_CALL: MessagePart._Kind.ValueType  # 2
         """A call of a tool."""
+        KIND_REASONING: MessagePart._Kind.ValueType  # 3
+        """What the model thinks before it answers."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """Parts of an answer."""
@@ -873,6 +885,8 @@ class MessagePart(_message.Message):
     """What is said."""
     KIND_TOOL_CALL: MessagePart.Kind.ValueType  # 2
     """A call of a tool."""
+    KIND_REASONING: MessagePart.Kind.ValueType  # 3
+    """What the model thinks before it answers."""
 
     KIND_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
@@ -1106,22 +1120,26 @@ class Usage(_message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_REUSED_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     num_prompt_tokens: _builtins.int
     """Tokens in the prompt."""
     num_output_tokens: _builtins.int
     """Tokens emitted, including the one that ended the output."""
     num_reused_tokens: _builtins.int
     """Leading prompt tokens whose cached rows were reused."""
+    num_reasoning_tokens: _builtins.int
+    """Tokens of the output that were reasoning, if parts were requested; whole steps are counted."""
     def __init__(
         self,
         *,
         num_prompt_tokens: _builtins.int = ...,
         num_output_tokens: _builtins.int = ...,
         num_reused_tokens: _builtins.int = ...,
+        num_reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_output_tokens", b"num_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "num_reused_tokens", b"num_reused_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_output_tokens", b"num_output_tokens", "num_prompt_tokens", b"num_prompt_tokens", "num_reasoning_tokens", b"num_reasoning_tokens", "num_reused_tokens", b"num_reused_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1271,6 +1289,7 @@ class GetModelResponse(_message.Message):
     BITWISE_FIELD_NUMBER: _builtins.int
     NOT_BITWISE_REASON_FIELD_NUMBER: _builtins.int
     TOOL_FORMAT_FIELD_NUMBER: _builtins.int
+    HAS_REASONING_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model name."""
     model_fingerprint: _builtins.str
@@ -1308,6 +1327,8 @@ class GetModelResponse(_message.Message):
     """Why the model is not bitwise; empty if it is."""
     tool_format: _builtins.str
     """How this model writes calls of tools, for example "hermes"."""
+    has_reasoning: _builtins.bool
+    """Whether its chat template knows reasoning."""
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The model's end-of-sequence ids."""
@@ -1333,10 +1354,11 @@ class GetModelResponse(_message.Message):
         bitwise: _builtins.bool = ...,
         not_bitwise_reason: _builtins.str = ...,
         tool_format: _builtins.str = ...,
+        has_reasoning: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bitwise", b"bitwise", "device", b"device", "drafter_connected", b"drafter_connected", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "max_context_len", b"max_context_len", "max_nodes", b"max_nodes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "model_fingerprint", b"model_fingerprint", "not_bitwise_reason", b"not_bitwise_reason", "tool_format", b"tool_format", "verification", b"verification", "verification_reason", b"verification_reason", "vocabulary_fingerprint", b"vocabulary_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bitwise", b"bitwise", "device", b"device", "drafter_connected", b"drafter_connected", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "has_reasoning", b"has_reasoning", "max_context_len", b"max_context_len", "max_nodes", b"max_nodes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "model_fingerprint", b"model_fingerprint", "not_bitwise_reason", b"not_bitwise_reason", "tool_format", b"tool_format", "verification", b"verification", "verification_reason", b"verification_reason", "vocabulary_fingerprint", b"vocabulary_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,6 +76,10 @@ class VerifierConfig(ServerSettings):
         default="auto",
         description="How the model writes calls of tools; auto: as its chat template does",
     )
+    reasoning_format: Literal["auto", "none", "think", "harmony", "gemma", "mistral"] = Field(
+        default="auto",
+        description="How the model marks what it thinks; auto: as its chat template does",
+    )
     drain_s: float = Field(
         default=30.0, ge=0, description="Seconds running streams get at shutdown"
     )

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lookahead.client.responses import source_names
 from lookahead.gateway.errors import ApiError
@@ -38,7 +38,8 @@ class CallPart:
 class Piece:
     """The part that one message of the stream adds."""
 
-    text: str  # what is said
+    text: str = ""  # what is said
+    reasoning: str = ""  # what is thought
     calls: tuple[CallPart, ...] = ()
     tokens: pb.Tokens | None = None  # None with the last piece
     logprobs: tuple[TokenText, ...] = ()
@@ -53,6 +54,7 @@ class Choice:
     generating: GenerationCall
     has_parts: bool  # whether its text is taken apart
     text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenText] = field(default_factory=list)
     num_tokens: int = 0
@@ -83,8 +85,8 @@ class Choice:
             self.num_accepted[name] = self.num_accepted.get(name, 0) + 1
         logprobs = await texts.of_logprobs(tokens) if tokens.logprobs else ()
         self.logprobs.extend(logprobs)
-        text, calls = self._take(tokens.text, tokens.parts)
-        return Piece(text, calls, tokens, logprobs)
+        piece = self._take(tokens.text, tokens.parts)
+        return replace(piece, tokens=tokens, logprobs=logprobs)
 
     def _end(self, finished: pb.Finished) -> Piece:
         if finished.reason not in REASONS:
@@ -94,21 +96,22 @@ class Choice:
                 503, "unavailable_error", message, code=code, retry_after_s=RETRY_AFTER_S
             )
         self.finished = finished
-        text, calls = self._take(finished.text, finished.parts)
-        return Piece(text, calls, finish_reason=self.finish_reason)
+        piece = self._take(finished.text, finished.parts)
+        return replace(piece, finish_reason=self.finish_reason)
 
-    def _take(self, text: str, parts: Iterable[pb.MessagePart]) -> tuple[str, tuple[CallPart, ...]]:
-        """Add what a message brings; return what is said, and what is added to calls."""
-        calls: list[CallPart] = []
-        if self.has_parts:
-            text = ""
-            for part in parts:
-                if part.kind == pb.MessagePart.KIND_TOOL_CALL:
-                    calls.append(self._add_to_call(part))
-                else:
-                    text += part.text
-        self.text.append(text)
-        return text, tuple(calls)
+    def _take(self, text: str, parts: Iterable[pb.MessagePart]) -> Piece:
+        """Add what a message brings."""
+        said, thought, calls = [] if self.has_parts else [text], list[str](), list[CallPart]()
+        for part in parts:
+            if part.kind == pb.MessagePart.KIND_TOOL_CALL:
+                calls.append(self._add_to_call(part))
+            elif part.kind == pb.MessagePart.KIND_REASONING:
+                thought.append(part.text)
+            else:
+                said.append(part.text)
+        self.text += said
+        self.reasoning += thought
+        return Piece("".join(said), "".join(thought), tuple(calls))
 
     def _add_to_call(self, part: pb.MessagePart) -> CallPart:
         is_first = part.call_index == len(self.calls)

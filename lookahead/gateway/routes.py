@@ -193,6 +193,7 @@ class Routes:
                 "vocabulary_size": model.vocabulary_size,
                 "device": model.device,
                 "has_chat_template": model.has_chat_template,
+                "has_reasoning": model.has_reasoning,
                 "tool_format": model.tool_format or None,
                 "verification": verification.removeprefix("VERIFICATION_").lower(),
                 "verification_reason": model.verification_reason,

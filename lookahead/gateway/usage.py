@@ -17,7 +17,8 @@ class Usage:
     num_prompt_tokens: int
     num_cached_tokens: int  # of the prompts'
     num_output_tokens: int
-    num_local_tokens: int  # right drafts from the request itself
+    num_reasoning_tokens: int = 0  # of the output's
+    num_local_tokens: int = 0  # right drafts from the request itself
 
     @classmethod
     def of(cls, answer: Answer) -> "Usage":
@@ -28,6 +29,7 @@ class Usage:
             num_prompt_tokens=sum(usage.num_prompt_tokens for usage in by_prompt),
             num_cached_tokens=sum(usage.num_reused_tokens for usage in by_prompt),
             num_output_tokens=sum(end.usage.num_output_tokens for end in ends),
+            num_reasoning_tokens=sum(end.usage.num_reasoning_tokens for end in ends),
             num_local_tokens=sum(choice.num_accepted.get("local", 0) for choice in answer.choices),
         )
 
@@ -39,7 +41,6 @@ class Usage:
             num_prompt_tokens=sum(started.num_prompt_tokens for started in by_prompt),
             num_cached_tokens=0,  # told at the end
             num_output_tokens=sum(choice.num_tokens for choice in answer.choices),
-            num_local_tokens=0,
         )
 
 

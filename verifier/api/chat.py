@@ -1,16 +1,24 @@
 """Conversations from the wire: messages, tools, and what the answer may do with them."""
 
+import json
 import re
 
 from protos import verifier_pb2 as pb
 from verifier.api.constraint import check_schema
-from verifier.api.validation import Limits, Violations
+from verifier.api.validation import Limits, Violations, check_len
 from verifier.chat.prompt import Call, ChatMessage, Conversation
 from verifier.chat.tools import Choice, Tool, ToolUse
 
 MAX_MESSAGES = 1024
 MAX_ROLE_CHARS = 64
 MAX_TOOLS = 128
+MAX_OPTIONS_BYTES = 1 << 16
+# What a template is given anyway, and what rendering it takes.
+OURS = {
+    "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors",
+    "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "bos_token", "eos_token",
+}  # fmt: skip
 TOOL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -31,6 +39,7 @@ def check_chat(chat: pb.ChatMessages, limits: Limits, violations: Violations) ->
     problem = f"must hold at most {limits.max_text_bytes} bytes together"
     violations.require(num_bytes <= limits.max_text_bytes, "chat.messages", problem, num_bytes)
     _check_tools(chat, violations)
+    _check_options(chat.template_options, violations)
 
 
 def parse_conversation(chat: pb.ChatMessages) -> Conversation:
@@ -38,6 +47,7 @@ def parse_conversation(chat: pb.ChatMessages) -> Conversation:
     return Conversation(
         tuple(_message(message) for message in chat.messages),
         tuple(Tool(tool.name, tool.description, tool.parameters) for tool in chat.tools),
+        json.loads(chat.template_options or "{}"),
     )
 
 
@@ -94,15 +104,29 @@ def _check_choice(chat: pb.ChatMessages, names: list[str], violations: Violation
     violations.require(not name or name in names, field, "is not one of the tools", name)
 
 
+def _check_options(text: str, violations: Violations) -> None:
+    field = "chat.template_options"
+    if not text or not check_len(text, field, MAX_OPTIONS_BYTES, violations):
+        return
+    try:
+        options = json.loads(text)
+    except (ValueError, RecursionError):
+        options = None
+    if violations.require(isinstance(options, dict), field, "must be a JSON object", text):
+        for name in sorted(OURS & set(options)):
+            violations.require(False, f"{field}.{name}", "is not an option: it is set otherwise")
+
+
 def _message(message: pb.ChatMessage) -> ChatMessage:
     return ChatMessage(
         role=message.role,
         content=message.content,
         calls=tuple(Call(call.id, call.name, call.arguments) for call in message.tool_calls),
         call_id=message.tool_call_id,
+        reasoning=message.reasoning,
     )
 
 
 def _num_bytes(message: pb.ChatMessage) -> int:
     calls = sum(len(f"{call.name}{call.arguments}".encode()) for call in message.tool_calls)
-    return len(message.content.encode()) + calls
+    return len(f"{message.content}{message.reasoning}".encode()) + calls

@@ -20,7 +20,7 @@ from verifier.api.params import (
 )
 from verifier.api.prompt import check_input, encode_input
 from verifier.api.validation import Limits, Violations, check_ids
-from verifier.chat.format import ChatFormat
+from verifier.chat.format import AnswerForm, ChatFormat
 from verifier.chat.tools import ToolUse
 from verifier.constraints.constraint import Constraint, ConstraintError, Kind
 from verifier.constraints.grammar import Grammar
@@ -52,7 +52,9 @@ def parse_generate(message: pb.GenerateRequest, chat: ChatFormat, limits: Limits
     _check_end_left(message, sampling, tokenizer, violations)
     violations.raise_any()
     use = parse_tool_use(message.chat, parse_conversation(message.chat))
-    answer = chat.answer(use)
+    is_plain, parts = not message.output.special_tokens, message.output.parts
+    answer = chat.answer(use, prompt, hides_special=is_plain)
+    shows_special = chat.shows_special and (parts or bool(use.callable))
     return Request(
         request_id=message.request_id or secrets.token_hex(8),
         prompt_token_ids=prompt,
@@ -61,9 +63,9 @@ def parse_generate(message: pb.GenerateRequest, chat: ChatFormat, limits: Limits
         speculation=parse_speculation(message.speculation, tokenizer, limits),
         logprobs=message.output.logprobs,
         num_top_logprobs=message.output.top_logprobs,
-        special_tokens=message.output.special_tokens or answer.shows_special,
-        grammar=_grammar(message, use, chat),
-        answer=answer if message.output.parts else None,
+        special_tokens=message.output.special_tokens or shows_special,
+        grammar=_grammar(message, answer, chat),
+        answer=answer if parts else None,
         draft_trees=message.output.draft_trees,
     )
 
@@ -118,15 +120,16 @@ def _check_end_left(
     )
 
 
-def _grammar(message: pb.GenerateRequest, use: ToolUse, chat: ChatFormat) -> Grammar | None:
-    content = parse_constraint(message.constraint) if message.HasField("constraint") else None
-    constraint = chat.constraint(use, content)
+def _grammar(message: pb.GenerateRequest, answer: AnswerForm, chat: ChatFormat) -> Grammar | None:
+    constraint = parse_constraint(message.constraint) if message.HasField("constraint") else None
+    if message.output.parts or answer.use.tools:
+        constraint = chat.constraint(answer, constraint)
     if constraint is None:
         return None
     try:
         return chat.tokenizer.grammars.compile(constraint)
     except ConstraintError as error:
-        raise InvalidRequest.at(_blamed(message, use, chat), str(error)) from error
+        raise InvalidRequest.at(_blamed(message, answer.use, chat), str(error)) from error
 
 
 def _blamed(message: pb.GenerateRequest, use: ToolUse, chat: ChatFormat) -> str:

@@ -52,7 +52,7 @@ class Backend:
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
-        self.chat = ChatFormat(tokenizer, config.tool_format)
+        self.chat = ChatFormat(tokenizer, config.tool_format, config.reasoning_format)
         self.tracer = tracer
         self.write_timeout_s = config.write_timeout_s
         self.request_log = RequestLog(engine.counters)
@@ -77,6 +77,7 @@ class Backend:
             verification_reason=model.reason,
             max_nodes=config.max_nodes if self.limits.allows_drafts else 0,
             has_chat_template=tokenizer.has_chat_template,
+            has_reasoning=self.chat.reasoning is not None,
             tool_format=self.chat.calls.name if tokenizer.has_chat_template else "",
             eos_token_ids=sorted(tokenizer.eos_token_ids),
             device=f"{model.device} {str(model.dtype).removeprefix('torch.')}",

@@ -37,14 +37,18 @@ class Replies:
         """`token_text`: what a drafted token reads like."""
         self._token_text = token_text
         self._parser = None if request.answer is None else request.answer.parser()
+        self._num_reasoning_tokens = 0
 
     def of(self, event: TokenRun | Completion) -> pb.GenerateResponse:
         """A run of tokens, or the end."""
         if isinstance(event, TokenRun):
             tokens = _tokens(event, self._token_text)
+            if self._parser is not None and self._parser.is_thinking:
+                self._num_reasoning_tokens += len(event.token_ids)
             tokens.parts.extend(map(_part, self._parts(event.text)))
             return pb.GenerateResponse(tokens=tokens)
         finished = _finished(event)
+        finished.usage.num_reasoning_tokens = self._num_reasoning_tokens
         finished.parts.extend(map(_part, self._last_parts(event.text)))
         return pb.GenerateResponse(finished=finished)
 

@@ -28,14 +28,6 @@ class Members:
     words: tuple[tuple[str, str], ...] = ()  # of this form, and what they are in JSON
 
 
-@dataclass(frozen=True, slots=True)
-class Reasoning:
-    """The marks around what a model thinks before it answers."""
-
-    open: str
-    close: str
-
-
 PYTHON_WORDS = (("True", "true"), ("False", "false"), ("None", "null"))
 
 

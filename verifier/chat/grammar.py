@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from verifier.chat.arguments import argument_rules, quoted
-from verifier.chat.forms import CallForm, Reasoning
+from verifier.chat.forms import CallForm
+from verifier.chat.reasoning import Reasoning
 from verifier.chat.tools import Choice, ToolUse
 
 ANY = r"/(.|\n)+/"

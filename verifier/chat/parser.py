@@ -4,10 +4,12 @@ A text that the grammar of the answer allows is taken apart exactly. What is cut
 of a call, by a limit or a stop string, is a call with the arguments so far.
 """
 
+import re
 from collections.abc import Callable
 
-from verifier.chat.forms import CallForm, Reasoning
+from verifier.chat.forms import CallForm
 from verifier.chat.parts import Kind, Part, merged
+from verifier.chat.reasoning import Reasoning
 from verifier.chat.tools import Tool, ToolUse
 from verifier.chat.values import JsonReader, MembersReader
 from verifier.text.stopping import longest_possible_stop
@@ -25,10 +27,13 @@ class AnswerParser:
         *,
         reasoning: Reasoning | None = None,
         has_begun_reasoning: bool = False,
+        hidden: re.Pattern[str] | None = None,
     ) -> None:
+        """`hidden`: special tokens that are neither marks nor meant to be seen."""
         self._form = form
         self._tools = {tool.name: tool for tool in use.callable}
         self._reasoning = reasoning
+        self._hidden = hidden
         self._buffer = ""
         self._parts: list[Part] = []
         self._num_calls = 0
@@ -42,9 +47,15 @@ class AnswerParser:
         if has_begun_reasoning:
             self._begin_reasoning()
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what comes next is thought, not said."""
+        return self._state == self._text and self._kind is Kind.REASONING
+
     def push(self, text: str) -> tuple[Part, ...]:
         """Take more text; return what became certain."""
-        self._buffer += text
+        # A special token's text comes whole, since it is one token's.
+        self._buffer += text if self._hidden is None else self._hidden.sub("", text)
         while self._buffer and self._state():
             pass
         return self._take()
@@ -67,7 +78,7 @@ class AnswerParser:
         text = self._buffer.lstrip() if self._reasoning or not self._form.trigger else self._buffer
         for mark, begin in self._beginnings():
             if text.startswith(mark):
-                self._buffer = text[len(mark) :]
+                self._buffer, self._is_blank = text[len(mark) :], False
                 begin()
                 return True
         if any(mark.startswith(text) for mark, _ in self._beginnings()):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from verifier.chat.tools import Tool
@@ -41,6 +41,7 @@ class ChatMessage:
     content: str
     calls: tuple[Call, ...] = ()
     call_id: str = ""  # of the call that it answers
+    reasoning: str = ""  # what was thought before
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Conversation:
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[Tool, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)  # more variables of the template
 
     def for_template(self, *, as_text: bool) -> list[Message]:
         """The messages for a template that knows tools.
@@ -82,6 +84,8 @@ class Conversation:
 
 def _native(message: ChatMessage, names: dict[str, str], *, as_text: bool) -> Message:
     found: Message = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        found["reasoning_content"] = message.reasoning
     if message.calls:
         found["tool_calls"] = [_call(call, as_text=as_text) for call in message.calls]
     if message.call_id:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,24 +89,39 @@ class Tokenizer:
         template: str = self._backend.get_chat_template(tools=[{}] if has_tools else None)
         return template
 
+    @property
+    def special_tokens(self) -> list[str]:
+        """The texts of all special tokens."""
+        return [self._tokens[i] for i in self.special_ids]
+
     def special_tokens_in(self, texts: Sequence[str]) -> dict[str, int]:
         """The special tokens that stand in the texts, by their own text."""
         found = ((self._tokens[i], i) for i in self.special_ids)
         return {token: i for token, i in found if any(token in text for text in texts)}
 
     def encode_chat(
-        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Ids of the messages rendered with the model's chat template, ready for an answer."""
+        """Ids of the messages rendered with the model's chat template, ready for an answer.
+
+        `options`: more variables for the template.
+        """
         if not self.has_chat_template:
             raise ChatError("the model has no chat template; send text or token ids")
         # Stands in for special tokens spelled out by users, and cannot be guessed by them.
         guard = f"\ue000{secrets.token_hex(8)}:"
-        said = [list(messages), list(tools or ())]
+        said = [list(messages), list(tools or ()), dict(options or {})]
         guarded = _with_texts(said, iter(self._guarded(list(_texts(said)), guard)))
         try:
             text: str = self._backend.apply_chat_template(
-                guarded[0], tools=guarded[1] or None, tokenize=False, add_generation_prompt=True
+                guarded[0],
+                tools=guarded[1] or None,
+                tokenize=False,
+                add_generation_prompt=True,
+                **guarded[2],
             )
         except TEMPLATE_ERRORS as error:
             raise ChatError(f"the model's chat template refuses the messages: {error}") from error

@@ -43,6 +43,8 @@ def call_id(call: ToolCall) -> str:
 def _message(choice: Choice) -> dict[str, Any]:
     content = "".join(choice.text)
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if choice.reasoning:
+        message["reasoning_content"] = "".join(choice.reasoning)
     if choice.calls:
         message["content"] = content or None
         message["tool_calls"] = [_whole_call(call) for call in choice.calls]
@@ -56,6 +58,8 @@ def _whole_call(call: ToolCall) -> dict[str, Any]:
 
 def _delta(piece: Piece) -> dict[str, Any]:
     delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
+    if piece.reasoning:
+        delta["reasoning_content"] = piece.reasoning
     if piece.calls:
         delta["tool_calls"] = list(_call_deltas(piece.calls))
     return delta

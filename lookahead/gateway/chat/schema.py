@@ -30,6 +30,8 @@ class Message(Part):
     content: Content
     tool_calls: list[MessageCall] = Field(default_factory=list)
     tool_call_id: str = ""
+    reasoning_content: str = ""  # of an assistant's
+    reasoning: str = ""  # another name for it
 
     @model_validator(mode="before")
     @classmethod
@@ -76,6 +78,9 @@ class ChatRequest(Generation):
     tools: list[Tool] = Field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True
+    reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     max_completion_tokens: Unsigned | None = None
     logprobs: bool = False
     top_logprobs: Unsigned | None = None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lookahead.gateway.chat.format import ChatShape
 from lookahead.gateway.chat.schema import ChatRequest, Message, NamedTool, Tool
+from lookahead.gateway.chat.thinking import set_options, thinking_options
 from lookahead.gateway.completions.format import OpenAIFormat, UsageWanted
 from lookahead.gateway.completions.parameters import template
 from lookahead.gateway.request import Caller, FieldName, GenerationRequest
@@ -25,6 +26,7 @@ FIELD_NAMES = (
     FieldName(re.compile(r"^chat\.tools(\[\d+\])\."), r"tools\1.function."),
     FieldName(re.compile(r"^chat\.tools$"), "tools"),
     FieldName(re.compile(r"^chat\.tool_choice$"), "tool_choice"),
+    FieldName(re.compile(r"^chat\.template_options"), "chat_template_kwargs"),
     FieldName(re.compile(r"^chat\.tool_name$"), "tool_choice.function.name"),
 )
 NEWER_LIMIT = FieldName(re.compile(r"^stopping\.max_tokens$"), "max_completion_tokens")
@@ -68,6 +70,7 @@ def chat_messages(messages: Sequence[Message]) -> pb.ChatMessages:
             role=ROLES.get(message.role, message.role),
             content=text_of(message.content),
             tool_call_id=message.tool_call_id,
+            reasoning=message.reasoning_content or message.reasoning,
         )
         for call in message.tool_calls:
             function = call.function
@@ -84,6 +87,8 @@ def _conversation(request: ChatRequest) -> pb.ChatMessages:
     else:
         chat.tool_choice = CHOICES[choice]
     chat.single_call = not request.parallel_tool_calls
+    options = thinking_options(request.enable_thinking, request.reasoning_effort)
+    set_options(chat, options | request.chat_template_kwargs)
     return chat
 
 

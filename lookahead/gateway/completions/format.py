@@ -170,8 +170,8 @@ class ChunkStream:
 
     def _is_worth_sending(self, piece: Piece) -> bool:
         """Whether a client sees anything in it; text may be held back for a step."""
-        has_news = piece.text or piece.calls or piece.logprobs or piece.finish_reason
-        return bool(has_news or self._answer.request.shows_drafts)
+        news = (piece.text, piece.reasoning, piece.calls, piece.logprobs, piece.finish_reason)
+        return bool(any(news) or self._answer.request.shows_drafts)
 
     def _usage_so_far(self) -> dict[str, Any]:
         if not self._format.usage.in_events:
@@ -191,9 +191,13 @@ def _usage(found: Usage, *, has_prediction: bool) -> dict[str, Any]:
         "total_tokens": found.num_prompt_tokens + found.num_output_tokens,
         "prompt_tokens_details": {"cached_tokens": found.num_cached_tokens},
     }
+    details: dict[str, int] = {}
+    if found.num_reasoning_tokens:
+        details["reasoning_tokens"] = found.num_reasoning_tokens
     if has_prediction:
         # Tokens drafted from the request itself, of which the prediction is a part.
-        details = {"accepted_prediction_tokens": found.num_local_tokens}
+        details["accepted_prediction_tokens"] = found.num_local_tokens
+    if details:
         usage["completion_tokens_details"] = details
     return usage
 

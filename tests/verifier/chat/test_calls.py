@@ -71,15 +71,17 @@ def request(
         tokenizer.encode(TEXT), 240, mode=mode, sampling=sampling,
         eos_token_ids=tokenizer.eos_token_ids,
     )  # fmt: skip
-    constraint = form.constraint(use, None)
+    answer = form.answer(use, made.prompt_token_ids, hides_special=True)
+    constraint = form.constraint(answer, None)
     assert isinstance(constraint, Constraint)
-    return replace(made, grammar=tokenizer.grammars.compile(constraint), answer=form.answer(use))
+    return replace(made, grammar=tokenizer.grammars.compile(constraint), answer=answer)
 
 
-def read_outcome(outcome: Outcome, form: ChatFormat, use: ToolUse) -> ReadAnswer:
+def read_outcome(outcome: Outcome, made: Request) -> ReadAnswer:
     runs, completion = outcome
     pieces = [*(run.text for run in runs), completion.text]
-    return read(form.answer(use).parser(), pieces)
+    assert made.answer is not None
+    return read(made.answer.parser(), pieces)
 
 
 def check(answer: ReadAnswer, use: ToolUse) -> None:
@@ -108,11 +110,12 @@ def test_calls_satisfy_their_schemas(tool_format: str, found: tuple[Tool, ...], 
     def requests(mode: Mode) -> list[Request]:
         return [request(kind, form, use, SAMPLINGS[name], mode) for use in wanted]
 
-    plain = run(kind, requests(Mode.OFF))
-    for use, outcome in zip(wanted, plain, strict=True):
+    asked = requests(Mode.OFF)
+    plain = run(kind, asked)
+    for made, use, outcome in zip(asked, wanted, plain, strict=True):
         if outcome[1].finish.reason is not FinishReason.STOP:
             continue  # a limit cuts a call short
-        answer = read_outcome(outcome, form, use)
+        answer = read_outcome(outcome, made)
         check(answer, use)
         if use.choice is Choice.REQUIRED:
             assert len(answer.calls) == 1 and not answer.content
@@ -121,6 +124,6 @@ def test_calls_satisfy_their_schemas(tool_format: str, found: tuple[Tool, ...], 
     # Their words are the model's own as far as its rows are bit-equal, which this one's are.
     if model(kind).bitwise:
         assert [ids_of(runs) for runs, _ in drafted] == [ids_of(runs) for runs, _ in plain]
-    for use, outcome in zip(wanted, drafted, strict=True):
+    for made, use, outcome in zip(asked, wanted, drafted, strict=True):
         if outcome[1].finish.reason is FinishReason.STOP:
-            check(read_outcome(outcome, form, use), use)
+            check(read_outcome(outcome, made), use)
