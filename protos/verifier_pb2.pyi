@@ -246,6 +246,7 @@ class ChatMessages(_message.Message):
     TOOL_NAME_FIELD_NUMBER: _builtins.int
     SINGLE_CALL_FIELD_NUMBER: _builtins.int
     TEMPLATE_OPTIONS_FIELD_NUMBER: _builtins.int
+    CONTINUES_LAST_FIELD_NUMBER: _builtins.int
     tool_choice: Global___ChatMessages.ToolChoice.ValueType
     """Whether it calls one."""
     tool_name: _builtins.str
@@ -254,6 +255,8 @@ class ChatMessages(_message.Message):
     """Call at most one."""
     template_options: _builtins.str
     """JSON object of further variables for the chat template, for example {"enable_thinking": false}."""
+    continues_last: _builtins.bool
+    """The last message is the beginning of the answer, which goes on from its end."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """The messages in order."""
@@ -271,10 +274,11 @@ class ChatMessages(_message.Message):
         tool_name: _builtins.str = ...,
         single_call: _builtins.bool = ...,
         template_options: _builtins.str = ...,
+        continues_last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "single_call", b"single_call", "template_options", b"template_options", "tool_choice", b"tool_choice", "tool_name", b"tool_name", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues_last", b"continues_last", "messages", b"messages", "single_call", b"single_call", "template_options", b"template_options", "tool_choice", b"tool_choice", "tool_name", b"tool_name", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,14 +62,21 @@ class Answerer:
             raise ApiError(404, kind, problem, param="model", code="model_not_found")
         return model
 
-    async def _check_model(self, request: GenerationRequest) -> None:
-        model = await self.check_model(request.model)
-        if request.is_chat and not model.has_chat_template:
+    async def check_chat(self, name: str | None) -> None:
+        """Raise ApiError if the model of that name answers no conversations."""
+        model = await self.check_model(name)
+        if not model.has_chat_template:
             problem = (
                 f"{model.model} has no chat template: it is a base model that continues text. "
                 "Send the text as `prompt` to /v1/completions"
             )
             raise invalid("messages", problem, code="no_chat_template")
+
+    async def _check_model(self, request: GenerationRequest) -> None:
+        if request.is_chat:
+            await self.check_chat(request.model)
+        else:
+            await self.check_model(request.model)
 
     async def _start_all(self, calls: list[pb.GenerateRequest]) -> list[GenerationCall]:
         started: dict[int, GenerationCall] = {}

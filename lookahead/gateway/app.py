@@ -1,4 +1,4 @@
-"""The application: routes behind the middleware; every failure has OpenAI's form."""
+"""The application: routes behind the middleware; every failure has the form of its API."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +14,11 @@ from lookahead.gateway.auth import ApiKeys
 from lookahead.gateway.concurrency import ClientGone
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.errors import ApiError
+from lookahead.gateway.messages.errors import body_for
 from lookahead.gateway.metrics import GatewayMetrics
 from lookahead.gateway.middleware import GONE, Middleware
 from lookahead.gateway.routes import Routes
-from lookahead.gateway.sse import Abort
+from lookahead.gateway.streams.sse import Abort
 from lookahead.gateway.verifiers import Verifiers
 from rpc.tracing import Tracer
 
@@ -51,7 +52,7 @@ def create_app(
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), error.status, error.headers())
+    return JSONResponse(body_for(request.url.path, error), error.status, error.headers())
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
@@ -59,7 +60,8 @@ async def _no_route(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     message = f"{phrase}: {request.method} {request.url.path[:100]}"
     refusal = ApiError(error.status_code, "invalid_request_error", message, code="unknown_url")
-    return JSONResponse(refusal.body(), error.status_code, error.headers)
+    body = body_for(request.url.path, refusal)
+    return JSONResponse(body, error.status_code, error.headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -68,4 +70,5 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     message = "internal error; see the gateway's log"
-    return JSONResponse(ApiError(500, "server_error", message).body(), 500)
+    body = body_for(request.url.path, ApiError(500, "server_error", message))
+    return JSONResponse(body, 500)

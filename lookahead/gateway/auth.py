@@ -21,7 +21,7 @@ class ApiKeys:
         """Return the namespace of a request's key, empty where no keys are set; or refuse it."""
         if not self._namespaces:
             return ""
-        digest = _digest(_key(headers.get("authorization", "")))
+        digest = _digest(_given(headers))
         found = [name for known, name in self._namespaces if hmac.compare_digest(known, digest)]
         if not found:
             raise ApiError(
@@ -31,6 +31,12 @@ class ApiKeys:
                 code="invalid_api_key",
             )
         return found[0]
+
+
+def _given(headers: Headers) -> str:
+    """Return the key of a request; Anthropic's and Azure's clients have headers of their own."""
+    authorization = headers.get("authorization", "")
+    return _key(authorization) or headers.get("x-api-key", "") or headers.get("api-key", "")
 
 
 def _key(authorization: str) -> str:

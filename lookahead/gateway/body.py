@@ -140,6 +140,9 @@ def _refusal(problem: str, loc: tuple[int | str, ...], message: str, value: obje
     param = _path(loc)
     if problem == "missing":
         return invalid(param, "is missing", code="missing_required_parameter")
+    if problem == "union_tag_invalid":
+        kind = value.get("type") if isinstance(value, dict) else value
+        return invalid(f"{param}.type", "is not supported here", kind, code="invalid_value")
     if problem == "extra_forbidden":
         return invalid(param, "is unknown or not supported", code="unknown_parameter")
     text = message.removeprefix("Value error, ")

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lookahead.gateway.auth import ApiKeys
 from lookahead.gateway.errors import ApiError
+from lookahead.gateway.messages.errors import body_for
 from lookahead.gateway.metrics import GatewayMetrics
 from rpc.errors import RETRY_AFTER_S
 from rpc.tracing import Tracer
@@ -57,7 +58,8 @@ class Middleware:
             with self._traced(scope, visit):
                 await self._app(scope, receive, visit.send)
         except ApiError as error:
-            response = JSONResponse(error.body(), error.status, _challenged(error, scope))
+            body = body_for(scope["path"], error)
+            response = JSONResponse(body, error.status, _challenged(error, scope))
             await response(scope, receive, visit.send)
         finally:
             self._num_requests -= 1

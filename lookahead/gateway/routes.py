@@ -20,10 +20,17 @@ from lookahead.gateway.completions.translation import completion_format, complet
 from lookahead.gateway.concurrency import unless_gone
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.errors import from_call
-from lookahead.gateway.formats import Format
+from lookahead.gateway.messages.format import MessagesFormat
+from lookahead.gateway.messages.schema import CountRequest, MessagesRequest
+from lookahead.gateway.messages.translation import FIELD_NAMES as MESSAGE_FIELDS
+from lookahead.gateway.messages.translation import conversation, messages_generation
 from lookahead.gateway.metrics import GatewayMetrics
 from lookahead.gateway.request import Caller, FieldName, GenerationRequest
-from lookahead.gateway.sse import Abort, EventStream
+from lookahead.gateway.responses.format import ResponsesFormat
+from lookahead.gateway.responses.schema import ResponsesRequest
+from lookahead.gateway.responses.translation import responses_generation
+from lookahead.gateway.streams.format import Format
+from lookahead.gateway.streams.sse import Abort, EventStream
 from lookahead.gateway.tokens.schema import DetokenizeRequest, TokenizeRequest
 from lookahead.gateway.tolerance import ignored_header
 from lookahead.gateway.verifiers import Verifiers
@@ -69,6 +76,9 @@ class Routes:
             Mount("/view", StaticFiles(directory=VIEW)),
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/responses", self.responses, methods=["POST"]),
+            Route("/v1/messages", self.messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.model, methods=["GET"]),
             Route("/tokenize", self.tokenize, methods=["POST"]),
@@ -89,6 +99,29 @@ class Routes:
         found = await self._read(ChatRequest, request)
         wanted = chat_generation(found.request, self._caller(request), found.ignored)
         return await self._answer(request, wanted, chat_format(found.request))
+
+    async def responses(self, request: Request) -> Response:
+        """Answer a conversation, as OpenAI's newer API has it."""
+        found = await self._read(ResponsesRequest, request)
+        wanted = responses_generation(found.request, self._caller(request), found.ignored)
+        return await self._answer(request, wanted, ResponsesFormat(found.request))
+
+    async def messages(self, request: Request) -> Response:
+        """Answer a conversation, as Anthropic's API has it."""
+        found = await self._read(MessagesRequest, request)
+        wanted = messages_generation(found.request, self._caller(request), found.ignored)
+        return await self._answer(request, wanted, MessagesFormat())
+
+    async def count_tokens(self, request: Request) -> Response:
+        """Return how many tokens a conversation takes."""
+        wanted = (await self._read(CountRequest, request)).request
+        await self._answerer.check_chat(wanted.model)
+        call = pb.TokenizeRequest(chat=conversation(wanted))
+        try:
+            ids = (await self._verifiers.tokenize(call)).token_ids
+        except LookaheadError as error:
+            raise from_call(error, MESSAGE_FIELDS) from None
+        return JSONResponse({"input_tokens": len(ids)})
 
     async def models(self, request: Request) -> Response:
         """List the one model."""

@@ -55,6 +55,28 @@ HARMLESS: dict[str, Check] = {
     "messages[].tool_calls[].cache_control": _is_any,
     "tools[].cache_control": _is_any,
     "tools[].function.cache_control": _is_any,
+    # /v1/responses
+    "include": _is_any,
+    "truncation": _is_any,
+    "stream_options": _is_any,
+    "text.verbosity": _is_any,
+    "reasoning.summary": _is_any,
+    "reasoning.generate_summary": _is_any,
+    "input[].content[].annotations": _is_any,
+    "input[].content[].logprobs": _is_any,
+    "input[].name": _is_any,
+    # /v1/messages
+    "cache_control": _is_any,
+    "speed": _is_one_of("standard"),
+    "thinking.budget_tokens": _is_any,
+    "thinking.display": _is_any,
+    "context_management": _is_any,
+    "system[].cache_control": _is_any,
+    "messages[].content[].citations": _is_one_of([]),
+    "messages[].content[].caller": _is_any,
+    "messages[].content[].content[].cache_control": _is_any,
+    "tools[].eager_input_streaming": _is_any,
+    "tools[].input_examples": _is_any,
 }
 
 

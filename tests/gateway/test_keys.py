@@ -72,7 +72,8 @@ def namespace(
         bearer("key-of-acme2"),
         {"authorization": "key-of-acme"},
         {"authorization": "Basic !!!"},
-        {"x-api-key": "key-of-acme"},
+        {"x-api-key": "key-of-acm"},
+        {"api-key": "wrong"},
     ],
 )
 def test_every_route_refuses_whoever_has_no_key(

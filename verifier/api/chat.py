@@ -38,6 +38,10 @@ def check_chat(chat: pb.ChatMessages, limits: Limits, violations: Violations) ->
     num_bytes += sum(len(f"{tool.description}{tool.parameters}".encode()) for tool in chat.tools)
     problem = f"must hold at most {limits.max_text_bytes} bytes together"
     violations.require(num_bytes <= limits.max_text_bytes, "chat.messages", problem, num_bytes)
+    last = chat.messages[-1]
+    is_right = not chat.continues_last or (last.role == "assistant" and bool(last.content.strip()))
+    problem = "needs a last message of role assistant that says something"
+    violations.require(is_right, "chat.continues_last", problem, last.role)
     _check_tools(chat, violations)
     _check_options(chat.template_options, violations)
 
@@ -48,6 +52,7 @@ def parse_conversation(chat: pb.ChatMessages) -> Conversation:
         tuple(_message(message) for message in chat.messages),
         tuple(Tool(tool.name, tool.description, tool.parameters) for tool in chat.tools),
         json.loads(chat.template_options or "{}"),
+        continues_last=chat.continues_last,
     )
 
 

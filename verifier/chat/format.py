@@ -71,7 +71,10 @@ class ChatFormat:
         for messages in self._ways(conversation):
             try:
                 return self.tokenizer.encode_chat(
-                    messages, self._declarations(conversation), conversation.options
+                    messages,
+                    self._declarations(conversation),
+                    conversation.options,
+                    continues_last=conversation.continues_last,
                 )
             except ChatError as refusal:
                 error = error or refusal

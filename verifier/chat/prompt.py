@@ -51,6 +51,7 @@ class Conversation:
     messages: tuple[ChatMessage, ...]
     tools: tuple[Tool, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)  # more variables of the template
+    continues_last: bool = False  # the last message is the beginning of the answer
 
     def for_template(self, *, as_text: bool) -> list[Message]:
         """The messages for a template that knows tools.

@@ -104,10 +104,13 @@ class Tokenizer:
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] | None = None,
         options: Mapping[str, Any] | None = None,
+        *,
+        continues_last: bool = False,
     ) -> list[int]:
         """Ids of the messages rendered with the model's chat template, ready for an answer.
 
-        `options`: more variables for the template.
+        `options`: more variables for the template. `continues_last`: the last message is the
+        beginning of the answer.
         """
         if not self.has_chat_template:
             raise ChatError("the model has no chat template; send text or token ids")
@@ -120,7 +123,8 @@ class Tokenizer:
                 guarded[0],
                 tools=guarded[1] or None,
                 tokenize=False,
-                add_generation_prompt=True,
+                add_generation_prompt=not continues_last,
+                continue_final_message=continues_last,
                 **guarded[2],
             )
         except TEMPLATE_ERRORS as error:

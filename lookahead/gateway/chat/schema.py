@@ -78,6 +78,8 @@ class ChatRequest(Generation):
     tools: list[Tool] = Field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True
+    continue_final_message: bool = False
+    add_generation_prompt: bool = True
     reasoning_effort: str | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -89,6 +91,11 @@ class ChatRequest(Generation):
     def _check_limits(self) -> "ChatRequest":
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("set max_tokens or max_completion_tokens, not both")
+        if self.continue_final_message and "add_generation_prompt" in self.model_fields_set:
+            if self.add_generation_prompt:
+                raise ValueError("continue_final_message needs add_generation_prompt false")
+        elif not self.add_generation_prompt and not self.continue_final_message:
+            raise ValueError("add_generation_prompt false needs continue_final_message")
         return self
 
     @property

@@ -27,6 +27,7 @@ FIELD_NAMES = (
     FieldName(re.compile(r"^chat\.tools$"), "tools"),
     FieldName(re.compile(r"^chat\.tool_choice$"), "tool_choice"),
     FieldName(re.compile(r"^chat\.template_options"), "chat_template_kwargs"),
+    FieldName(re.compile(r"^chat\.continues_last$"), "continue_final_message"),
     FieldName(re.compile(r"^chat\.tool_name$"), "tool_choice.function.name"),
 )
 NEWER_LIMIT = FieldName(re.compile(r"^stopping\.max_tokens$"), "max_completion_tokens")
@@ -87,6 +88,7 @@ def _conversation(request: ChatRequest) -> pb.ChatMessages:
     else:
         chat.tool_choice = CHOICES[choice]
     chat.single_call = not request.parallel_tool_calls
+    chat.continues_last = request.continue_final_message
     options = thinking_options(request.enable_thinking, request.reasoning_effort)
     set_options(chat, options | request.chat_template_kwargs)
     return chat

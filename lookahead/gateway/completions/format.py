@@ -9,8 +9,8 @@ from lookahead.gateway.answer import Answer
 from lookahead.gateway.choice import Choice, Piece
 from lookahead.gateway.completions.logprobs import columns
 from lookahead.gateway.errors import ApiError
-from lookahead.gateway.formats import Event
 from lookahead.gateway.schema import Generation, StreamOptions
+from lookahead.gateway.streams.format import Event
 from lookahead.gateway.usage import Usage, speculation
 from protos import verifier_pb2 as pb
 

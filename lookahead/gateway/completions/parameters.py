@@ -5,7 +5,7 @@ import json
 from lookahead.gateway.errors import invalid
 from lookahead.gateway.namespaces import narrowed
 from lookahead.gateway.request import Caller
-from lookahead.gateway.schema import Generation, ResponseFormat, text_of
+from lookahead.gateway.schema import Generation, Lookahead, ResponseFormat, text_of
 from protos import verifier_pb2 as pb
 
 
@@ -44,29 +44,40 @@ def _stopping(request: Generation) -> pb.Stopping:
     )
 
 
+def _speculation(request: Generation, caller: Caller) -> pb.Speculation:
+    made = drafting(request.lookahead, caller, user=request.user, salt=request.cache_salt)
+    if request.prediction is not None:
+        made.prediction = text_of(request.prediction.content)
+    return made
+
+
 def _output(request: Generation, caller: Caller) -> pb.Output:
-    if request.lookahead.draft_trees and not caller.may_see_drafts:
-        problem = "is not allowed by this server: drafts show text of others in the namespace"
-        raise invalid("lookahead.draft_trees", problem)
+    check_drafts_shown(request.lookahead, caller)
     return pb.Output(
         special_tokens=not request.skip_special_tokens,
         draft_trees=request.lookahead.draft_trees,
     )
 
 
-def _speculation(request: Generation, caller: Caller) -> pb.Speculation:
-    wanted = request.lookahead
-    namespace = narrowed(
-        caller.namespace, inner=wanted.namespace, user=request.user, salt=request.cache_salt
-    )
+def drafting(
+    wanted: Lookahead, caller: Caller, *, user: str | None = None, salt: str | None = None
+) -> pb.Speculation:
+    """Return how drafts are used, in the namespace that the request may use."""
+    namespace = narrowed(caller.namespace, inner=wanted.namespace, user=user, salt=salt)
     return pb.Speculation(
         mode=f"MODE_{(wanted.mode or 'unspecified').upper()}",  # type: ignore[arg-type]
         max_nodes=wanted.max_nodes,
         max_depth=wanted.max_depth,
         namespace=namespace,
         learn=f"LEARNING_{(wanted.learn or 'unspecified').upper()}",  # type: ignore[arg-type]
-        prediction="" if request.prediction is None else text_of(request.prediction.content),
     )
+
+
+def check_drafts_shown(wanted: Lookahead, caller: Caller) -> None:
+    """Refuse to show drafts to those who may not see them."""
+    if wanted.draft_trees and not caller.may_see_drafts:
+        problem = "is not allowed by this server: drafts show text of others in the namespace"
+        raise invalid("lookahead.draft_trees", problem)
 
 
 def _constraint(wanted: ResponseFormat | None) -> pb.Constraint | None:

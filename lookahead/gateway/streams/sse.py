@@ -13,7 +13,7 @@ from lookahead.gateway.answer import Answer
 from lookahead.gateway.choice import Choice
 from lookahead.gateway.concurrency import ClientGone, all_or_none, unless_gone
 from lookahead.gateway.errors import ApiError
-from lookahead.gateway.formats import Event, Stream
+from lookahead.gateway.streams.format import Event, Stream
 from lookahead.gateway.tolerance import ignored_header
 
 logger = logging.getLogger(__name__)

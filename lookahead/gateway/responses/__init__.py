@@ -1,0 +1,1 @@
+"""/v1/responses, without storage: each request brings the whole conversation."""
