@@ -422,9 +422,9 @@ class Sampling(_message.Message):
     temperature: _builtins.float
     """0 (the default) takes the most probable token; otherwise logits are divided by this, 0..100."""
     top_p: _builtins.float
-    """Keep the smallest set of tokens with at least this probability, 0 < top_p <= 1; default 1."""
+    """Keep the smallest set of tokens with at least this probability, 0..1; default 1. 0 keeps one."""
     top_k: _builtins.int
-    """Keep the k most probable tokens; 0 (the default) keeps all."""
+    """Keep the k most probable tokens; 0 (the default) keeps all, as numbers beyond all do."""
     min_p: _builtins.float
     """Drop tokens less probable than this times the best one, 0..1; default 0."""
     repetition_penalty: _builtins.float
@@ -504,7 +504,9 @@ class Stopping(_message.Message):
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     INCLUDE_STOP_STRING_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Most tokens to emit. Unset: 1024, or less if the context is shorter."""
+    """Most tokens to emit. Unset: 1024, or less if the context is shorter. A server may clamp it to
+    what the prompt leaves of the context; Started has the number in force.
+    """
     min_tokens: _builtins.int
     """Fewest tokens before an end-of-sequence or stop token may be chosen; default 0."""
     ignore_eos: _builtins.bool
@@ -513,7 +515,7 @@ class Stopping(_message.Message):
     """Leave the stop string in the text."""
     @_builtins.property
     def stop_strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Stop when the text holds one of these; at most 8 of at most 256 bytes."""
+        """Stop when the text holds one of these; at most 32 of at most 256 bytes."""
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -6,6 +6,8 @@
 import enum
 import re
 
+# In what is said about a prompt or an output that is too long for the model.
+LEAVES_ROOM = "to leave room in the context"
 MAX_NAME_CHARS = 128  # of a namespace or a vocabulary: names are parts of Redis keys
 _ALLOWED = re.compile(r"[A-Za-z0-9._-]*")
 

@@ -45,6 +45,10 @@ class VerifierConfig(ServerSettings):
     max_context: int = Field(
         default=4096, ge=8, description="Longest prompt plus output, in tokens"
     )
+    max_tokens_beyond_context: Literal["clamp", "refuse"] = Field(
+        default="clamp",
+        description="What happens to a request for more tokens than the context has room for",
+    )
     max_nodes: int = Field(
         default=24, ge=0, le=64, description="Most drafted nodes per sequence and step"
     )

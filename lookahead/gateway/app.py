@@ -1,11 +1,12 @@
 """The application: routes behind the middleware; every failure has the form of its API."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
@@ -45,8 +46,22 @@ def create_app(
         lifespan=lifespan,
     )
     keys = ApiKeys(config.api_keys())
-    return Middleware(
+    app = Middleware(
         routes, keys=keys, metrics=metrics, max_requests=config.max_requests, tracer=tracer
+    )
+    return _with_cors(app, config.origins)
+
+
+def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Let pages of these origins use the API; their browsers ask first, and without a key."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "x-lookahead-ignored", "retry-after"],
     )
 
 

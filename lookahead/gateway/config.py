@@ -46,6 +46,16 @@ class GatewayConfig(ServiceSettings):
         description="What happens to unknown fields of requests; "
         "those that cannot change the words are ignored anyway",
     )
+    allowed_origins: str = Field(
+        default="",
+        description="Origins whose pages may use the API, comma-separated, such as "
+        "https://chat.example.org; *: all; empty: none",
+    )
+    keep_alive_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds without an event after which a stream says it lives",
+    )
     max_body_bytes: int = Field(default=4 << 20, ge=1024, description="Longest request body")
     max_choices: int = Field(
         default=16, ge=1, le=128, description="Most prompts times n of a request"
@@ -93,6 +103,11 @@ class GatewayConfig(ServiceSettings):
     def verifiers(self) -> tuple[str, ...]:
         """The addresses, one by one."""
         return tuple(address.strip() for address in self.verifier.split(","))
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins allowed, one by one."""
+        return tuple(filter(None, (origin.strip() for origin in self.allowed_origins.split(","))))
 
     @property
     def allows_draft_trees(self) -> bool:

@@ -28,6 +28,7 @@ from lookahead.client.errors import (
     Unavailable,
 )
 from lookahead.gateway.request import FieldName
+from rpc.contract import LEAVES_ROOM
 from rpc.errors import RETRY_AFTER_S
 
 MAX_VALUE_CHARS = 100
@@ -115,7 +116,9 @@ def _from_violations(error: InvalidRequest, names: Sequence[FieldName]) -> ApiEr
         return invalid(None, str(error))
     named = [(_param(v.field, names), v.description) for v in error.violations]
     message = "; ".join(f"{param}: {description}" for param, description in named)
-    return ApiError(400, "invalid_request_error", message, param=named[0][0], code="invalid_value")
+    is_too_long = any(LEAVES_ROOM in violation.description for violation in error.violations)
+    code = "context_length_exceeded" if is_too_long else "invalid_value"
+    return ApiError(400, "invalid_request_error", message, param=named[0][0], code=code)
 
 
 def _param(field: str, names: Sequence[FieldName]) -> str:

@@ -70,16 +70,23 @@ class Routes:
 
     def table(self) -> list[BaseRoute]:
         """List the routes."""
+        apis = {
+            "/completions": self.completions,
+            "/chat/completions": self.chat,
+            "/responses": self.responses,
+            "/messages": self.messages,
+            "/messages/count_tokens": self.count_tokens,
+        }
+        # Some clients take a base URL without /v1.
+        bare = ("/completions", "/chat/completions", "/responses")
         return [
             Route("/", self.page, methods=["GET"]),
             Mount("/view/prompts", StaticFiles(directory=PROMPTS)),
             Mount("/view", StaticFiles(directory=VIEW)),
-            Route("/v1/completions", self.completions, methods=["POST"]),
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            Route("/v1/responses", self.responses, methods=["POST"]),
-            Route("/v1/messages", self.messages, methods=["POST"]),
-            Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
+            *(Route(f"/v1{path}", answer, methods=["POST"]) for path, answer in apis.items()),
+            *(Route(path, apis[path], methods=["POST"]) for path in bare),
             Route("/v1/models", self.models, methods=["GET"]),
+            Route("/models", self.models, methods=["GET"]),
             Route("/v1/models/{name:path}", self.model, methods=["GET"]),
             Route("/tokenize", self.tokenize, methods=["POST"]),
             Route("/detokenize", self.detokenize, methods=["POST"]),
@@ -204,7 +211,13 @@ class Routes:
         if wanted.stream:
             timeout_s = self._config.write_timeout_s
             stream = form.stream(answer)
-            return EventStream(answer, stream, write_timeout_s=timeout_s, abort=self._abort)
+            return EventStream(
+                answer,
+                stream,
+                write_timeout_s=timeout_s,
+                keep_alive_s=self._config.keep_alive_s,
+                abort=self._abort,
+            )
         try:
             await unless_gone(request.receive, answer.finish())
             return JSONResponse(form.body(answer), headers=ignored_header(wanted.ignored))

@@ -84,6 +84,22 @@ class ResponseFormat(Part):
         return self
 
 
+class StructuredOutputs(Part):
+    """The form of an output, as vLLM has it: one of these."""
+
+    # vLLM's name for it, `json`, is taken by pydantic.
+    definition: dict[str, Any] | str | None = Field(None, alias="json")  # a JSON schema
+    regex: str | None = None
+    choice: list[str] | None = None
+    json_object: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> "StructuredOutputs":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("set exactly one of json, regex, choice and json_object")
+        return self
+
+
 class Prediction(Part):
     """A text expected in the output, for example the file being edited."""
 
@@ -128,6 +144,10 @@ class Generation(Part):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
     prediction: Prediction | None = None
     user: str | None = None
     cache_salt: str | None = None
@@ -143,3 +163,17 @@ class Generation(Part):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream")
         return self
+
+    @model_validator(mode="after")
+    def _check_one_form(self) -> "Generation":
+        if len(self.forms) > 1:
+            raise ValueError(f"set one of {' and '.join(self.forms)}, not both")
+        return self
+
+    @property
+    def forms(self) -> list[str]:
+        """The fields that say what form the output has."""
+        names = ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
+        found = [name for name in names if getattr(self, name) is not None]
+        has_form = self.response_format is not None and self.response_format.type != "text"
+        return (["response_format"] if has_form else []) + found

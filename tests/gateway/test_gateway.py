@@ -308,3 +308,28 @@ def test_tokenize_and_detokenize_are_those_of_grpc(served: Served) -> None:
 def test_a_ready_gateway_says_so(served: Served) -> None:
     assert httpx.get(f"{served.url}/health").json() == {"status": "ok"}
     assert httpx.get(f"{served.url}/ready").json() == {"status": "ready"}
+
+
+def test_what_the_context_has_no_room_for_is_cut_or_said_with_the_numbers(served: Served) -> None:
+    def ask(**fields: Any) -> httpx.Response:
+        body = {"prompt": PROMPT, "temperature": 0, **fields}
+        return httpx.post(f"{served.url}/v1/completions", json=body, timeout=60)
+
+    cut = ask(max_tokens=8192, ignore_eos=True)
+    assert cut.status_code == 200
+    usage = cut.json()["usage"]
+    assert usage["total_tokens"] == 250 and cut.json()["choices"][0]["finish_reason"] == "length"
+    error = ask(prompt=[5] * 400).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+    assert "249" in error["message"] and "400" in error["message"]
+
+
+def test_limits_that_other_servers_take_are_taken(served: Served) -> None:
+    greedy = served.grpc.generate(PROMPT, max_tokens=12).wait().text
+    body = {"prompt": PROMPT, "max_tokens": 12, "temperature": 1, "seed": 2}
+    for fields in ({"top_p": 0}, {"top_k": 1, "stop": [f"~{i}~" for i in range(32)]}):
+        answer = httpx.post(f"{served.url}/v1/completions", json={**body, **fields}, timeout=60)
+        assert answer.json()["choices"][0]["text"] == greedy
+    wide = httpx.post(f"{served.url}/v1/completions", json={**body, "top_k": 1 << 30}, timeout=60)
+    everything = httpx.post(f"{served.url}/v1/completions", json=body, timeout=60)
+    assert wide.json()["choices"] == everything.json()["choices"]

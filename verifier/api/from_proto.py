@@ -7,6 +7,7 @@ import json
 import secrets
 
 from protos import verifier_pb2 as pb
+from rpc.contract import LEAVES_ROOM
 from rpc.errors import InvalidRequest
 from verifier.api.chat import parse_conversation, parse_tool_use
 from verifier.api.constraint import check_constraint, is_constrained, parse_constraint
@@ -46,7 +47,11 @@ def parse_generate(message: pb.GenerateRequest, chat: ChatFormat, limits: Limits
     violations.raise_any()
     prompt = _prompt(message, chat, limits)
     stopping = parse_stopping(
-        message.stopping, limits.max_context - len(prompt), tokenizer.eos_token_ids, violations
+        message.stopping,
+        limits.max_context - len(prompt),
+        tokenizer.eos_token_ids,
+        limits,
+        violations,
     )
     _check_choice_left(sampling, stopping, limits, violations)
     _check_end_left(message, sampling, tokenizer, violations)
@@ -149,7 +154,7 @@ def _prompt(message: pb.GenerateRequest, chat: ChatFormat, limits: Limits) -> tu
     prompt = encode_input(message, chat, special_tokens=True)
     field = str(message.WhichOneof("input"))
     if not 0 < len(prompt) < limits.max_context:
-        needed = f"must have 1 to {limits.max_context - 1} tokens, to leave room in the context"
+        needed = f"must have 1 to {limits.max_context - 1} tokens, {LEAVES_ROOM}"
         raise InvalidRequest.at(field, needed, len(prompt))
     outside = [token_id for token_id in prompt if token_id >= limits.vocabulary_size]
     if outside:

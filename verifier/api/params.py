@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 
 from protos import verifier_pb2 as pb
-from rpc.contract import Learn, problem_with_name
+from rpc.contract import LEAVES_ROOM, Learn, problem_with_name
 from verifier.api.validation import Limits, Violations, check_ids, check_len
 from verifier.request import Mode, Speculation
 from verifier.sampling.params import SamplingParams
@@ -16,7 +16,8 @@ from verifier.text.stopping import StoppingParams
 from verifier.text.tokenizer import Tokenizer
 
 MAX_BIASES = 1024
-MAX_STOP_STRINGS = 8
+LEAST_TOP_P = 1e-6  # keeps the most probable token alone, as 0 is meant to
+MAX_STOP_STRINGS = 32
 MAX_STOP_STRING_BYTES = 256
 MAX_STOP_IDS = 32
 MAX_TOP_LOGPROBS = 20
@@ -44,7 +45,7 @@ class Range:
 
 SAMPLING_RANGES = {
     "temperature": Range(0, 100),
-    "top_p": Range(0, 1, excludes_low=True),
+    "top_p": Range(0, 1),
     "min_p": Range(0, 1),
     "repetition_penalty": Range(0, 10, excludes_low=True),
     "frequency_penalty": Range(-2, 2),
@@ -64,15 +65,11 @@ def parse_sampling(
             violations.require(
                 numbers[name] in allowed, f"sampling.{name}", f"must be {allowed}", numbers[name]
             )
-    violations.require(
-        message.top_k <= vocabulary_size,
-        "sampling.top_k",
-        f"must be at most {vocabulary_size}, the size of the vocabulary",
-        message.top_k,
-    )
+    if "top_p" in numbers:
+        numbers["top_p"] = max(numbers["top_p"], LEAST_TOP_P)
     return SamplingParams(
         **numbers,
-        top_k=message.top_k,
+        top_k=min(message.top_k, vocabulary_size),
         logit_bias=_parse_biases(message, vocabulary_size, violations),
         seed=message.seed if message.HasField("seed") else secrets.randbits(64),
     )
@@ -99,9 +96,9 @@ def check_stopping(message: pb.Stopping, limits: Limits, violations: Violations)
     """Check when to stop, as far as that does not depend on the prompt."""
     if message.HasField("max_tokens"):
         violations.require(
-            0 < message.max_tokens < limits.max_context,
+            message.max_tokens > 0 and (limits.clamps or message.max_tokens < limits.max_context),
             "stopping.max_tokens",
-            f"must be 1 to {limits.max_context - 1} for a context of {limits.max_context}",
+            f"must be 1 to {limits.max_context - 1} {LEAVES_ROOM} of {limits.max_context}",
             message.max_tokens,
         )
     _check_stop_strings(message, violations)
@@ -125,13 +122,21 @@ def _check_stop_strings(message: pb.Stopping, violations: Violations) -> None:
 
 
 def parse_stopping(
-    message: pb.Stopping, room: int, eos_token_ids: frozenset[int], violations: Violations
+    message: pb.Stopping,
+    room: int,
+    eos_token_ids: frozenset[int],
+    limits: Limits,
+    violations: Violations,
 ) -> StoppingParams:
     """Return a checked `message` with its defaults filled in for an output of at most `room`."""
     max_tokens = min(DEFAULT_MAX_TOKENS, room)
     if message.HasField("max_tokens"):
-        max_tokens = message.max_tokens
-        problem = f"must be at most {room}, which the prompt leaves of the context"
+        max_tokens = min(message.max_tokens, room) if limits.clamps else message.max_tokens
+        used = limits.max_context - room
+        problem = (
+            f"must be at most {room} {LEAVES_ROOM} of {limits.max_context}, "
+            f"of which the prompt takes {used}"
+        )
         violations.require(max_tokens <= room, "stopping.max_tokens", problem, max_tokens)
     violations.require(
         message.min_tokens <= max_tokens,

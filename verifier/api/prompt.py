@@ -1,6 +1,7 @@
 """What to generate from: text, token ids or chat messages, checked and turned into token ids."""
 
 from protos import verifier_pb2 as pb
+from rpc.contract import LEAVES_ROOM
 from rpc.errors import InvalidRequest
 from verifier.api.chat import check_chat, parse_conversation
 from verifier.api.validation import Limits, Violations, check_ids, check_len
@@ -23,7 +24,7 @@ def check_input(
         if violations.require(
             0 < len(ids) < limits.max_context,
             "token_ids.ids",
-            f"must be 1 to {limits.max_context - 1} ids for a context of {limits.max_context}",
+            f"must be 1 to {limits.max_context - 1} ids, {LEAVES_ROOM} of {limits.max_context}",
             len(ids),
         ):
             check_ids(ids, "token_ids.ids", limits.vocabulary_size, violations)

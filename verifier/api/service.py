@@ -63,6 +63,7 @@ class Backend:
             max_nodes=config.max_nodes,
             max_depth=config.max_depth,
             allows_drafts=model.form is not VerificationMode.PLAIN,
+            clamps=config.max_tokens_beyond_context == "clamp",
         )
         self._description = pb.GetModelResponse(
             model=model.name,

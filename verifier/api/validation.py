@@ -40,6 +40,7 @@ class Limits:
     max_nodes: int
     max_depth: int
     allows_drafts: bool
+    clamps: bool = False  # an output that the context has no room for is made shorter
 
     @property
     def max_text_bytes(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lookahead.gateway.chat.format import ChatShape
 from lookahead.gateway.chat.schema import ChatRequest, Message, NamedTool, Tool
 from lookahead.gateway.chat.thinking import set_options, thinking_options
+from lookahead.gateway.completions.constraint import constraint_field
 from lookahead.gateway.completions.format import OpenAIFormat, UsageWanted
 from lookahead.gateway.completions.parameters import template
 from lookahead.gateway.request import Caller, FieldName, GenerationRequest
@@ -19,6 +20,7 @@ CHOICES = {
     "auto": pb.ChatMessages.TOOL_CHOICE_UNSPECIFIED,
     "required": pb.ChatMessages.TOOL_CHOICE_REQUIRED,
 }
+CONSTRAINT = re.compile(r"^constraint\b.*")
 FIELD_NAMES = (
     FieldName(
         re.compile(r"^chat\.messages(\[\d+\]\.tool_calls\[\d+\])\."), r"messages\1.function."
@@ -46,6 +48,7 @@ def chat_generation(
         made.output.top_logprobs = request.top_logprobs
     made.output.parts = True
     newer = () if request.max_completion_tokens is None else (NEWER_LIMIT,)
+    form = FieldName(CONSTRAINT, constraint_field(request))
     return GenerationRequest(
         model=request.model,
         template=made,
@@ -54,7 +57,7 @@ def chat_generation(
         seed=request.seed,
         stream=request.stream,
         ignored=ignored,
-        field_names=(*newer, *FIELD_NAMES),
+        field_names=(*newer, *FIELD_NAMES, form),
     )
 
 

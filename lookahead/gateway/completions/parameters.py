@@ -1,11 +1,10 @@
 """The parameters that both of OpenAI's completions share, as the contract has them."""
 
-import json
-
+from lookahead.gateway.completions.constraint import constraint
 from lookahead.gateway.errors import invalid
 from lookahead.gateway.namespaces import narrowed
 from lookahead.gateway.request import Caller
-from lookahead.gateway.schema import Generation, Lookahead, ResponseFormat, text_of
+from lookahead.gateway.schema import Generation, Lookahead, text_of
 from protos import verifier_pb2 as pb
 
 
@@ -16,7 +15,7 @@ def template(request: Generation, caller: Caller) -> pb.GenerateRequest:
         stopping=_stopping(request),
         output=_output(request, caller),
         speculation=_speculation(request, caller),
-        constraint=_constraint(request.response_format),
+        constraint=constraint(request),
     )
 
 
@@ -78,11 +77,3 @@ def check_drafts_shown(wanted: Lookahead, caller: Caller) -> None:
     if wanted.draft_trees and not caller.may_see_drafts:
         problem = "is not allowed by this server: drafts show text of others in the namespace"
         raise invalid("lookahead.draft_trees", problem)
-
-
-def _constraint(wanted: ResponseFormat | None) -> pb.Constraint | None:
-    if wanted is None or wanted.type == "text":
-        return None
-    if wanted.json_schema is None:
-        return pb.Constraint(json_schema='{"type": "object"}')
-    return pb.Constraint(json_schema=json.dumps(wanted.json_schema.definition))

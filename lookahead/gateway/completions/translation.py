@@ -2,12 +2,14 @@
 
 import re
 
+from lookahead.gateway.completions.constraint import constraint_field
 from lookahead.gateway.completions.format import CompletionShape, OpenAIFormat, UsageWanted
 from lookahead.gateway.completions.parameters import template
 from lookahead.gateway.completions.schema import CompletionRequest
 from lookahead.gateway.request import Caller, FieldName, GenerationRequest
 from protos import verifier_pb2 as pb
 
+CONSTRAINT = re.compile(r"^constraint\b.*")
 FIELD_NAMES = (FieldName(re.compile(r"^output\.top_logprobs$"), "logprobs"),)
 
 
@@ -18,6 +20,7 @@ def completion_generation(
     made = template(request, caller)
     if request.logprobs is not None:
         made.output.logprobs, made.output.top_logprobs = True, request.logprobs
+    form = FieldName(CONSTRAINT, constraint_field(request))
     return GenerationRequest(
         model=request.model,
         template=made,
@@ -26,7 +29,7 @@ def completion_generation(
         seed=request.seed,
         stream=request.stream,
         ignored=ignored,
-        field_names=FIELD_NAMES,
+        field_names=(*FIELD_NAMES, form),
     )
 
 

@@ -1,6 +1,7 @@
 """Sends an answer as server-sent events, no faster than the client reads."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterable
@@ -18,6 +19,8 @@ from lookahead.gateway.tolerance import ignored_header
 
 logger = logging.getLogger(__name__)
 
+KEEP_ALIVE = b": waiting\n\n"
+
 Abort = Callable[[Scope], None]  # drops the connection of a request
 
 
@@ -31,7 +34,13 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, answer: Answer, stream: Stream, *, write_timeout_s: float, abort: Abort
+        self,
+        answer: Answer,
+        stream: Stream,
+        *,
+        write_timeout_s: float,
+        keep_alive_s: float,
+        abort: Abort,
     ) -> None:
         # Proxies must pass each event on at once.
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -40,6 +49,8 @@ class EventStream(Response):
         self._answer = answer
         self._stream = stream
         self._write_timeout_s = write_timeout_s
+        self._keep_alive_s = keep_alive_s
+        self._has_sent = asyncio.Event()
         self._abort = abort
         self._lock = asyncio.Lock()
 
@@ -57,6 +68,7 @@ class EventStream(Response):
     async def _send_all(self, send: Send) -> None:
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        keeping_alive = asyncio.create_task(self._keep_alive(send))
         try:
             await all_or_none(self._send_choice(send, c) for c in self._answer.choices)
             await self._send_events(send, self._stream.end())
@@ -64,7 +76,22 @@ class EventStream(Response):
             await self._send_events(send, self._stream.fail(error))
         except LookaheadError as error:
             await self._send_events(send, self._stream.fail(self._answer.explained(error)))
+        finally:
+            keeping_alive.cancel()
+            await asyncio.wait({keeping_alive})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _keep_alive(self, send: Send) -> None:
+        """Send comments while nothing else is sent, since proxies drop silent streams."""
+        while True:
+            self._has_sent.clear()
+            try:
+                async with asyncio.timeout(self._keep_alive_s):
+                    await self._has_sent.wait()
+            except TimeoutError:
+                # Of a slow client the answer's own events find out.
+                with contextlib.suppress(ClientTooSlow):
+                    await self._send(send, KEEP_ALIVE)
 
     async def _send_choice(self, send: Send, choice: Choice) -> None:
         await self._send_events(send, self._stream.begin(choice))
@@ -81,6 +108,7 @@ class EventStream(Response):
                 async with asyncio.timeout(self._write_timeout_s):
                     # Waits while the client has not read enough of what it got.
                     await send({"type": "http.response.body", "body": body, "more_body": True})
+                self._has_sent.set()
             except TimeoutError:
                 raise ClientTooSlow from None
 

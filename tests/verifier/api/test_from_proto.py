@@ -1,5 +1,6 @@
 """Every field of a request is checked; all that is wrong is said at once, with path and value."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,10 +58,9 @@ BAD_FIELDS = [
     ("sampling", {"temperature": "NaN"}, "temperature", "nan"),
     ("sampling", {"temperature": "Infinity"}, "temperature", "inf"),
     ("sampling", {"temperature": 101}, "temperature", "101"),
-    ("sampling", {"topP": 0}, "top_p", "got 0"),
+    ("sampling", {"topP": -0.1}, "top_p", "got -0.1"),
     ("sampling", {"topP": 1.01}, "top_p", "1.01"),
     ("sampling", {"topP": "NaN"}, "top_p", "nan"),
-    ("sampling", {"topK": TOKENIZER.size + 1}, "top_k", str(TOKENIZER.size + 1)),
     ("sampling", {"minP": -0.1}, "min_p", "-0.1"),
     ("sampling", {"minP": 1.5}, "min_p", "1.5"),
     ("sampling", {"repetitionPenalty": 0}, "repetition_penalty", "got 0"),
@@ -79,7 +79,7 @@ BAD_FIELDS = [
     ("stopping", {"minTokens": 100}, "min_tokens", "100"),
     ("stopping", {"stopStrings": ["a", ""]}, "stop_strings[1]", "empty"),
     ("stopping", {"stopStrings": ["é" * 129]}, "stop_strings[0]", "258"),
-    ("stopping", {"stopStrings": ["a"] * 9}, "stop_strings", "9"),
+    ("stopping", {"stopStrings": ["a"] * 33}, "stop_strings", "33"),
     ("stopping", {"stopTokenIds": [1, 99999]}, "stop_token_ids[1]", "99999"),
     ("stopping", {"stopTokenIds": [1] * 33}, "stop_token_ids", "33"),
     ("output", {"topLogprobs": 21, "logprobs": True}, "top_logprobs", "21"),
@@ -329,3 +329,20 @@ def test_tokenize_and_detokenize_check_their_input() -> None:
     assert parse_detokenize(pb.DetokenizeRequest(token_ids=ids), TOKENIZER, LIMITS) == "naïve"
     shown = pb.DetokenizeRequest(token_ids=ids, special_tokens=True)
     assert parse_detokenize(shown, TOKENIZER, LIMITS) == "<s>naïve"
+
+
+def test_limits_that_say_the_same_as_another_are_taken_as_that() -> None:
+    chosen = parse({**GOOD, "sampling": {"topP": 0, "topK": 1 << 31}}).sampling
+    assert 0 < chosen.top_p < 1e-5
+    assert chosen.top_k == TOKENIZER.size
+
+
+def test_an_output_that_the_context_has_no_room_for_is_cut_if_the_server_says_so() -> None:
+    clamping = replace(LIMITS, clamps=True)
+    room = LIMITS.max_context - len(TOKENIZER.encode("the fox"))
+    for wanted in (room + 1, 8192):
+        request = parse({**GOOD, "stopping": {"maxTokens": wanted}}, clamping)
+        assert request.stopping.max_tokens == room
+    assert "max_tokens" in str(violations_of({**GOOD, "stopping": {"maxTokens": 0}}, clamping))
+    said = violations_of({**GOOD, "stopping": {"maxTokens": room + 1}})["stopping.max_tokens"]
+    assert f"at most {room} to leave room in the context of 100" in said
