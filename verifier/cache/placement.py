@@ -22,7 +22,11 @@ class RowTable:
     rows: NDArray[np.int64]  # [rows, ROW_FIELDS]
     places: NDArray[np.int64]
     runs: tuple[tuple[int, int], ...]  # first and end row of each sequence
-    pieces: dict[tuple[int, int], NDArray[np.int64]] = field(default_factory=dict)  # made so far
+    # By (heads that share a key, key heads): the work's pieces, made for the first such layer, and
+    # what the kernel is told of the table: addresses of rows, places and pieces; how many pieces.
+    pieces: dict[tuple[int, int], tuple[NDArray[np.int64], tuple[int, int, int, int]]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,14 +24,16 @@ PANELS = 4  # of a piece of work; a weight has a multiple of them
 
 # The integers that describe a call, by index, after the shared ones. Addresses are in bytes.
 (
-    INPUT,  # float32 [rows, inputs]
+    # Of a weight:
     WEIGHT,
+    NUM_INPUTS,
+    NUM_PANELS,
+    # Of a call:
+    INPUT,  # float32 [rows, inputs]
     BIAS,  # float32 [panels, LANES], or 0
     OUTPUT,  # [rows, panels, LANES]
     OUTPUT_KIND,  # an index of OUTPUT_KINDS
     NUM_ROWS,
-    NUM_INPUTS,
-    NUM_PANELS,
     NUM_FIELDS,
 ) = range(NUM_SHARED, NUM_SHARED + 9)
 OUTPUT_KINDS = ("float32", "bfloat16", "float16")

@@ -24,23 +24,29 @@ class Call:
     """The integers that describe a call of a kernel, and the calling of it."""
 
     def __init__(self, kernel: Any, num_fields: int) -> None:
-        self.fields = np.zeros(num_fields, np.int64)
+        # Written at each call of some hundreds in a pass, which ctypes does sooner than NumPy.
+        self.fields: Any = (ctypes.c_int64 * num_fields)()
         self._kernel = kernel
-        self._address = self.fields.ctypes.data
+        self._entry = kernel.address
+        self._address = ctypes.addressof(self.fields)
 
     def run(self, scratch_size: int) -> None:
         """Let torch's threads share the pieces of work; each gets so many bytes to work in."""
-        num_threads = getattr(_local, "num_threads", None) or torch.get_num_threads()
-        fields = self.fields
-        fields[:NUM_SHARED] = 0, 0, _scratch(num_threads * scratch_size), scratch_size
-        if num_threads > 1 and _enter is not None:
-            _enter(self._kernel.address, self._address, num_threads, 0)
+        count = num_threads()
+        self.fields[:NUM_SHARED] = 0, 0, _scratch(count * scratch_size), scratch_size
+        if count > 1 and _enter is not None:
+            _enter(self._entry, self._address, count, 0)
         else:
             self._kernel.ctypes(self._address)
 
     def run_alone(self, kernel: Any) -> None:
         """Call another kernel with the same integers, in this thread."""
         kernel.ctypes(self._address)
+
+
+def num_threads() -> int:
+    """How many threads kernels run in: as many as torch has, or had before `kernels_only`."""
+    return getattr(_local, "num_threads", None) or torch.get_num_threads()
 
 
 @contextmanager

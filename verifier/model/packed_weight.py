@@ -41,21 +41,23 @@ class Product:
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Multiply x [..., inputs]; the result [..., outputs] has its type."""
-        rows = x.reshape(-1, self.num_inputs).float().contiguous()
-        out = torch.empty(len(rows), self.width, dtype=x.dtype)
-        if not len(rows):  # an expert that nobody asks
-            return out.view(*x.shape[:-1], self.width)[..., : self.num_outputs]
-        fields = self._call.fields
-        fields[product.INPUT] = rows.data_ptr()
-        fields[product.OUTPUT] = out.data_ptr()
-        fields[product.OUTPUT_KIND] = _OUTPUT_KINDS[x.dtype]
-        fields[product.NUM_ROWS] = len(rows)
-        fields[product.BIAS] = 0 if bias is None else self._padded(bias).data_ptr()
-        self._call.run(product.scratch_size(len(rows)))
-        if self.width != self.num_outputs:
-            # torch may compute by other instructions on rows that lie apart.
-            out = out[:, : self.num_outputs].contiguous()
-        return out.view(*x.shape[:-1], self.num_outputs)
+        is_ready = x.dtype is torch.float32 and x.is_contiguous()
+        rows = x if is_ready else x.float().contiguous()
+        num_rows = rows.numel() // self.num_inputs
+        out = torch.empty(*x.shape[:-1], self.width, dtype=x.dtype)
+        if num_rows:  # nobody may ask an expert
+            self._call.fields[product.INPUT : product.NUM_FIELDS] = (
+                rows.data_ptr(),
+                0 if bias is None else self._padded(bias).data_ptr(),
+                out.data_ptr(),
+                _OUTPUT_KINDS[x.dtype],
+                num_rows,
+            )
+            self._call.run(product.scratch_size(num_rows))
+        if self.width == self.num_outputs:
+            return out
+        # torch may compute by other instructions on rows that lie apart.
+        return out[..., : self.num_outputs].contiguous()
 
     def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Look up outputs' weights: [..., inputs] for ids [...]."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from verifier.cache.kv_cache import SlotLayer
 from verifier.cache.placement import RowTable
 from verifier.kernels import attention as kernel
-from verifier.kernels.threads import Call
+from verifier.kernels.threads import Call, num_threads
 from verifier.kernels.vectors import TILE
 
 
@@ -34,9 +34,7 @@ def attend_by_position(
     num_rows, num_heads, _ = queries.shape
     group = num_heads // keys.shape[1]
     output = torch.empty(num_rows, num_heads, call.value_dim)
-    scales = np.array([scaling, softcap or 0.0], np.float32)
     lowest = None if sinks is None else sinks.float().contiguous()
-    pieces = _pieces(place.table, group, keys.shape[1])
     call.fields[kernel.NUM_ROWS : kernel.NUM_FIELDS] = (
         num_rows,
         keys.data_ptr(),
@@ -44,14 +42,11 @@ def attend_by_position(
         keys.shape[1],
         queries.data_ptr(),
         output.data_ptr(),
-        place.table.rows.ctypes.data,
-        place.table.places.ctypes.data,
-        pieces.ctypes.data,
-        len(pieces),
+        *_described(place.table, group, keys.shape[1]),
         num_heads,
         group,
         place.window if has_window else 0,
-        scales.ctypes.data,
+        call.scales(scaling, softcap or 0.0),
         0 if lowest is None else lowest.data_ptr(),
     )
     call.run()
@@ -67,6 +62,9 @@ class LayerCall:
         self._attend = Call(attend, kernel.NUM_FIELDS)
         self._store = store
         self._scratch_size = kernel.scratch_size(self.key_dim, self.value_dim)
+        self._scales = np.zeros(2, np.float32)
+        self._last_scales = (0.0, 0.0)
+        self._scales_address = self._scales.ctypes.data
         self.fields = self._attend.fields
         self.fields[kernel.KEYS : kernel.NUM_ROWS] = (
             layer.keys.data_ptr(),
@@ -78,6 +76,13 @@ class LayerCall:
             layer.keys.stride(1),
             layer.values.stride(1),
         )
+
+    def scales(self, scaling: float, cap: float) -> int:
+        """The address of both, which are the same in every pass."""
+        if self._last_scales != (scaling, cap):
+            self._last_scales = (scaling, cap)
+            self._scales[:] = scaling, cap
+        return self._scales_address
 
     def run(self) -> None:
         """Write the new keys and values, then attend."""
@@ -91,23 +96,31 @@ def _rows(x: Tensor, dim: int) -> Tensor:
     return F.pad(rows, (0, dim - rows.shape[-1])) if rows.shape[-1] < dim else rows.contiguous()
 
 
-def _pieces(table: RowTable, group: int, key_heads: int) -> NDArray[np.int64]:
-    """The work of a pass, cut so that all threads have some; kept for the other layers."""
+def _described(table: RowTable, group: int, key_heads: int) -> tuple[int, int, int, int]:
     known = table.pieces.get((group, key_heads))
-    if known is not None:
-        return known
+    if known is None:
+        pieces = _cut(table, group, key_heads)
+        arrays = (table.rows, table.places, pieces)
+        rows_at, places_at, pieces_at = (array.ctypes.data for array in arrays)
+        known = table.pieces[group, key_heads] = (
+            pieces,
+            (rows_at, places_at, pieces_at, len(pieces)),
+        )
+    return known[1]
+
+
+def _cut(table: RowTable, group: int, key_heads: int) -> NDArray[np.int64]:
+    """The work of a pass in pieces, enough of them for all threads."""
     lines = kernel.LINES
-    wanted = 2 * torch.get_num_threads()
-    while (
-        lines > TILE
-        and sum(-(-(b - a) * group // lines) for a, b in table.runs) * key_heads < wanted
+    totals = [(first, (end - first) * group) for first, end in table.runs]
+    while lines > TILE and (
+        sum(-(-total // lines) for _, total in totals) * key_heads < 2 * num_threads()
     ):
         lines //= 2
     pieces = [
-        (first, line, min(line + lines, (end - first) * group), head)
-        for first, end in table.runs
+        (first, line, min(line + lines, total), head)
+        for first, total in totals
         for head in range(key_heads)
-        for line in range(0, (end - first) * group, lines)
+        for line in range(0, total, lines)
     ]
-    table.pieces[group, key_heads] = np.array(pieces, np.int64)
-    return table.pieces[group, key_heads]
+    return np.array(pieces, np.int64)
