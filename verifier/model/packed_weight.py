@@ -128,7 +128,8 @@ class PackedWeight(torch.Tensor):
         """The tensor that this one stands for."""
         parts = [p.dense(self.dtype) for p in self.products]
         parts = [part.T for part in parts] if self.is_transposed else parts
-        return torch.stack(parts) if self.dim() == 3 else parts[0]
+        # In the layout that this tensor is thought to have, or it could not be viewed otherwise.
+        return torch.stack(parts) if self.dim() == 3 else parts[0].contiguous()
 
     @classmethod
     def __torch_function__(

@@ -119,3 +119,10 @@ def test_rows_of_any_layout_are_read_and_keep_their_shape() -> None:
     spread = torch.randn(24, 9).T
     assert torch.equal(product(spread), product(spread.contiguous()))
     assert torch.equal(product(torch.randn(9, 48)[:, ::2]).isfinite(), torch.ones(9, 40) > 0)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 40, 64, 96])
+def test_rows_of_a_result_lie_side_by_side_however_many_there_are(num_outputs: int) -> None:
+    product = Product(weight_of((num_outputs, 24), torch.float32, seed=6))
+    for count in (1, 2, 9):
+        assert product(torch.randn(count, 24)).is_contiguous()

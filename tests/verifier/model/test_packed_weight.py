@@ -93,7 +93,11 @@ def test_each_expert_gives_what_it_gave(dtype: torch.dtype, is_transposed: bool)
 
 USES: list[Any] = [
     lambda w: w + 0,
+<<<<<<< HEAD
     lambda w: w.T.contiguous(),
+=======
+    lambda w: w.T.contiguous() + 0,
+>>>>>>> c8fd1d9 (Test attention, packed weights, packing and the check of bits)
     lambda w: w.clone(),
     lambda w: w.detach() * 2,
     lambda w: w[3:5],
@@ -101,7 +105,11 @@ USES: list[Any] = [
     lambda w: w.float(),
     lambda w: w.sum(0),
     lambda w: torch.cat([w, w]),
+<<<<<<< HEAD
     lambda w: w.view(-1),
+=======
+    lambda w: w.reshape(-1),
+>>>>>>> c8fd1d9 (Test attention, packed weights, packing and the check of bits)
     lambda w: w.t() @ w.new_ones(w.shape[0]),
     lambda w: w @ w.new_ones(w.shape[1]),
     lambda w: torch.einsum("oi->io", w),
