@@ -163,10 +163,10 @@ class TargetModel:
 
     def _forward_rows(self, batch: Batch, slots: KVCache) -> Tensor:
         num_rows = None if self._compiled is None else padded_rows(len(batch.token_ids))
-        slots.placement = self._place(batch, slots)
-        masks = self._handed_masks(slots.placement)
         if num_rows is not None:
             batch = pad_batch(batch, num_rows, slots.capacity - 1)
+        slots.placement = self._place(batch, slots)
+        masks = self._handed_masks(slots.placement)
         inputs = {
             "input_ids": self._tensor(batch.token_ids)[None],
             "position_ids": self._tensor(batch.positions)[None],

@@ -1,4 +1,4 @@
-"""Every way to compute packed attention gives what a naive loop gives, and the same text."""
+"""Both ways to compute packed attention give what a naive loop gives, and the same text."""
 
 import random
 
@@ -8,48 +8,92 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.support.models.draft_trees import trees
 from tests.support.models.engine_runs import ids_of, make_engine, make_request, run_all
 from tests.support.models.fake_drafts import FakeDrafts, random_tree
 from tests.support.models.reference import family, generate
 from verifier.cache.kv_cache import KVCache, LayerShape
 from verifier.cache.placement import Kernel, Placement
-from verifier.model.attention import MAX_JOINED_ROWS, make_together, packed_attention
+from verifier.kernels.vectors import LANES
+from verifier.model.attention import packed_attention
+from verifier.model.batch import (
+    Batch,
+    Segment,
+    draft_segment,
+    make_batch,
+    make_masks,
+    make_table,
+    prompt_segment,
+)
+from verifier.model.masked_attention import MAX_JOINED_ROWS, make_together
 from verifier.model.model import TargetModel
 from verifier.model.probe import choose_form
+
+pytestmark = pytest.mark.usefixtures("row_kernels")
 
 KV_HEADS, GROUPS, DIM, SLOTS, CAPACITY = 2, 3, 8, 5, 100
 CPU = torch.device("cpu")
 
-segment = st.tuples(st.integers(1, 6), st.integers(0, 20))  # rows, cached rows before them
+runs = st.integers(1, 6).map(lambda count: prompt_segment(0, 0, (0,) * count, is_last=False))
+drafts = trees().map(lambda tree: draft_segment(0, 0, 0, tree))
+sequences = st.tuples(st.one_of(runs, drafts), st.integers(0, 20))  # cached rows before
 
 
-class Layer(nn.Module):
-    """What the model's attention module shows of itself."""
-
-    def __init__(self, cache: KVCache) -> None:
-        super().__init__()
-        self.kv_cache = cache
-
-
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60)
 @given(
-    st.lists(segment, min_size=1, max_size=SLOTS),
+    st.lists(sequences, min_size=1, max_size=SLOTS),
     st.permutations(range(SLOTS)),
     st.sampled_from(list(Kernel)),
+    st.sampled_from([None, 1, 3, 8]),
+    st.sampled_from([None, 2.0]),
+    st.booleans(),
     st.booleans(),
 )
 def test_packed_attention_is_the_naive_one(
-    lengths: list[tuple[int, int]], slots: list[int], kernel: Kernel, has_long: bool
+    shapes: list[tuple[Segment, int]],
+    slots: list[int],
+    kernel: Kernel,
+    window: int | None,
+    softcap: float | None,
+    has_sinks: bool,
+    has_long: bool,
 ) -> None:
     torch.manual_seed(0)
+    segments = [
+        Segment(slot, before, each.token_ids, each.tree, each.needs_logits)
+        for slot, (each, before) in zip(slots, shapes, strict=False)
+    ]
     if has_long:
-        lengths = [(MAX_JOINED_ROWS + 1, 3), *lengths[1:]]
-    ranges, start = [], 0
-    for slot, (rows, before) in zip(slots, lengths, strict=False):
-        ranges.append((slot, start, start + rows, before + rows))
-        start += rows
+        long = (0,) * (MAX_JOINED_ROWS + 1)
+        segments[0] = prompt_segment(segments[0].slot, 3, long, is_last=False)
+    batch = make_batch(segments)
+    cache = filled_cache(kernel, batch, window)
+    layer = cache.cache.layers[0]
+    expected_keys, expected_values = layer.keys.clone(), layer.values.clone()
+    num_rows = len(batch.token_ids)
+    key, value = torch.randn(2, 1, KV_HEADS, num_rows, DIM)
+    query = torch.randn(1, KV_HEADS * GROUPS, num_rows, DIM)
+    for held, new in ((expected_keys, key), (expected_values, value)):
+        for row, (slot, index) in enumerate(zip(batch.slots, batch.indices, strict=True)):
+            held[slot, :, index, :DIM] = new[0, :, row]
+    sinks = torch.randn(KV_HEADS * GROUPS) if has_sinks else None
+    handed, values = cache.cache.update(key, value, 0)
+    placeholder = torch.ones(1, 1, 1, 1 if window is None else 2, dtype=torch.bool)
+    got, _ = packed_attention(
+        nn.Module(), query, handed, values, placeholder, softcap=softcap, s_aux=sinks
+    )
+    assert torch.equal(layer.keys[..., :DIM], expected_keys[..., :DIM])
+    assert torch.equal(layer.values[..., :DIM], expected_values[..., :DIM])
+    mask = torch.from_numpy(make_masks(batch, window)[-1])
+    judged = naive(query[0], expected_keys, expected_values, mask, batch, softcap, sinks)
+    torch.testing.assert_close(got[0], judged)
+
+
+def filled_cache(kernel: Kernel, batch: Batch, window: int | None) -> KVCache:
+    """Slots with rows in all places, set up for a pass as the model does it."""
+    shape = LayerShape(KV_HEADS, DIM, DIM)
     cache = KVCache(
-        [LayerShape(KV_HEADS, DIM, DIM)],
+        [shape.padded_to(LANES) if kernel is Kernel.POSITIONAL else shape],
         num_slots=SLOTS,
         capacity=CAPACITY,
         dtype=torch.float32,
@@ -57,49 +101,62 @@ def test_packed_attention_is_the_naive_one(
         is_packed=True,
         kernel=kernel,
     )
-    together = make_together(ranges, CPU) if kernel is Kernel.BATCHED else None
-    cache.placement = Placement(torch.empty(0), torch.empty(0), tuple(ranges), together)
-    key, value = torch.randn(2, SLOTS, KV_HEADS, CAPACITY, DIM)
-    query = torch.randn(1, KV_HEADS * GROUPS, start, DIM)
-    mask = _random_mask(ranges, start)
-    got, _ = packed_attention(Layer(cache), query, key, value, mask[None, None])
-    torch.testing.assert_close(got[0], _naive(query[0], key, value, mask, ranges))
+    for storage in cache._storages:
+        storage[..., :DIM].normal_()
+    ranges, start = [], 0
+    for each in batch.segments:
+        ranges.append((each.slot, start, start + each.num_rows, each.kv_span))
+        start += each.num_rows
+    where = (torch.from_numpy(batch.slots), torch.from_numpy(batch.indices), tuple(ranges))
+    if kernel is Kernel.POSITIONAL:
+        cache.placement = Placement(*where, window=window or 0, table=make_table(batch))
+    else:
+        masks = tuple(torch.from_numpy(m)[None, None] for m in make_masks(batch, window))
+        cache.placement = Placement(*where, together=make_together(ranges, CPU), masks=masks)
+    return cache
 
 
-def _random_mask(ranges: list[tuple[int, int, int, int]], num_rows: int) -> Tensor:
-    mask = torch.zeros(num_rows, max(r[3] for r in ranges), dtype=torch.bool)
-    for _, start, end, kv_len in ranges:
-        mask[start:end, :kv_len] = torch.rand(end - start, kv_len) < 0.5
-        # A row always sees itself.
-        mask[range(start, end), range(kv_len - (end - start), kv_len)] = True
-    return mask
-
-
-def _naive(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, ranges: list[tuple[int, ...]]
+def naive(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    batch: Batch,
+    softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     output = torch.zeros(query.shape[1], query.shape[0], DIM)
-    for slot, start, end, _ in ranges:
-        for row in range(start, end):
-            columns = mask[row].nonzero()[:, 0]
-            for head in range(query.shape[0]):
-                keys = key[slot, head // GROUPS, columns]
-                weights = torch.softmax(keys @ query[head, row] * DIM**-0.5, 0)
-                output[row, head] = weights @ value[slot, head // GROUPS, columns]
+    for row, slot in enumerate(batch.slots):
+        columns = mask[row].nonzero()[:, 0]
+        for head in range(query.shape[0]):
+            scores = keys[slot, head // GROUPS, columns, :DIM] @ query[head, row] * DIM**-0.5
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            if sinks is not None:
+                scores = torch.cat([scores, sinks[head, None]])
+            weights = torch.softmax(scores, 0)[: len(columns)]
+            output[row, head] = weights @ values[slot, head // GROUPS, columns, :DIM]
     return output
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", ["batched", "eager"])
+@pytest.mark.parametrize("kernel", [kernel.value for kernel in Kernel])
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "gemma2", "gpt_oss", "gpt2"])
 def test_text_with_drafts_equals_generate_by_every_kernel(name: str, kernel: str) -> None:
     hf = family(name).build()
     prompts = [[(i * 7 + j * 3) % 50 + 3 for j in range(3 + 9 * i)] for i in range(4)]
     answers = [generate(hf, prompt, 24, []) for prompt in prompts]
     model = TargetModel(hf, "small", max_context=80, attention=kernel)
+    assert model.attention == kernel
     choose_form(model, hf, num_slots=3, draft_rows=65)
     rng = random.Random(4)
     drafts = FakeDrafts(lambda i, tokens, n: random_tree(rng, rng.randrange(24), range(20)))
     results = run_all(make_engine(model, drafts), [make_request(p, 24) for p in prompts])
     assert [ids_of(runs) for runs, _ in results] == answers
     assert sum(completion.num_draft_tokens for _, completion in results) > 0
+
+
+def test_rows_are_taken_one_by_one_on_a_cpu_unless_asked_otherwise() -> None:
+    for attention, expected in [("auto", "positional"), ("masked", "masked")]:
+        model = TargetModel(family("llama").build(), "small", max_context=80, attention=attention)
+        assert model.attention == expected

@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.models.draft_trees import trees
-from verifier.model.batch import draft_segment, make_batch, prompt_segment
+from verifier.model.batch import (
+    draft_segment,
+    make_batch,
+    make_masks,
+    make_table,
+    prompt_segment,
+)
 from verifier.speculation.tree import DraftTree
 
 
@@ -15,7 +21,9 @@ def test_every_row_sees_its_past_and_only_its_past(
 ) -> None:
     draft = draft_segment(3, kv_len, 7, tree)
     prompt = prompt_segment(1, 2, tuple(range(num_prompt)), is_last=False)
-    batch = make_batch([prompt, draft], window)
+    batch = make_batch([prompt, draft])
+    mask, *window_masks = make_masks(batch, window)
+    assert len(window_masks) == (window is not None)
     for segment, start in ((prompt, 0), (draft, num_prompt)):
         parents = [-1, *(p + 1 for p in tree.parents)]
         if segment is prompt:
@@ -27,11 +35,11 @@ def test_every_row_sees_its_past_and_only_its_past(
             position = segment.kv_len + len(chain) - 1
             assert batch.positions[start + row] == position
             seen = set(range(segment.kv_len)) | {segment.kv_len + r for r in chain}
-            assert set(np.flatnonzero(batch.mask[start + row])) == seen
-            if window is not None and batch.window_mask is not None:
+            assert set(np.flatnonzero(mask[start + row])) == seen
+            if window is not None:
                 near = {j for j in range(segment.kv_len) if position - j < window}
                 near |= {segment.kv_len + r for i, r in enumerate(chain) if i < window}
-                assert set(np.flatnonzero(batch.window_mask[start + row])) == near
+                assert set(np.flatnonzero(window_masks[0][start + row])) == near
 
 
 def test_only_wanted_rows_get_logits() -> None:
@@ -41,9 +49,34 @@ def test_only_wanted_rows_get_logits() -> None:
             prompt_segment(0, 0, (5, 6, 7), is_last=False),
             draft_segment(1, 4, 9, tree),
             prompt_segment(2, 0, (5, 6), is_last=True),
-        ],
-        None,
+        ]
     )
     assert batch.logit_rows.tolist() == [3, 4, 5, 7]
     assert batch.indices.tolist() == [0, 1, 2, 4, 5, 6, 0, 1]
     assert batch.slots.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+@given(trees(), st.integers(0, 9), st.integers(1, 6), st.booleans())
+def test_every_row_finds_its_positions_in_their_order(
+    tree: DraftTree, kv_len: int, num_prompt: int, is_first: bool
+) -> None:
+    draft = draft_segment(3, kv_len, 7, tree)
+    prompt = prompt_segment(1, 2, tuple(range(num_prompt)), is_last=False)
+    batch = make_batch([draft, prompt] if is_first else [prompt, draft])
+    table, (mask,) = make_table(batch), make_masks(batch, None)
+    assert len(table.rows) == len(batch.token_ids)
+    ends = [draft.num_rows, prompt.num_rows] if is_first else [prompt.num_rows, draft.num_rows]
+    assert table.runs == ((0, ends[0]), (ends[0], sum(ends)))
+    for row, (slot, position, settled, start, index) in enumerate(table.rows.tolist()):
+        num_others = position + 1 - settled
+        others = table.places[start : start + num_others].tolist()
+        assert (slot, position, index) == (
+            batch.slots[row],
+            batch.positions[row],
+            batch.indices[row],
+        )
+        places = [*range(settled), *others]
+        # Rows stand in the cache behind those that they follow, so the order is by index too.
+        assert places == np.flatnonzero(mask[row]).tolist()
+        assert places[-1] == index
+        assert not others or others[0] != settled, "a settled position is listed"

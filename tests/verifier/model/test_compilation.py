@@ -23,6 +23,7 @@ from verifier.model import compilation
 from verifier.model.batch import draft_segment, make_batch, pad_batch, prompt_segment
 from verifier.model.compilation import ROW_BUCKETS, padded_rows
 from verifier.model.model import TargetModel, VerificationMode
+from verifier.model.probe import choose_form
 from verifier.request import Mode
 from verifier.speculation.tree import DraftTree
 
@@ -49,6 +50,13 @@ def drafted(model: TargetModel, expected: list[list[int]]) -> list[list[int]]:
 
     requests = [make_request(p, NUM_TOKENS, mode=Mode.TREE) for p in PROMPTS]
     return [ids_of(runs) for runs, _ in run_all(make_engine(model, FakeDrafts(propose)), requests)]
+
+
+def model_to_compile(hf: PreTrainedModel) -> TargetModel:
+    """The compiler knows no packed weights."""
+    model = TargetModel(hf, "small", max_context=128, attention="masked")
+    choose_form(model, hf, num_slots=3, draft_rows=65)
+    return model
 
 
 class Recorder:
@@ -81,9 +89,7 @@ def test_passes_are_padded_to_the_next_bucket_and_long_ones_are_not(rows: int) -
 
 def test_padding_adds_rows_behind_that_write_where_nobody_reads() -> None:
     tree = DraftTree((4, 5), (-1, -1), (1.0, 0.5))
-    batch = make_batch(
-        [draft_segment(2, 6, 3, tree), prompt_segment(1, 0, (8, 9), is_last=True)], 4
-    )
+    batch = make_batch([draft_segment(2, 6, 3, tree), prompt_segment(1, 0, (8, 9), is_last=True)])
     padded = pad_batch(batch, 8, 99)
     for name in ("token_ids", "positions", "slots", "indices"):
         assert (getattr(padded, name)[:5] == getattr(batch, name)).all()
@@ -97,7 +103,7 @@ def test_padding_adds_rows_behind_that_write_where_nobody_reads() -> None:
 def test_only_buckets_are_compiled_and_words_stay(name: str) -> None:
     hf = family(name).build()
     expected = answers(hf)
-    model = target_model(hf, max_sequences=3, max_context=128)
+    model = model_to_compile(hf)
     recorder = Recorder()
     model.compile(recorder)
     assert drafted(model, expected) == expected
@@ -127,7 +133,7 @@ def test_words_stay_with_torch_compile_and_nothing_is_compiled_while_serving(
     expected = answers(hf)
     monkeypatch.setattr(compilation, "ROW_BUCKETS", buckets)
     torch._dynamo.reset()
-    model = target_model(hf, max_sequences=3, max_context=128)
+    model = model_to_compile(hf)
     model.compile(lambda forward, **_: torch.compile(forward, dynamic=False, backend=backend))
     before = num_graphs()
     assert before > 0, "nothing was compiled"
@@ -141,7 +147,7 @@ def compiled_graphs(num_layers: int) -> int:
     expected = answers(hf)
     torch._dynamo.reset()
     before = num_graphs()
-    model = target_model(hf, max_sequences=3, max_context=128)
+    model = model_to_compile(hf)
     model.compile(lambda forward, **_: torch.compile(forward, dynamic=False, backend="eager"))
     assert drafted(model, expected) == expected
     return num_graphs() - before

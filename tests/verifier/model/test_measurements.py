@@ -8,15 +8,16 @@ import pytest
 from tests.support.models.engine_runs import target_model
 from tests.support.models.reference import FAMILIES, family
 from verifier.model import measurements
-from verifier.model.linear import Packing
 from verifier.model.measurements import PLAIN, load_or_measure
 from verifier.model.model import TargetModel
 from verifier.model.probe import choose_form
 from verifier.speculation.budget import ROW_COUNTS, StepCurve
 
+pytestmark = pytest.mark.usefixtures("row_kernels")
+
 
 @pytest.fixture(scope="module")
-def model() -> TargetModel:
+def model(row_kernels: None) -> TargetModel:
     return target_model(FAMILIES[0].build(), max_sequences=1, max_context=130)
 
 
@@ -34,7 +35,7 @@ def test_measurements_are_made_once_and_read_back(
 
 
 def test_what_was_measured_in_another_setting_is_not_used(tmp_path: Path) -> None:
-    settings = [("sdpa", 130), ("eager", 130), ("sdpa", 100)]
+    settings = [("positional", 130), ("masked", 130), ("positional", 100)]
     keys = set()
     for attention, max_context in settings:
         hf = FAMILIES[0].build()
@@ -54,39 +55,6 @@ def test_a_curve_that_came_out_otherwise_the_second_time_is_used_but_not_kept(
     measured = load_or_measure(path, model)
     assert measured.curve.as_dict()["seconds"] == [1.0] * count + [1.8], "the lower of both times"
     assert not path.exists()
-
-
-@pytest.mark.parametrize(
-    ("few", "least_rows"),
-    [
-        ([1.0, 1.0, 1.0], 1),
-        ([1.0, 1.2, 1.4], 1),
-        ([1.0, 0.97, 0.96], 1),  # no clear gain
-        ([1.3, 1.0, 1.02], 2),
-        ([1.3, 1.02, 1.0], 2),
-        ([1.3, 1.2, 1.0], 3),
-    ],
-)
-def test_rows_are_padded_as_little_as_a_clear_gain_asks_for(
-    few: list[float], least_rows: int
-) -> None:
-    rest = [2.0] * (len(ROW_COUNTS) - len(few))
-    assert measurements.least_rows(few + rest) == ROW_COUNTS[least_rows - 1]
-
-
-@pytest.mark.parametrize(("num_packed", "least_rows"), [(7, 4), (0, 1)])
-def test_the_padding_of_packed_products_is_measured_once_and_read_back(
-    num_packed: int, least_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seconds = [1.0 if rows >= 4 else 1.3 for rows in ROW_COUNTS]
-    monkeypatch.setattr(measurements, "_step_seconds", lambda run: seconds)
-    for _ in ("measured", "read"):
-        fresh = target_model(FAMILIES[0].build(), max_sequences=1, max_context=130)
-        fresh.packing = Packing(num_packed)
-        measured = load_or_measure(tmp_path / "measurements.json", fresh)
-        assert fresh.packing.least_rows == least_rows
-        assert measured.curve.plain_s == 1.0
-        monkeypatch.setattr(measurements, "measure", lambda model: pytest.fail("measured again"))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +79,7 @@ def test_times_of_other_row_counts_are_measured_anew(
     model: TargetModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "measurements.json"
-    entry = {"least_rows": 1} | StepCurve([1, 2], [1.0, 1.1]).as_dict()
+    entry = StepCurve([1, 2], [1.0, 1.1]).as_dict()
     path.write_text(json.dumps({measurements._key(model): entry}))
     monkeypatch.setattr(measurements, "measure", lambda model: PLAIN)
     assert load_or_measure(path, model) is PLAIN

@@ -48,11 +48,7 @@ def test_no_linear_layer_lookup_or_expert_keeps_a_dense_weight(each: Family) -> 
     model = each.build()
     kinds = (nn.Linear, nn.Embedding, Conv1D)
     places = [m for m in model.modules() if isinstance(m, kinds)]
-<<<<<<< HEAD
-    num_experts = sum(hasattr(m, "gate_up_proj") for m in model.modules())
-=======
     num_experts = sum("gate_up_proj" in m._parameters for m in model.modules())
->>>>>>> c8fd1d9 (Test attention, packed weights, packing and the check of bits)
     distinct = {id(m.weight) for m in places}
     num_packed = pack_weights(model)
     assert all(isinstance(m.weight, PackedWeight) for m in places)
