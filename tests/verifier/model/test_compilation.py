@@ -153,6 +153,7 @@ def compiled_graphs(num_layers: int) -> int:
     return num_graphs() - before
 
 
+@pytest.mark.timeout(300)
 def test_layers_share_compiled_code_so_many_layers_compile_like_few() -> None:
     few = compiled_graphs(2)
     assert few > 0, "nothing was compiled"
