@@ -70,12 +70,14 @@ class Planner:
     def __init__(self, model: TargetModel, prefill_rows: int) -> None:
         self._model = model
         on_cpu = model.device.type == "cpu"
-        self._prefill_rows = prefill_rows or (CPU_PREFILL_ROWS if on_cpu else GPU_PREFILL_ROWS)
+        default = CPU_PREFILL_ROWS if on_cpu else GPU_PREFILL_ROWS
+        self._prefill_rows = prefill_rows or default
+        self._alone_rows = prefill_rows or max(default, ALONE_ROWS)
 
     def plan(self, running: list[Sequence], drafts: Drafts) -> list[Work]:
         """Every decoding sequence with its draft, then prompts in what room is left."""
         decoding = [self._decode_work(s, drafts) for s in running if s.is_decoding]
-        room = max(self._prefill_rows, ALONE_ROWS) if len(running) == 1 else self._prefill_rows
+        room = self._alone_rows if len(running) == 1 else self._prefill_rows
         prompts = [s for s in running if not s.is_decoding]
         return decoding + self._prefill_works(prompts, drafts, room)
 
