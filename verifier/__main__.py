@@ -12,6 +12,7 @@ from rpc.tracing import start_tracing
 from verifier.cache.memory import KVMemoryError
 from verifier.config import VerifierConfig
 from verifier.loading import NotBitwise, follow_leader
+from verifier.model.packing import KernelError
 from verifier.model.parallel import Group, ParallelError
 from verifier.server import serve
 
@@ -29,7 +30,7 @@ def main() -> None:
     tracer = start_tracing("verifier", os.environ)
     try:
         asyncio.run(serve(config, tracer, group))
-    except (OSError, KVMemoryError, NotBitwise, ParallelError) as error:
+    except (OSError, KernelError, KVMemoryError, NotBitwise, ParallelError) as error:
         # No such model, no room for it, an address that is taken: the message says it all.
         logger.error("cannot_serve error=%s", error)
         sys.exit(1)

@@ -33,7 +33,7 @@ from verifier.model.batch import (
 )
 from verifier.model.compilation import Compile, CompiledLayers, compile_buckets, padded_rows
 from verifier.model.masked_attention import make_together
-from verifier.model.packing import pack_weights
+from verifier.model.packing import KernelError, pack_weights
 
 logger = logging.getLogger(__name__)
 
@@ -267,4 +267,7 @@ def _kernel(attention: str, device: torch.device) -> Kernel:
     """`auto`: the positional kernel runs on a CPU only."""
     if attention == "auto":
         return Kernel.POSITIONAL if device.type == "cpu" else Kernel.MASKED
-    return Kernel(attention)
+    kernel = Kernel(attention)
+    if kernel is Kernel.POSITIONAL and device.type != "cpu":
+        raise KernelError(f"attention=positional runs on a CPU only, not on {device}")
+    return kernel

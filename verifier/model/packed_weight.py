@@ -120,6 +120,11 @@ class PackedWeight(torch.Tensor):
         return PackedWeight(self.shape[1:], self.dtype, [self.products[index]], self.is_transposed)
 
     @property
+    def kind(self) -> torch.dtype:
+        """The type that the packed copy is kept in."""
+        return self.products[0].panels.dtype
+
+    @property
     def num_bytes(self) -> int:
         """Memory that the packed copy takes."""
         return sum(p.panels.nbytes for p in self.products)

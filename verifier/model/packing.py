@@ -3,6 +3,7 @@
 import logging
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -10,6 +11,13 @@ from transformers.pytorch_utils import Conv1D
 from verifier.model.packed_weight import PackedWeight
 
 logger = logging.getLogger(__name__)
+
+CHECKED_ROWS = 13  # more than two of the kernel's widest loops
+
+
+class KernelError(RuntimeError):
+    """A kernel computes something else than it should."""
+
 
 PACKED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -26,20 +34,39 @@ def pack_weights(model: PreTrainedModel) -> int:
         for name, weight in module._parameters.items():
             if weight is not None and _is_packable(module, name, weight):
                 places.setdefault(id(weight), []).append((module, name))
-    num_bytes = 0
-    for same in places.values():
-        module, name = same[0]
-        dense = module.get_parameter(name)
-        packed = PackedWeight.pack(dense, is_transposed=_is_transposed(module))
-        del dense
-        for module, name in same:
-            module._parameters[name] = packed  # type: ignore[assignment]
-        num_bytes += packed.num_bytes
+    packed = [_pack(same) for same in places.values()]
+    for kind in {weight.kind for weight in packed}:
+        _check_kernel(min((w for w in packed if w.kind == kind), key=lambda w: w.num_bytes))
     if any(_has_experts(module) for module in model.modules()):
         # The one way that takes experts one after the other, as they are packed.
         model.set_experts_implementation("eager")
-    logger.info("weights_packed num=%d bytes=%d", len(places), num_bytes)
-    return len(places)
+    num_bytes = sum(weight.num_bytes for weight in packed)
+    logger.info("weights_packed num=%d bytes=%d", len(packed), num_bytes)
+    return len(packed)
+
+
+def _pack(same: list[tuple[nn.Module, str]]) -> PackedWeight:
+    """Put a packed copy of a weight into all its places."""
+    module, name = same[0]
+    packed = PackedWeight.pack(module.get_parameter(name), is_transposed=_is_transposed(module))
+    for module, name in same:
+        module._parameters[name] = packed  # type: ignore[assignment]
+    return packed
+
+
+def _check_kernel(weight: PackedWeight) -> None:
+    """Compare each of the kernel's inner loops with torch's product: compilers err, too."""
+    product = weight.products[0]
+    dense = product.dense(torch.float32)
+    rows = torch.linspace(-1, 1, CHECKED_ROWS * product.num_inputs).view(CHECKED_ROWS, -1)
+    for count in range(1, CHECKED_ROWS + 1):
+        expected = F.linear(rows[:count], dense)
+        error = (product(rows[:count].contiguous()) - expected).abs().max()
+        if not error <= 1e-4 * (1 + expected.abs().max()):
+            raise KernelError(
+                f"the product of {count} rows with weights in {weight.kind} is wrong by {error:.2g} "
+                "on this processor; serve with attention=masked"
+            )
 
 
 def _is_packable(module: nn.Module, name: str, weight: Tensor) -> bool:

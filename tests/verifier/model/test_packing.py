@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tests.support.models.reference import FAMILIES, Family, family
-from verifier.model.packed_weight import PackedWeight
-from verifier.model.packing import pack_weights
+from verifier.model.packed_weight import PackedWeight, Product
+from verifier.model.packing import KernelError, pack_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("row_kernels")]
 
@@ -115,3 +115,17 @@ def test_weights_of_another_type_or_kind_stay() -> None:
     assert pack_weights(model) == num_others
     assert type(layer.down_proj.weight) is nn.Parameter
     assert layer.up_proj.weight is codes
+
+
+def test_a_kernel_that_computes_wrong_sums_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Product.__call__
+
+    def wrong(product: Product, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        out = right(product, x, bias)
+        if len(x) == 6:  # as one inner loop of several may
+            out[0] = 0.0
+        return out
+
+    monkeypatch.setattr(Product, "__call__", wrong)
+    with pytest.raises(KernelError, match="the product of 6 rows .* is wrong"):
+        pack_weights(family("llama").build())
