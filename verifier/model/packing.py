@@ -64,8 +64,8 @@ def _check_kernel(weight: PackedWeight) -> None:
         error = (product(rows[:count].contiguous()) - expected).abs().max()
         if not error <= 1e-4 * (1 + expected.abs().max()):
             raise KernelError(
-                f"the product of {count} rows with weights in {weight.kind} is wrong by {error:.2g} "
-                "on this processor; serve with attention=masked"
+                f"the product of {count} rows with weights in {weight.kind} is wrong by "
+                f"{error:.2g} on this processor; serve with attention=masked"
             )
 
 

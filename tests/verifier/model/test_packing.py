@@ -127,5 +127,5 @@ def test_a_kernel_that_computes_wrong_sums_is_found_out(monkeypatch: pytest.Monk
         return out
 
     monkeypatch.setattr(Product, "__call__", wrong)
-    with pytest.raises(KernelError, match="the product of 6 rows .* is wrong"):
+    with pytest.raises(KernelError, match=r"the product of 6 rows .* is wrong"):
         pack_weights(family("llama").build())
