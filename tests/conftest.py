@@ -33,9 +33,12 @@ def compiled_kernels() -> None:
     warm_up()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def row_kernels() -> None:
-    """The verifier's kernels, compiled or from their cache: a dozen seconds each the first time."""
+    """The verifier's kernels, compiled or from their cache, outside any test's time limit.
+
+    In a fresh checkout they take a dozen seconds each.
+    """
     for kind in OUTPUT_KINDS:
         product_kernel(kind)
         attention_kernels(kind)
