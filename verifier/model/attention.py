@@ -1,16 +1,23 @@
 """Attention over packed rows: each sequence's rows meet only its own slot's keys and values.
 
 Registered with transformers under the name "lookahead". The cache hands a layer's new keys and
-values on; here they are written to their places, and the rows attend to what they may.
+values on; here they are written to their places, and the rows attend to what they may: on a CPU by
+the kernel that takes each row by itself, elsewhere by `masked_attention`.
 """
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from verifier.cache.kv_cache import SlotLayer
+from verifier.cache.placement import RowTable
+from verifier.kernels import attention as kernel
+from verifier.kernels.threads import Call, num_threads
+from verifier.kernels.vectors import TILE
 from verifier.model.masked_attention import attend_masked
-from verifier.model.positional_attention import attend_by_position
 
 NAME = "lookahead"
 
@@ -41,3 +48,116 @@ def packed_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     has_window = attention_mask.shape[-1] > 1
     return attend(layer, query, key, value, has_window, scaling, softcap, s_aux).unsqueeze(0), None
+
+
+def attend_by_position(
+    layer: SlotLayer,
+    query: Tensor,  # [1, heads, rows, dim]
+    key: Tensor,  # [1, kv_heads, rows, dim]
+    value: Tensor,  # [1, kv_heads, rows, value_dim]
+    has_window: bool,
+    scaling: float,
+    softcap: float | None,
+    sinks: Tensor | None,  # [heads]
+) -> Tensor:
+    """Write the pass's keys and values; return what its rows read, [rows, heads, value_dim]."""
+    place = layer.owner.placement
+    assert place.table is not None
+    call = layer.attention_call or LayerCall(layer)
+    assert isinstance(call, LayerCall)
+    layer.attention_call = call
+    queries = _rows(query, call.key_dim).float()
+    keys, values = _rows(key, call.key_dim), _rows(value, call.value_dim)
+    num_rows, num_heads, _ = queries.shape
+    group = num_heads // keys.shape[1]
+    output = torch.empty(num_rows, num_heads, call.value_dim)
+    lowest = None if sinks is None else sinks.float().contiguous()
+    call.fields[kernel.NUM_ROWS : kernel.NUM_FIELDS] = (
+        num_rows,
+        keys.data_ptr(),
+        values.data_ptr(),
+        keys.shape[1],
+        queries.data_ptr(),
+        output.data_ptr(),
+        *_described(place.table, group, keys.shape[1]),
+        num_heads,
+        group,
+        place.window if has_window else 0,
+        call.scales(scaling, softcap or 0.0),
+        0 if lowest is None else lowest.data_ptr(),
+    )
+    call.run()
+    return output[..., : value.shape[-1]].to(query.dtype)
+
+
+class LayerCall:
+    """The kernel over one layer's keys and values."""
+
+    def __init__(self, layer: SlotLayer) -> None:
+        store, attend = kernel.attention_kernels(str(layer.keys.dtype).removeprefix("torch."))
+        self.key_dim, self.value_dim = layer.keys.shape[-1], layer.values.shape[-1]
+        self._attend = Call(attend, kernel.NUM_FIELDS)
+        self._store = store
+        self._scratch_size = kernel.scratch_size(self.key_dim, self.value_dim)
+        self._scales = np.zeros(2, np.float32)
+        self._last_scales = (0.0, 0.0)
+        self._scales_address = self._scales.ctypes.data
+        self.fields = self._attend.fields
+        self.fields[kernel.KEYS : kernel.NUM_ROWS] = (
+            layer.keys.data_ptr(),
+            layer.values.data_ptr(),
+            self.key_dim,
+            self.value_dim,
+            layer.keys.stride(0),
+            layer.values.stride(0),
+            layer.keys.stride(1),
+            layer.values.stride(1),
+        )
+
+    def scales(self, scaling: float, cap: float) -> int:
+        """The address of both, which are the same in every pass."""
+        if self._last_scales != (scaling, cap):
+            self._last_scales = (scaling, cap)
+            self._scales[:] = scaling, cap
+        return self._scales_address
+
+    def run(self) -> None:
+        """Write the new keys and values, then attend."""
+        self._attend.run_alone(self._store)
+        self._attend.run(self._scratch_size)
+
+
+def _rows(x: Tensor, dim: int) -> Tensor:
+    """[rows, heads, dim] from [1, heads, rows, at most dim], filled up with zeros."""
+    rows = x[0].transpose(0, 1)
+    return F.pad(rows, (0, dim - rows.shape[-1])) if rows.shape[-1] < dim else rows.contiguous()
+
+
+def _described(table: RowTable, group: int, key_heads: int) -> tuple[int, int, int, int]:
+    known = table.pieces.get((group, key_heads))
+    if known is None:
+        pieces = _cut(table, group, key_heads)
+        arrays = (table.rows, table.places, pieces)
+        rows_at, places_at, pieces_at = (array.ctypes.data for array in arrays)
+        known = table.pieces[group, key_heads] = (
+            pieces,
+            (rows_at, places_at, pieces_at, len(pieces)),
+        )
+    return known[1]
+
+
+def _cut(table: RowTable, group: int, key_heads: int) -> NDArray[np.int64]:
+    """The work of a pass in pieces, enough of them for all threads."""
+    lines = kernel.LINES
+    totals = [(first, (end - first) * group) for first, end in table.runs]
+    while lines > TILE and (
+        sum(-(-total // lines) for _, total in totals) * key_heads < 2 * num_threads()
+    ):
+        lines //= 2
+    pieces = [
+        (first, line, min(line + lines, total), head)
+        for first, total in totals
+        for head in range(key_heads)
+        for line in range(0, total, lines)
+    ]
+    return np.array(pieces, np.int64)

@@ -19,6 +19,8 @@ from verifier.kernels.vectors import LANES
 
 NARROW = (torch.bfloat16, torch.float16)
 _MULTIPLE = product.PANELS * LANES
+_SCRATCH = product.scratch_size(0)
+_SCRATCH_OF_ROW = product.scratch_size(1) - _SCRATCH
 
 
 class Product:
@@ -53,7 +55,7 @@ class Product:
                 _OUTPUT_KINDS[x.dtype],
                 num_rows,
             )
-            self._call.run(product.scratch_size(num_rows))
+            self._call.run(_SCRATCH + _SCRATCH_OF_ROW * num_rows)
         if self.width == self.num_outputs:
             return out
         # torch may compute by other instructions on rows that lie apart.

@@ -13,8 +13,8 @@ from verifier.cache.kv_cache import KVCache, LayerShape, SlotLayer
 from verifier.cache.placement import Kernel, Placement
 from verifier.kernels.attention import BLOCK
 from verifier.kernels.vectors import LANES
+from verifier.model.attention import attend_by_position
 from verifier.model.batch import Segment, draft_segment, make_batch, make_table, prompt_segment
-from verifier.model.positional_attention import attend_by_position
 from verifier.speculation.tree import DraftTree
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("row_kernels")]
