@@ -84,9 +84,12 @@ def _environ(environ: Mapping[str, str], cores: list[int]) -> dict[str, str]:
         **environ,
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(peers_directory() / "inductor-cache"),
         "VLLM_CACHE_ROOT": str(peers_directory() / "vllm-cache"),
         "VLLM_CPU_KVCACHE_SPACE": str(KV_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
+        # What it saves compiled ahead it cannot load again; inductor's own cache works.
+        "VLLM_USE_AOT_COMPILE": "0",
     }
