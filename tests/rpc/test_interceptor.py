@@ -28,6 +28,7 @@ from tests.support.servers.scripted_service import (
     raising,
     running,
 )
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize(
@@ -73,8 +74,7 @@ async def test_a_call_that_its_client_cancels_is_counted_as_cancelled() -> None:
             await reached.wait()
             call.cancel()
             await waiting
-            while not server.calls:
-                await asyncio.sleep(0)
+            await eventually(lambda: bool(server.calls))
         assert server.calls == {("Forget", "CANCELLED"): 1}
 
 

@@ -23,6 +23,7 @@ from tests.support.servers.scripted_service import (
     nothing,
     running,
 )
+from tests.support.waiting import eventually
 
 
 async def test_health_is_not_serving_until_ready() -> None:
@@ -187,8 +188,7 @@ async def test_a_second_signal_cuts_a_long_grace() -> None:
         run = asyncio.create_task(server.run_until_signalled(grace_s=3600))
         await asyncio.sleep(0)  # one turn of the loop installs the handlers
         os.kill(os.getpid(), signal.SIGTERM)
-        while not server.draining:
-            await asyncio.sleep(0)
+        await eventually(lambda: server.draining)
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(run, TIMEOUT_S)
         await asyncio.wait_for(servicer.released.wait(), TIMEOUT_S)

@@ -1,6 +1,5 @@
 """Verifiers with a small real model: in this process behind their rpcs, and for an event loop."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -56,9 +55,7 @@ class Running:
         return [event async for event in self.stub.Generate(request, timeout=TIMEOUT_S)]
 
     async def until_idle(self) -> None:
-        async with asyncio.timeout(TIMEOUT_S):
-            while self.engine.num_running or self.engine.num_waiting:
-                await asyncio.sleep(0)
+        await eventually(lambda: not self.engine.num_running + self.engine.num_waiting)
 
 
 def small_model(max_context: int = 250) -> TargetModel:

@@ -16,6 +16,7 @@ from tests.support.models.engine_runs import (
 )
 from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.support.models.reference import FAMILIES, VOCABULARY_SIZE, family, generate
+from tests.support.waiting import eventually
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion, TokenRun
 from verifier.model.model import TargetModel
@@ -160,10 +161,9 @@ async def test_a_leader_that_leaves_lets_its_followers_go_on(
     leader = engine.submit(make_request(PROMPTS[0], 12))
     engine.start()
     followers = [asyncio.create_task(collect(engine, make_request(p, 12))) for p in PROMPTS[:2]]
-    async with asyncio.timeout(20):
-        while num_prompt_rows(engine) < 6 * num_steps:
-            await asyncio.sleep(0)
-        engine.cancel(leader)
+    await eventually(lambda: num_prompt_rows(engine) >= 6 * num_steps)
+    engine.cancel(leader)
+    async with asyncio.timeout(60):
         results = await asyncio.gather(*followers)
     await engine.stop()
     hf = FAMILIES[0].build()

@@ -17,6 +17,7 @@ from tests.support.models.engine_runs import (
 )
 from tests.support.models.reference import FAMILIES, VOCABULARY_SIZE, generate
 from tests.support.servers.fake_drafter import Answer, RunningDrafter, asked, never
+from tests.support.waiting import eventually
 from verifier.engine import engine as engine_module
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion
@@ -49,12 +50,6 @@ def client(*addresses: str) -> DraftClient:
 
 def engine_over(model: TargetModel, drafts: DraftClient) -> Engine:
     return make_engine(model, drafts)  # type: ignore[arg-type]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def perfect(answer: list[int]) -> Answer:
@@ -129,7 +124,7 @@ async def test_hostile_drafts_never_change_the_text(
         drafts = client(drafter.address)
         engine = engine_over(model, drafts)
         engine.start()
-        await until(lambda: drafts.is_connected)
+        await eventually(lambda: drafts.is_connected)
         ids, completion = await run(engine)
         await engine.stop()
     assert ids == answer
@@ -144,9 +139,9 @@ async def test_a_good_drafter_is_used_and_told_everything(
         drafts = client(drafter.address)
         engine = engine_over(model, drafts)
         engine.start()
-        await until(lambda: drafts.is_connected)
+        await eventually(lambda: drafts.is_connected)
         ids, completion = await run(engine)
-        await until(lambda: any(request.close for request in drafter.servicer.requests))
+        await eventually(lambda: any(request.close for request in drafter.servicer.requests))
         await engine.stop()
     assert ids == answer
     assert completion.num_accepted_tokens > NUM_TOKENS / 2
@@ -179,7 +174,7 @@ async def test_a_decode_step_goes_through_at_most_18_files_of_the_verifier(
 
         monkeypatch.setattr(engine, "_step", noted_step)
         engine.start()
-        await until(lambda: drafts.is_connected)
+        await eventually(lambda: drafts.is_connected)
         _, completion = await run(engine)
         await engine.stop()
     assert completion.num_accepted_tokens > NUM_TOKENS / 2
@@ -237,7 +232,7 @@ async def test_a_hanging_drafter_is_waited_for_once(
         drafts = client(drafter.address)
         engine = engine_over(model, drafts)
         engine.start()
-        await until(lambda: drafts.is_connected)
+        await eventually(lambda: drafts.is_connected)
         ids, _ = await run(engine)
         assert ids == answer
         assert drafts.num_deadline_misses == 1
@@ -258,7 +253,7 @@ async def test_a_drafter_killed_mid_stream_and_back_is_used_again(
         drafts = client(drafter.address)
         engine = engine_over(model, drafts)
         engine.start()
-        await until(lambda: drafts.is_connected)
+        await eventually(lambda: drafts.is_connected)
         sequence = engine.submit(make_request(PROMPT, NUM_TOKENS))
         stream = sequence.stream()
         await anext(stream)
@@ -266,9 +261,9 @@ async def test_a_drafter_killed_mid_stream_and_back_is_used_again(
         async for _ in stream:
             pass
         assert sequence.token_ids[len(PROMPT) :] == answer
-        await until(lambda: not drafts.is_connected)
+        await eventually(lambda: not drafts.is_connected)
     async with drafter:
-        await until(lambda: drafts.is_connected)
+        await eventually(lambda: drafts.is_connected)
         await until_drafted(engine, answer)
         await engine.stop()
 
@@ -290,7 +285,7 @@ async def test_a_stream_that_moves_to_another_drafter_opens_its_sequences_there(
         drafts = client(first.address, second.address)
         engine = engine_over(model, drafts)
         engine.start()
-        await until(lambda: drafts.is_connected)
+        await eventually(lambda: drafts.is_connected)
         sequence = engine.submit(make_request(PROMPT, NUM_TOKENS))
         stream = sequence.stream()
         await anext(stream)
@@ -298,7 +293,7 @@ async def test_a_stream_that_moves_to_another_drafter_opens_its_sequences_there(
         async for _ in stream:
             pass
         ids, _ = await run(engine)
-        await until(lambda: drafts.is_connected)
+        await eventually(lambda: drafts.is_connected)
         await until_drafted(engine, answer)
         await engine.stop()
     assert sequence.token_ids[len(PROMPT) :] == ids == answer
@@ -311,12 +306,12 @@ async def test_a_late_draft_is_rerooted_under_what_was_emitted_meanwhile(
     async with RunningDrafter(perfect(answer)) as drafter:
         drafts = client(drafter.address)
         drafts.start()
-        await until(lambda: drafts.is_connected)
+        await eventually(lambda: drafts.is_connected)
         tokens = [*PROMPT, answer[0]]
         drafts.open(1, tokens, len(PROMPT), make_request(PROMPT, 9).speculation)
         drafts.request({1: 8})
         tokens += answer[1:3]  # emitted before the draft arrived
-        await until(lambda: len(drafts._tracked[1]._tree) > 0)
+        await eventually(lambda: len(drafts._tracked[1]._tree) > 0)
         assert list(drafts.tree(1).token_ids) == answer[3:7]
         assert len(drafts.tree(1)) == 0, "a tree is given out once"
         await drafts.stop()
