@@ -19,6 +19,7 @@ import numpy as np
 
 from verifier.kernels import vectors
 from verifier.kernels.compile import entry, part
+from verifier.kernels.sharing import take_ticket
 from verifier.kernels.threads import NUM_SHARED, SCRATCH, SCRATCH_SIZE, THREAD, TICKET
 from verifier.kernels.vectors import BFLOAT16, FLOAT16, FLOAT32, LANES, TILE, load, size_of
 
@@ -313,14 +314,14 @@ def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
 
 @part
 def _attend(kind: Any, call: int) -> None:
-    thread = vectors.take_ticket(call + 8 * THREAD)
+    thread = take_ticket(call + 8 * THREAD)
     scratch = vectors.load_int(call + 8 * SCRATCH)
     scratch += thread * vectors.load_int(call + 8 * SCRATCH_SIZE)
     pieces = vectors.load_int(call + 8 * PIECES)
-    piece = vectors.take_ticket(call + 8 * TICKET)
+    piece = take_ticket(call + 8 * TICKET)
     while piece < vectors.load_int(call + 8 * NUM_PIECES):
         _attend_piece(kind, call, pieces + 8 * PIECE_FIELDS * piece, scratch)
-        piece = vectors.take_ticket(call + 8 * TICKET)
+        piece = take_ticket(call + 8 * TICKET)
 
 
 @part

@@ -15,6 +15,7 @@ import numpy as np
 
 from verifier.kernels import vectors
 from verifier.kernels.compile import entry, part
+from verifier.kernels.sharing import take_ticket
 from verifier.kernels.threads import NUM_SHARED, SCRATCH, SCRATCH_SIZE, THREAD, TICKET
 from verifier.kernels.vectors import BFLOAT16, FLOAT16, FLOAT32, LANES, load, size_of
 
@@ -159,13 +160,13 @@ def _multiply_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
 @part
 def _multiply(kind: Any, call: int) -> None:
     field = vectors.load_int
-    thread = vectors.take_ticket(call + 8 * THREAD)
+    thread = take_ticket(call + 8 * THREAD)
     scratch = field(call + 8 * SCRATCH) + thread * field(call + 8 * SCRATCH_SIZE)
     num_pieces = field(call + 8 * NUM_PANELS) // PANELS
-    piece = vectors.take_ticket(call + 8 * TICKET)
+    piece = take_ticket(call + 8 * TICKET)
     while piece < num_pieces:
         _multiply_piece(kind, call, piece, scratch)
-        piece = vectors.take_ticket(call + 8 * TICKET)
+        piece = take_ticket(call + 8 * TICKET)
 
 
 def _multiply_float32(call: int) -> None:

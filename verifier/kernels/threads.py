@@ -1,19 +1,15 @@
-"""Runs a kernel in the threads that torch's own operations run in.
-
-A second pool would fight the first one for the processors, since threads of both spin for a while
-after their work. torch's pool is that of the OpenMP library it brings, and a kernel enters it as
-compiled code does.
-"""
+"""Calls of kernels, shared by a team of threads while a pass lasts."""
 
 import ctypes
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+
+from verifier.kernels.team import Team, team_of
 
 # What every call begins with, by index: the pieces of work taken so far, the threads that have come
 # so far, and where and in how many bytes each of them works.
@@ -31,13 +27,14 @@ class Call:
         self._address = ctypes.addressof(self.fields)
 
     def run(self, scratch_size: int) -> None:
-        """Let torch's threads share the pieces of work; each gets so many bytes to work in."""
-        count = num_threads()
+        """Share the pieces of work with the team; each thread gets so many bytes to work in."""
+        team = _local.team
+        count = 1 if team is None else team.num_threads
         self.fields[:NUM_SHARED] = 0, 0, _scratch(count * scratch_size), scratch_size
-        if count > 1 and _enter is not None:
-            _enter(self._entry, self._address, count, 0)
-        else:
+        if team is None:
             self._kernel.ctypes(self._address)
+        else:
+            team.run(self._entry, self._address)
 
     def run_alone(self, kernel: Any) -> None:
         """Call another kernel with the same integers, in this thread."""
@@ -45,27 +42,35 @@ class Call:
 
 
 def num_threads() -> int:
-    """How many threads kernels run in: as many as torch has, or had before `kernels_only`."""
-    return getattr(_local, "num_threads", None) or torch.get_num_threads()
+    """How many threads kernels run in: while a pass lasts, as many as torch had before it."""
+    return 1 if _local.team is None else _local.team.num_threads
 
 
 @contextmanager
 def kernels_only() -> Iterator[None]:
-    """Leave torch's threads to kernels: its own operations run in the calling one.
+    """Run kernels in as many threads as torch has, and torch's own operations in the calling one.
 
     Where an operation on many numbers is cut for threads, the numbers beside a cut are computed by
     other instructions and may round otherwise; and a cut falls elsewhere for each number of rows.
     """
-    _local.num_threads = torch.get_num_threads()
+    count = torch.get_num_threads()
+    team = team_of(count)
     torch.set_num_threads(1)
     try:
-        yield
+        with nullcontext() if team is None else team.awake() as _local.team:
+            yield
     finally:
-        torch.set_num_threads(_local.num_threads)
-        _local.num_threads = None
+        _local.team = None
+        torch.set_num_threads(count)
 
 
-_local = threading.local()
+class _Local(threading.local):
+    """What each thread has for itself."""
+
+    team: Team | None = None
+
+
+_local = _Local()
 
 
 def _scratch(size: int) -> int:
@@ -76,17 +81,3 @@ def _scratch(size: int) -> int:
         _local.address = held.ctypes.data
     address: int = _local.address
     return address
-
-
-def _find_entry() -> Any:
-    """GNU OpenMP's way in; None where torch brings another library."""
-    library = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
-    if not library.exists():
-        return None
-    enter = ctypes.CDLL(str(library)).GOMP_parallel
-    enter.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-    enter.restype = None
-    return enter
-
-
-_enter = _find_entry()

@@ -44,8 +44,8 @@ class _VectorModel(PrimitiveModel):
 Emit = Callable[..., Any]
 
 
-def _operation(result: Any, *arguments: Any) -> Callable[[Emit], Any]:
-    """A function of numba code whose instructions are what the decorated one builds."""
+def operation(result: Any, *arguments: Any) -> Callable[[Emit], Any]:
+    """Declare a function of numba code whose instructions are what the decorated one builds."""
 
     def decorate(emit: Emit) -> Any:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -64,7 +64,8 @@ def _operation(result: Any, *arguments: Any) -> Callable[[Emit], Any]:
     return decorate
 
 
-def _pointer(builder: Any, address: Any, kind: Any) -> Any:
+def pointer(builder: Any, address: Any, kind: Any) -> Any:
+    """The address as LLVM wants it, of a number of a kind."""
     return builder.inttoptr(address, kind.as_pointer())
 
 
@@ -92,34 +93,28 @@ def _call(builder: Any, name: str, *values: Any) -> Any:
     return builder.call(function, values)
 
 
-@_operation(types.int64, types.int64)
+@operation(types.int64, types.int64)
 def load_int(builder: Any, address: Any) -> Any:
     """The 64-bit integer at an address."""
-    return builder.load(_pointer(builder, address, INT64))
+    return builder.load(pointer(builder, address, INT64))
 
 
-@_operation(types.float32, types.int64)
+@operation(types.float32, types.int64)
 def load_float(builder: Any, address: Any) -> Any:
     """The float at an address."""
-    return builder.load(_pointer(builder, address, FLOAT))
+    return builder.load(pointer(builder, address, FLOAT))
 
 
-@_operation(types.void, types.int64, types.float32)
+@operation(types.void, types.int64, types.float32)
 def store_float(builder: Any, address: Any, value: Any) -> Any:
     """Write a float."""
-    builder.store(value, _pointer(builder, address, FLOAT))
+    builder.store(value, pointer(builder, address, FLOAT))
 
 
-@_operation(types.void, types.int64, types.int64)
+@operation(types.void, types.int64, types.int64)
 def store_int(builder: Any, address: Any, value: Any) -> Any:
     """Write a 64-bit integer."""
-    builder.store(value, _pointer(builder, address, INT64))
-
-
-@_operation(types.int64, types.int64)
-def take_ticket(builder: Any, address: Any) -> Any:
-    """Count up the integer at an address, for all threads; return what it was."""
-    return builder.atomic_rmw("add", _pointer(builder, address, INT64), INT64(1), "monotonic")
+    builder.store(value, pointer(builder, address, INT64))
 
 
 def _function(code: Callable[..., Any]) -> Any:
@@ -129,10 +124,10 @@ def _function(code: Callable[..., Any]) -> Any:
 
 def _load(builder: Any, kind: Any, address: Any) -> Any:
     if kind == types.float32:
-        return builder.load(_pointer(builder, address, FLOATS), align=4)
+        return builder.load(pointer(builder, address, FLOATS), align=4)
     if kind == types.int16:
-        return builder.fpext(builder.load(_pointer(builder, address, HALVES), align=2), FLOATS)
-    short = builder.load(_pointer(builder, address, SHORTS), align=2)
+        return builder.fpext(builder.load(pointer(builder, address, HALVES), align=2), FLOATS)
+    short = builder.load(pointer(builder, address, SHORTS), align=2)
     return builder.bitcast(builder.shl(builder.zext(short, INTS), _integer(16)), FLOATS)
 
 
@@ -156,10 +151,10 @@ def size_of(context: Any, kind: Any) -> Any:
     return types.int64(kind), code
 
 
-@_operation(types.void, types.int64, vector)
+@operation(types.void, types.int64, vector)
 def store(builder: Any, address: Any, value: Any) -> Any:
     """Write LANES floats."""
-    builder.store(value, _pointer(builder, address, FLOATS), align=4)
+    builder.store(value, pointer(builder, address, FLOATS), align=4)
 
 
 @_function
@@ -169,12 +164,12 @@ def store_as(context: Any, kind: Any, address: Any, value: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         _, address, value = values
         if kind == types.float32:
-            builder.store(value, _pointer(builder, address, FLOATS), align=4)
+            builder.store(value, pointer(builder, address, FLOATS), align=4)
         elif kind == types.int16:
             half = builder.fptrunc(value, HALVES)
-            builder.store(half, _pointer(builder, address, HALVES), align=2)
+            builder.store(half, pointer(builder, address, HALVES), align=2)
         else:
-            builder.store(_bfloat16(builder, value), _pointer(builder, address, SHORTS), align=2)
+            builder.store(_bfloat16(builder, value), pointer(builder, address, SHORTS), align=2)
 
     return types.void(kind, types.int64, vector), code
 
@@ -245,58 +240,58 @@ def _multiply_add(
         at = builder.mul(loop.index, INT64(LANES * kind.bitwidth // 8))
         loaded = [_load(builder, kind, builder.add(start, at)) for start in ws]
         for r in range(rows):
-            number = builder.load(_pointer(builder, after(xs[r], loop.index, 4), FLOAT))
+            number = builder.load(pointer(builder, after(xs[r], loop.index, 4), FLOAT))
             factor = _splat(builder, number)
             for p in range(panels):
                 total = _call(builder, "fma", factor, loaded[p], builder.load(held[r, p]))
                 builder.store(total, held[r, p])
     for cell, place in places.items():
-        builder.store(builder.load(held[cell]), _pointer(builder, place, FLOATS), align=4)
+        builder.store(builder.load(held[cell]), pointer(builder, place, FLOATS), align=4)
 
 
-@_operation(vector, types.float32)
+@operation(vector, types.float32)
 def splat(builder: Any, value: Any) -> Any:
     """The same number in every lane."""
     return _splat(builder, value)
 
 
-@_operation(vector, vector, vector, vector)
+@operation(vector, vector, vector, vector)
 def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
     return _call(builder, "fma", a, b, c)
 
 
-@_operation(vector, vector, vector)
+@operation(vector, vector, vector)
 def multiply(builder: Any, a: Any, b: Any) -> Any:
     """a * b."""
     return builder.fmul(a, b)
 
 
-@_operation(vector, vector, vector)
+@operation(vector, vector, vector)
 def add(builder: Any, a: Any, b: Any) -> Any:
     """a + b."""
     return builder.fadd(a, b)
 
 
-@_operation(vector, vector, vector)
+@operation(vector, vector, vector)
 def maximum(builder: Any, a: Any, b: Any) -> Any:
     """The larger one of each lane; of NaN and a number, b."""
     return _larger(builder, a, b)
 
 
-@_operation(vector, vector)
+@operation(vector, vector)
 def largest_by_line(builder: Any, value: Any) -> Any:
     """Lanes are TILE lines over and over: the largest of each line, in all its lanes."""
     return _fold_lines(builder, value, lambda a, b: _larger(builder, a, b))
 
 
-@_operation(vector, vector)
+@operation(vector, vector)
 def total_by_line(builder: Any, value: Any) -> Any:
     """Lanes are TILE lines over and over: the sum of each line, in all its lanes."""
     return _fold_lines(builder, value, builder.fadd)
 
 
-@_operation(types.void, types.int64, vector, vector, vector, vector)
+@operation(types.void, types.int64, vector, vector, vector, vector)
 def store_totals(builder: Any, address: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     """Write the sum of the lanes of each of TILE vectors, side by side."""
     fours = []
@@ -316,7 +311,7 @@ def store_totals(builder: Any, address: Any, a: Any, b: Any, c: Any, d: Any) -> 
         _lanes(builder, pairs[0], pairs[1], lanes) for lanes in ((0, 1, 4, 5), (2, 3, 6, 7))
     )
     kind = ir.VectorType(FLOAT, TILE)
-    builder.store(builder.fadd(low, high), _pointer(builder, address, kind), align=4)
+    builder.store(builder.fadd(low, high), pointer(builder, address, kind), align=4)
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:
@@ -352,26 +347,26 @@ TERMS = (
 LOWEST = -87.0  # below, the result is not a normal number: it counts as nothing
 
 
-@_operation(vector, vector, vector)
+@operation(vector, vector, vector)
 def exp_difference(builder: Any, a: Any, b: Any) -> Any:
     """e to the power of a - b, which is at most 0; 0 below -87, and where a is no number."""
     return _exp(builder, builder.fsub(a, b))
 
 
-@_operation(vector, vector, vector)
+@operation(vector, vector, vector)
 def choose_finite(builder: Any, a: Any, b: Any) -> Any:
     """b, but where a is minus infinity, a."""
     lowest = ir.Constant(FLOATS, [ir.Constant(FLOAT, float("-inf"))] * LANES)
     return builder.select(builder.fcmp_ordered("==", a, lowest), a, b)
 
 
-@_operation(types.float32, vector, types.int64)
+@operation(types.float32, vector, types.int64)
 def lane(builder: Any, value: Any, index: Any) -> Any:
     """One lane."""
     return builder.extract_element(value, builder.trunc(index, INT))
 
 
-@_operation(vector, vector)
+@operation(vector, vector)
 def tanh(builder: Any, x: Any) -> Any:
     """The hyperbolic tangent of each lane."""
     size = _call(builder, "fabs", x)

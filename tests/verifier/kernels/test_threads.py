@@ -1,8 +1,10 @@
-"""A kernel runs in torch's threads, each with memory of its own, and torch keeps its settings."""
+"""Threads share a kernel, each with memory of its own, and torch keeps its settings."""
 
 import threading
+import time
 from collections.abc import Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numba
@@ -11,6 +13,8 @@ import pytest
 import torch
 
 from verifier.kernels import threads, vectors
+from verifier.kernels.sharing import take_ticket
+from verifier.kernels.team import Team, team_of
 from verifier.kernels.threads import (
     NUM_SHARED,
     SCRATCH,
@@ -21,8 +25,6 @@ from verifier.kernels.threads import (
     kernels_only,
 )
 
-needs_pool = pytest.mark.skipif(threads._enter is None, reason="torch brings no GNU OpenMP")
-
 NUM_PIECES = 4000
 COUNTS = NUM_SHARED  # where the pieces that were taken are counted, one integer each
 
@@ -30,12 +32,12 @@ COUNTS = NUM_SHARED  # where the pieces that were taken are counted, one integer
 @numba.cfunc(numba.types.void(numba.types.int64))
 def _count_pieces(call: int) -> None:
     """Take pieces of work; write the thread's number all over its memory; see that it stays."""
-    thread = vectors.take_ticket(call + 8 * THREAD)
+    thread = take_ticket(call + 8 * THREAD)
     size = vectors.load_int(call + 8 * SCRATCH_SIZE)
     begin = vectors.load_int(call + 8 * SCRATCH) + thread * size
     for at in range(begin, begin + size, 8):
         vectors.store_int(at, thread)
-    piece = vectors.take_ticket(call + 8 * TICKET)
+    piece = take_ticket(call + 8 * TICKET)
     while piece < NUM_PIECES:
         same = 1
         for at in range(begin, begin + size, 8):
@@ -43,7 +45,7 @@ def _count_pieces(call: int) -> None:
                 same = 0
         counts = vectors.load_int(call + 8 * COUNTS)
         vectors.store_int(counts + 8 * piece, same + vectors.load_int(counts + 8 * piece))
-        piece = vectors.take_ticket(call + 8 * TICKET)
+        piece = take_ticket(call + 8 * TICKET)
 
 
 @pytest.fixture(autouse=True)
@@ -63,41 +65,6 @@ def run(call: Call, scratch_size: int = 4096) -> list[int]:
     return counts.tolist()
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_every_piece_is_done_once_by_as_many_threads_as_torch_has(num_threads: int) -> None:
-    torch.set_num_threads(num_threads)
-    call = Call(_count_pieces, NUM_SHARED + 1)
-    for _ in range(3):
-        assert run(call) == [1] * NUM_PIECES
-        assert call.fields[THREAD] == (1 if threads._enter is None else num_threads)
-
-
-def test_without_a_pool_one_thread_does_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_enter", None)
-    call = Call(_count_pieces, NUM_SHARED + 1)
-    assert run(call) == [1] * NUM_PIECES
-    assert call.fields[THREAD] == 1
-
-
-@needs_pool
-def test_kernels_have_torchs_threads_while_its_own_operations_have_one() -> None:
-    call = Call(_count_pieces, NUM_SHARED + 1)
-    with kernels_only():
-        assert torch.get_num_threads() == 1
-        assert run(call) == [1] * NUM_PIECES
-        assert call.fields[THREAD] == 2
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
-    run(call)
-    assert call.fields[THREAD] == 1, "the number of before was kept"
-
-
-def test_torch_has_its_threads_back_after_an_error() -> None:
-    with pytest.raises(KeyError), kernels_only():
-        raise KeyError("in a pass")
-    assert torch.get_num_threads() == 2
-
-
 def in_thread(work: Any) -> Any:
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(work()))
@@ -106,16 +73,67 @@ def in_thread(work: Any) -> Any:
     return found[0]
 
 
-def test_the_limit_of_one_thread_is_not_that_of_another() -> None:
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_every_piece_is_done_once_by_at_most_as_many_threads_as_torch_has(num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    call = Call(_count_pieces, NUM_SHARED + 1)
+    for _ in range(20):
+        with kernels_only():
+            assert torch.get_num_threads() == 1
+            for _ in range(20):
+                assert run(call) == [1] * NUM_PIECES
+                assert 1 <= call.fields[THREAD] <= num_threads
+        assert torch.get_num_threads() == num_threads
+
+
+def test_helpers_come_while_a_pass_lasts_and_only_then() -> None:
+    call = Call(_count_pieces, NUM_SHARED + 1)
+    run(call)
+    assert call.fields[THREAD] == 1
+    deadline = time.monotonic() + 60
+    with kernels_only():
+        while call.fields[THREAD] == 1:
+            assert time.monotonic() < deadline, "nobody came to help"
+            run(call)
+    run(call)
+    assert call.fields[THREAD] == 1
+
+
+def test_nobody_waits_for_a_helper_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    team = Team(2)
+    monkeypatch.setattr(team, "_libc", SimpleNamespace(sem_post=lambda semaphore: None))  # asleep
+    call = Call(_count_pieces, NUM_SHARED + 1)
+    with team.awake() as threads._local.team:
+        assert run(call) == [1] * NUM_PIECES
+    threads._local.team = None
+    assert call.fields[THREAD] == 1
+
+
+def test_a_second_caller_works_alone_while_the_first_one_has_the_helpers() -> None:
     call = Call(_count_pieces, NUM_SHARED + 1)
 
-    def threads_elsewhere() -> int:
-        torch.set_num_threads(1)
-        run(call)
-        return int(call.fields[THREAD])
+    def counted() -> tuple[list[int], int]:
+        with kernels_only():
+            return run(call), int(call.fields[THREAD])
 
     with kernels_only():
-        assert in_thread(threads_elsewhere) == 1
+        assert in_thread(counted) == ([1] * NUM_PIECES, 1)
+
+
+def test_the_same_team_helps_in_all_passes() -> None:
+    before = threading.active_count()
+    for _ in range(50):
+        with kernels_only():
+            pass
+    assert threading.active_count() <= before + 1
+    assert team_of(2) is team_of(2)
+    assert team_of(1) is None
+
+
+def test_torch_has_its_threads_back_after_an_error() -> None:
+    with pytest.raises(KeyError), kernels_only():
+        raise KeyError("in a pass")
+    assert torch.get_num_threads() == 2
 
 
 def test_memory_to_work_in_belongs_to_a_thread_and_is_used_again() -> None:
@@ -140,5 +158,5 @@ def test_memory_to_work_in_belongs_to_a_thread_and_is_used_again() -> None:
         thread.join()
     assert all(first == again for first, again in found)
     starts = sorted([largest, *(first for first, _ in found)])
-    assert all(b - a >= 2 * 65536 for a, b in pairwise(starts))
+    assert all(b - a >= 65536 for a, b in pairwise(starts))
     assert address(8192) == largest
