@@ -24,6 +24,7 @@ class GenerateParams(TypedDict, total=False):
     presence_penalty: float
     logit_bias: Mapping[int, float]
     seed: int
+    model_defaults: bool
     max_tokens: int
     min_tokens: int
     stop: str | Sequence[str]

@@ -126,10 +126,9 @@ class Generation(Part):
     stream_options: StreamOptions | None = None
     n: int = Field(1, ge=1)
     best_of: Literal[1] = 1
-    # OpenAI's default, where the contract's is 0.
-    temperature: float = 1.0
+    temperature: float | None = None
     top_p: float | None = None
-    top_k: int = Field(0, ge=-1, lt=1 << 32)  # 0 and -1: all
+    top_k: int | None = Field(None, ge=-1, lt=1 << 32)  # 0 and -1: all
     min_p: float | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from protos import verifier_pb2 as pb
-from tests.support.servers.fake_verifier import FakeVerifier, serving
+from tests.support.servers.fake_verifier import DEFAULT_TEMPERATURE, FakeVerifier, serving
 from tests.support.servers.running_gateway import gateway, host
 
 ORIGIN = "https://chat.example.org"
@@ -73,6 +73,25 @@ def test_pages_of_allowed_origins_may_use_the_api(client: httpx.Client) -> None:
     other = client.post("/v1/completions", json={"prompt": "a"}, headers={"origin": "https://x"})
     assert "access-control-allow-origin" not in other.headers
     assert client.options("/v1/completions", headers=asks | {"origin": "https://x"}).is_error
+
+
+ASKED = {
+    "/v1/completions": {"prompt": "a"},
+    "/v1/chat/completions": {"messages": MESSAGES},
+    "/v1/responses": {"input": "a"},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 9},
+}
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_the_answer_says_the_parameters_in_force(client: httpx.Client, path: str) -> None:
+    asked = client.post(path, json=ASKED[path]).json()["lookahead"]["parameters"]
+    assert asked["temperature"] == DEFAULT_TEMPERATURE
+    given = client.post(path, json={**ASKED[path], "temperature": 0.1, "top_k": 3}).json()
+    assert given["lookahead"]["parameters"]["temperature"] == 0.1
+    assert given["lookahead"]["parameters"]["top_k"] == 3
+    if path == "/v1/responses":
+        assert given["temperature"] == 0.1
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def parse_generate(message: pb.GenerateRequest, chat: ChatFormat, limits: Limits
     violations, tokenizer = Violations(), chat.tokenizer
     _check_request_id(message.request_id, violations)
     check_input(message, limits, violations)
-    sampling = parse_sampling(message.sampling, limits.vocabulary_size, violations)
+    sampling = parse_sampling(message.sampling, limits, violations)
     check_stopping(message.stopping, limits, violations)
     check_output(message, violations)
     check_speculation(message.speculation, limits, violations)

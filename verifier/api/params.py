@@ -4,7 +4,9 @@ A temperature too small to divide by is greedy. Limits on nodes and depth above 
 are clamped, since they change the speed only; nothing that changes the text is.
 """
 
+import logging
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from protos import verifier_pb2 as pb
@@ -14,6 +16,8 @@ from verifier.request import Mode, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.text.stopping import StoppingParams
 from verifier.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 MAX_BIASES = 1024
 LEAST_TOP_P = 1e-6  # keeps the most probable token alone, as 0 is meant to
@@ -54,11 +58,22 @@ SAMPLING_RANGES = {
 BIAS_RANGE = Range(-100, 100)
 
 
-def parse_sampling(
-    message: pb.Sampling, vocabulary_size: int, violations: Violations
-) -> SamplingParams:
+def usable_defaults(recommended: Mapping[str, float]) -> dict[str, float]:
+    """What of a model's own recommendations a request may have, with a log line for the rest."""
+    ranges = SAMPLING_RANGES | {"top_k": Range(-1, 1 << 31)}  # -1 keeps all, as 0 does
+    usable = {name: value for name, value in recommended.items() if value in ranges[name]}
+    for name in recommended.keys() - usable.keys():
+        logger.warning("recommendation_ignored %s=%s", name, recommended[name])
+    return usable
+
+
+def parse_sampling(message: pb.Sampling, limits: Limits, violations: Violations) -> SamplingParams:
     """Check how tokens are chosen; an unset seed is drawn."""
     numbers: dict[str, float] = {}
+    if message.model_defaults:
+        numbers = {"temperature": 1.0} | dict(limits.recommended)
+    top_k = message.top_k if message.HasField("top_k") else max(0, int(numbers.get("top_k", 0)))
+    numbers.pop("top_k", None)
     for name, allowed in SAMPLING_RANGES.items():
         if message.HasField(name):  # type: ignore[arg-type]  # the stub lists literals
             numbers[name] = getattr(message, name)
@@ -69,8 +84,8 @@ def parse_sampling(
         numbers["top_p"] = max(numbers["top_p"], LEAST_TOP_P)
     return SamplingParams(
         **numbers,
-        top_k=min(message.top_k, vocabulary_size),
-        logit_bias=_parse_biases(message, vocabulary_size, violations),
+        top_k=min(top_k, limits.vocabulary_size),
+        logit_bias=_parse_biases(message, limits.vocabulary_size, violations),
         seed=message.seed if message.HasField("seed") else secrets.randbits(64),
     )
 

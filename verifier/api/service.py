@@ -14,6 +14,7 @@ from protos import verifier_pb2_grpc as pb_grpc
 from rpc.errors import ResourceExhausted, ServiceError, Unavailable
 from rpc.tracing import Span, Tracer
 from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
+from verifier.api.params import usable_defaults
 from verifier.api.to_proto import Replies, started_reply
 from verifier.api.validation import Limits
 from verifier.chat.format import ChatFormat
@@ -64,6 +65,7 @@ class Backend:
             max_depth=config.max_depth,
             allows_drafts=model.form is not VerificationMode.PLAIN,
             clamps=config.max_tokens_beyond_context == "clamp",
+            recommended=usable_defaults(model.recommended),
         )
         self._description = pb.GetModelResponse(
             model=model.name,

@@ -13,6 +13,7 @@ from rpc.contract import Learn
 from rpc.errors import InvalidRequest
 from tests.support.models.small_tokenizers import small_tokenizer
 from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
+from verifier.api.params import usable_defaults
 from verifier.api.to_proto import started_reply
 from verifier.api.validation import Limits
 from verifier.chat.format import ChatFormat
@@ -164,6 +165,41 @@ def test_banning_every_token_is_refused(stopping: dict[str, Any]) -> None:
     assert list(violations_of(fields, limits)) == ["sampling.logit_bias"]
     biases.popitem()
     parse(fields, limits)
+
+
+RECOMMENDED = {"temperature": 0.75, "top_k": 9, "repetition_penalty": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({}, (0.0, 0, 1.0)),
+        ({"modelDefaults": True}, (0.75, 9, 1.5)),
+        ({"modelDefaults": True, "temperature": 0}, (0.0, 9, 1.5)),
+        ({"modelDefaults": True, "topK": 0, "repetitionPenalty": 1}, (0.75, 0, 1.0)),
+    ],
+)
+def test_what_the_model_recommends_is_taken_where_it_is_wanted(
+    sampling: dict[str, Any], expected: tuple[float, int, float]
+) -> None:
+    limits = replace(LIMITS, recommended=RECOMMENDED)
+    params = parse({**GOOD, "sampling": sampling}, limits).sampling
+    assert (params.temperature, params.top_k, params.repetition_penalty) == expected
+
+
+def test_a_model_that_recommends_nothing_is_sampled_as_it_is() -> None:
+    params = parse({**GOOD, "sampling": {"modelDefaults": True}}).sampling
+    assert (params.temperature, params.top_p, params.top_k) == (1.0, 1.0, 0)
+
+
+def test_recommendations_out_of_range_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    assert usable_defaults({"temperature": 500, "top_k": -1, "min_p": 0.5}) == {
+        "top_k": -1,
+        "min_p": 0.5,
+    }
+    assert "recommendation_ignored temperature=500" in caplog.text
+    limits = replace(LIMITS, recommended={"top_k": -1})
+    assert parse({**GOOD, "sampling": {"modelDefaults": True}}, limits).sampling.top_k == 0
 
 
 def test_defaults_are_greedy_and_fill_the_context() -> None:
