@@ -81,6 +81,7 @@ class VerifierConfig(ServerSettings):
         "phi",
         "harmony",
         "gemma",
+        "kimi",
     ] = Field(
         default="auto",
         description="How the model writes calls of tools; auto: as its chat template does",

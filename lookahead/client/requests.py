@@ -38,6 +38,7 @@ class GenerateParams(TypedDict, total=False):
     json_schema: str | Mapping[str, object] | bool
     regex: str
     choices: Sequence[str]
+    grammar: str
     speculation: SpeculationMode
     max_nodes: int
     max_depth: int
@@ -47,7 +48,7 @@ class GenerateParams(TypedDict, total=False):
     request_id: str
 
 
-CONSTRAINTS = ("json_schema", "regex", "choices")
+CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
 # Where each other argument goes: the part of the request, and the field's name there.
 PATHS: dict[str, tuple[str, str]] = {
     **{name: ("sampling", name) for name in pb.Sampling.DESCRIPTOR.fields_by_name},

@@ -91,12 +91,13 @@ class StructuredOutputs(Part):
     definition: dict[str, Any] | str | None = Field(None, alias="json")  # a JSON schema
     regex: str | None = None
     choice: list[str] | None = None
+    grammar: str | None = None
     json_object: bool | None = None
 
     @model_validator(mode="after")
     def _check_one(self) -> "StructuredOutputs":
         if len(self.model_fields_set) != 1:
-            raise ValueError("set exactly one of json, regex, choice and json_object")
+            raise ValueError("set exactly one of json, regex, choice, grammar and json_object")
         return self
 
 
@@ -147,6 +148,7 @@ class Generation(Part):
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     prediction: Prediction | None = None
     user: str | None = None
     cache_salt: str | None = None
@@ -172,7 +174,8 @@ class Generation(Part):
     @property
     def forms(self) -> list[str]:
         """The fields that say what form the output has."""
-        names = ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
+        guided = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+        names = ("structured_outputs", *guided)
         found = [name for name in names if getattr(self, name) is not None]
         has_form = self.response_format is not None and self.response_format.type != "text"
         return (["response_format"] if has_form else []) + found

@@ -109,6 +109,8 @@ def test_the_answer_says_the_parameters_in_force(client: httpx.Client, path: str
             pb.Constraint(json_schema='{"type": "object"}'),
         ),
         ({"structured_outputs": {"json_object": False}}, None),
+        ({"guided_grammar": "g"}, pb.Constraint(grammar="g")),
+        ({"structured_outputs": {"grammar": "g"}}, pb.Constraint(grammar="g")),
     ],
 )
 def test_forms_have_the_names_that_vllm_gives_them(
@@ -134,10 +136,13 @@ def test_forms_have_the_names_that_vllm_gives_them(
         ),
         ({"structured_outputs": {}}, ("structured_outputs", "exactly one")),
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, ("structured_outputs", "one")),
-        ({"structured_outputs": {"grammar": "a"}}, ("structured_outputs.grammar",)),
+        ({"structured_outputs": {"grammar": "a", "regex": "a"}}, ("structured_outputs", "one")),
+        ({"structured_outputs": {"structural_tag": "a"}}, ("structured_outputs.structural_tag",)),
+        ({"echo": True, "stream": True}, ("echo: cannot be streamed",)),
+        ({"prompt_logprobs": 1, "stream": True}, ("prompt_logprobs: cannot be streamed",)),
     ],
 )
-def test_an_output_has_one_form(
+def test_what_cannot_be_is_refused_by_name(
     client: httpx.Client, fields: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     answer = client.post("/v1/completions", json={"prompt": "a", **fields})

@@ -73,7 +73,7 @@ def ask(client: httpx.Client, path: str = COMPLETIONS, **fields: Any) -> httpx.R
         (COMPLETIONS, "prompt", [-1]),
         (COMPLETIONS, "prompt", [True]),
         (COMPLETIONS, "prompt", [1 << 32]),
-        (COMPLETIONS, "echo", True),
+        (COMPLETIONS, "echo", 1),
         (COMPLETIONS, "suffix", "end"),
         (COMPLETIONS, "best_of", 2),
         (COMPLETIONS, "messages", MESSAGES),

@@ -107,11 +107,14 @@ def _parse_biases(
     return biases
 
 
-def check_stopping(message: pb.Stopping, limits: Limits, violations: Violations) -> None:
+def check_stopping(request: pb.GenerateRequest, limits: Limits, violations: Violations) -> None:
     """Check when to stop, as far as that does not depend on the prompt."""
+    message = request.stopping
+    may_be_none = request.output.HasField("prompt_logprobs")
     if message.HasField("max_tokens"):
         violations.require(
-            message.max_tokens > 0 and (limits.clamps or message.max_tokens < limits.max_context),
+            (message.max_tokens > 0 or may_be_none)
+            and (limits.clamps or message.max_tokens < limits.max_context),
             "stopping.max_tokens",
             f"must be 1 to {limits.max_context - 1} {LEAVES_ROOM} of {limits.max_context}",
             message.max_tokens,
@@ -174,14 +177,13 @@ def check_output(request: pb.GenerateRequest, violations: Violations) -> None:
     message = request.output
     has_parts = request.WhichOneof("input") == "chat" or not message.parts
     violations.require(has_parts, "output.parts", "needs chat messages")
-    field = "output.top_logprobs"
+    for name in ("top_logprobs", "prompt_logprobs"):
+        count: int = getattr(message, name)
+        problem = f"must be at most {MAX_TOP_LOGPROBS}"
+        violations.require(count <= MAX_TOP_LOGPROBS, f"output.{name}", problem, count)
     violations.require(
-        message.top_logprobs <= MAX_TOP_LOGPROBS,
-        field,
-        f"must be at most {MAX_TOP_LOGPROBS}",
-        message.top_logprobs,
+        message.logprobs or not message.top_logprobs, "output.top_logprobs", "needs output.logprobs"
     )
-    violations.require(message.logprobs or not message.top_logprobs, field, "needs output.logprobs")
 
 
 def check_speculation(message: pb.Speculation, limits: Limits, violations: Violations) -> None:

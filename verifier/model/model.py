@@ -227,7 +227,7 @@ class TargetModel:
                 use_cache=True,
             )
             slots.keep(segment.slot, output, segment.num_rows)
-            logits.append(output.logits[0, -1:].float())
+            logits.append(output.logits[0, -segment.num_logit_rows :].float())
         return torch.cat(logits)
 
     def short_cache(self) -> DynamicCache:

@@ -85,7 +85,9 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
         return pb.TokenizeResponse(token_ids=[*bos, *map(ord, text)])
 
     def Detokenize(self, request: pb.DetokenizeRequest, context: Any) -> pb.DetokenizeResponse:
-        return pb.DetokenizeResponse(text="".join(map(chr, request.token_ids)))
+        chars = [chr(token_id) for token_id in request.token_ids]
+        tokens = [pb.TokenText(text=char, spelled=char.encode()) for char in chars]
+        return pb.DetokenizeResponse(text="".join(chars), tokens=tokens if request.each else ())
 
 
 class StoppingVerifier(FakeVerifier):
