@@ -14,9 +14,20 @@ from verifier.config import VerifierConfig
 from verifier.loading import NotBitwise, follow_leader
 from verifier.model.packing import KernelError
 from verifier.model.parallel import Group, ParallelError
+from verifier.model.weights import CheckpointError
 from verifier.server import serve
 
 logger = logging.getLogger(__name__)
+
+
+CANNOT_SERVE = (
+    OSError,
+    CheckpointError,
+    KernelError,
+    KVMemoryError,
+    NotBitwise,
+    ParallelError,
+)
 
 
 def main() -> None:
@@ -30,7 +41,7 @@ def main() -> None:
     tracer = start_tracing("verifier", os.environ)
     try:
         asyncio.run(serve(config, tracer, group))
-    except (OSError, KernelError, KVMemoryError, NotBitwise, ParallelError) as error:
+    except CANNOT_SERVE as error:
         # No such model, no room for it, an address that is taken: the message says it all.
         logger.error("cannot_serve error=%s", error)
         sys.exit(1)
@@ -45,7 +56,7 @@ def follow_quietly(config: VerifierConfig, group: Group) -> None:
         signal.signal(number, signal.SIG_IGN)
     try:
         follow_leader(config, group)
-    except (OSError, RuntimeError, ParallelError) as error:
+    except (*CANNOT_SERVE, RuntimeError) as error:
         # Rank 0 says why, or is gone.
         logger.error("cannot_follow rank=%d error=%s", group.rank, error)
         sys.exit(1)

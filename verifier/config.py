@@ -58,6 +58,11 @@ class VerifierConfig(ServerSettings):
         ge=0,
         description="Most prompt tokens read in a step beside decoding; 0: by device",
     )
+    generation_config: Literal["auto", "none"] = Field(
+        default="auto",
+        description="Sampling that requests may take for their defaults; "
+        "auto: what the model's generation_config.json recommends",
+    )
     require_bitwise: bool = Field(
         default=False,
         description="Refuse to serve a model whose rows are not bitwise independent",
@@ -76,6 +81,7 @@ class VerifierConfig(ServerSettings):
         "phi",
         "harmony",
         "gemma",
+        "kimi",
     ] = Field(
         default="auto",
         description="How the model writes calls of tools; auto: as its chat template does",

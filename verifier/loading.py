@@ -14,6 +14,7 @@ from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.model import attention
+from verifier.model.generation_config import recommended_sampling
 from verifier.model.measurements import cache_path, load_or_measure
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.model.parallel import Group, ParallelError, RankZeroModel, follow
@@ -48,13 +49,16 @@ def _load_weights(config: VerifierConfig, group: Group) -> PreTrainedModel:
 
 def _wrap(hf: PreTrainedModel, config: VerifierConfig, kind: type[TargetModel]) -> TargetModel:
     limit = getattr(hf.config.get_text_config(), "max_position_embeddings", None)
-    return kind(
+    model = kind(
         hf,
         model_name(config.model),
         max_context=min(config.max_context, limit or config.max_context),
         # The compiler knows no packed weights.
         attention="masked" if config.compile else config.attention,
     )
+    if config.generation_config == "auto":
+        model.recommended = recommended_sampling(config.model)
+    return model
 
 
 def follow_leader(config: VerifierConfig, group: Group) -> None:

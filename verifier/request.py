@@ -42,6 +42,7 @@ class Request:
     speculation: Speculation = Speculation()
     logprobs: bool = False
     num_top_logprobs: int = 0
+    num_prompt_logprobs: int | None = None  # None: the prompt's own are not wanted
     special_tokens: bool = False
     grammar: Grammar | None = None  # a form that the output must have
     answer: AnswerForm | None = None  # what the output is taken apart by, if that is wanted

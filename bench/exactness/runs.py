@@ -10,7 +10,7 @@ from typing import Any
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
-from verifier.engine.events import Completion
+from verifier.engine.events import Completion, TokenRun
 from verifier.loading import load_model
 from verifier.model.measurements import Measurements
 from verifier.model.model import TargetModel, VerificationMode
@@ -117,6 +117,7 @@ async def collect(engine: Engine, request: Request) -> Said:
     async for event in engine.submit(request).stream():
         if isinstance(event, Completion):
             return Said(ids, logprobs, event.num_accepted_tokens, event.num_reused_tokens)
-        ids += event.token_ids
-        logprobs += event.logprobs
+        if isinstance(event, TokenRun):
+            ids += event.token_ids
+            logprobs += event.logprobs
     raise RuntimeError("the stream ended without a completion")

@@ -17,6 +17,7 @@ from lookahead.client.results import (
     DraftTree,
     FinishReason,
     GenerationResult,
+    MessagePart,
     ModelInfo,
     Source,
     SpeculationSummary,
@@ -25,6 +26,7 @@ from lookahead.client.results import (
     TokenLogprob,
     TokenLogprobs,
     TokenRun,
+    ToolCall,
     Usage,
 )
 from lookahead.client.stream import AsyncStream, Stream
@@ -42,6 +44,7 @@ __all__ = [
     "GenerationResult",
     "InvalidRequest",
     "LookaheadError",
+    "MessagePart",
     "ModelInfo",
     "NamespaceInfo",
     "ResourceExhausted",
@@ -54,6 +57,7 @@ __all__ = [
     "TokenLogprob",
     "TokenLogprobs",
     "TokenRun",
+    "ToolCall",
     "Unavailable",
     "Usage",
 ]

@@ -6,7 +6,8 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from lookahead.client.requests import GenerateParams, chat_messages, generate_request
+from lookahead.client.conversation import chat_messages
+from lookahead.client.requests import GenerateParams, generate_request
 from lookahead.client.responses import to_model_info
 from lookahead.client.results import ChatMessage, ModelInfo
 from protos import verifier_pb2 as pb

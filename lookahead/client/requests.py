@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args
 
+from lookahead.client.assigning import assign
+from lookahead.client.conversation import CHAT_PARAMS, chat_messages, set_chat_param
 from lookahead.client.errors import invalid_field
 from lookahead.client.results import ChatMessage
 from protos import verifier_pb2 as pb
@@ -24,6 +26,7 @@ class GenerateParams(TypedDict, total=False):
     presence_penalty: float
     logit_bias: Mapping[int, float]
     seed: int
+    model_defaults: bool
     max_tokens: int
     min_tokens: int
     stop: str | Sequence[str]
@@ -37,6 +40,13 @@ class GenerateParams(TypedDict, total=False):
     json_schema: str | Mapping[str, object] | bool
     regex: str
     choices: Sequence[str]
+    grammar: str
+    tools: Sequence[Mapping[str, object]]
+    tool_choice: str
+    single_call: bool
+    template_options: Mapping[str, object]
+    continues_last: bool
+    parts: bool
     speculation: SpeculationMode
     max_nodes: int
     max_depth: int
@@ -46,7 +56,7 @@ class GenerateParams(TypedDict, total=False):
     request_id: str
 
 
-CONSTRAINTS = ("json_schema", "regex", "choices")
+CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
 # Where each other argument goes: the part of the request, and the field's name there.
 PATHS: dict[str, tuple[str, str]] = {
     **{name: ("sampling", name) for name in pb.Sampling.DESCRIPTOR.fields_by_name},
@@ -69,40 +79,39 @@ def generate_request(
         raise invalid_field("input", "give exactly one of prompt, messages and token_ids")
     request = pb.GenerateRequest()
     if prompt is not None:
-        _assign(request, "text", prompt, "prompt")
+        assign(request, "text", prompt, "prompt")
     if messages is not None:
         request.chat.CopyFrom(chat_messages(messages))
     if token_ids is not None:
         request.token_ids.SetInParent()
-        _assign(request.token_ids, "ids", token_ids, "token_ids")
+        assign(request.token_ids, "ids", token_ids, "token_ids")
     _set_params(request, params)
     return request
-
-
-def chat_messages(messages: Iterable[ChatMessage]) -> pb.ChatMessages:
-    """Return the conversation; each message needs role and content and nothing else."""
-    chat = pb.ChatMessages()
-    for i, message in enumerate(messages):
-        if set(message) != {"role", "content"}:
-            raise invalid_field(f"messages[{i}]", f"needs role and content, got {sorted(message)}")
-        added = chat.messages.add()
-        for name, value in message.items():
-            _assign(added, name, value, f"messages[{i}].{name}")
-    return chat
 
 
 def _set_params(request: pb.GenerateRequest, params: GenerateParams) -> None:
     for name, value in params.items():
         if name == "request_id":
-            _assign(request, name, value, name)
+            assign(request, name, value, name)
             continue
         if name not in GenerateParams.__annotations__:
             raise TypeError(f"generate() got an unknown parameter {name!r}")
+        if name in CHAT_PARAMS:
+            _set_chat_param(request, name, value)
+            continue
         if name in CONSTRAINTS:
             _set_constraint(request, name, value)
             continue
         part, field = PATHS[name]
-        _assign(getattr(request, part), field, _converted(name, value), name)
+        assign(getattr(request, part), field, _converted(name, value), name)
+
+
+def _set_chat_param(request: pb.GenerateRequest, name: str, value: object) -> None:
+    if request.WhichOneof("input") != "chat":
+        raise invalid_field(name, "needs messages")
+    set_chat_param(request.chat, name, value)
+    if name == "tools":
+        request.output.parts = True
 
 
 def _set_constraint(request: pb.GenerateRequest, name: str, value: object) -> None:
@@ -112,11 +121,11 @@ def _set_constraint(request: pb.GenerateRequest, name: str, value: object) -> No
     if name == "choices":
         request.constraint.choices.SetInParent()
         texts = [value] if isinstance(value, str) else value
-        _assign(request.constraint.choices, "texts", texts, name)
+        assign(request.constraint.choices, "texts", texts, name)
         return
     if name == "json_schema" and isinstance(value, Mapping | bool):
         value = json.dumps(value)
-    _assign(request.constraint, name, value, name)
+    assign(request.constraint, name, value, name)
 
 
 def _converted(name: str, value: object) -> object:
@@ -139,16 +148,3 @@ def _enum(
     if value not in known:
         raise invalid_field(name, f"must be one of {', '.join(known)}, got {value!r}")
     return int(values.Value(f"{prefix}_{str(value).upper()}"))
-
-
-def _assign(message: Any, field: str, value: Any, name: str) -> None:
-    """Set one field of any kind; protobuf's complaint about a value gets the argument's name."""
-    try:
-        if isinstance(value, Mapping):
-            getattr(message, field).update(value)
-        elif isinstance(value, Iterable) and not isinstance(value, str | bytes):
-            getattr(message, field).extend(value)
-        else:
-            setattr(message, field, value)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise invalid_field(name, f"{error}, got {value!r}"[:300]) from None

@@ -1,5 +1,6 @@
 """Turns contract messages into plain values, and collects a stream into its result."""
 
+import secrets
 from collections.abc import Iterable
 from typing import cast
 
@@ -7,7 +8,9 @@ from lookahead.client.results import (
     DraftTree,
     FinishReason,
     GenerationResult,
+    MessagePart,
     ModelInfo,
+    PartKind,
     Source,
     SpeculationSummary,
     Started,
@@ -15,10 +18,17 @@ from lookahead.client.results import (
     TokenLogprob,
     TokenLogprobs,
     TokenRun,
+    ToolCall,
     Usage,
 )
 from protos import verifier_pb2 as pb
 from rpc import contract
+
+KINDS: dict[int, PartKind] = {
+    pb.MessagePart.KIND_CONTENT: "content",
+    pb.MessagePart.KIND_REASONING: "reasoning",
+    pb.MessagePart.KIND_TOOL_CALL: "tool_call",
+}
 
 
 class Collector:
@@ -46,7 +56,10 @@ class Collector:
 
     def _finish(self, finished: pb.Finished) -> TokenRun | None:
         num_tokens = sum(len(run.token_ids) for run in self._runs)
-        tail = TokenRun(num_tokens, (), finished.text) if finished.text else None
+        parts = _parts(finished.parts)
+        tail = None
+        if finished.text or parts:
+            tail = TokenRun(num_tokens, (), finished.text, parts=parts)
         if tail is not None:
             self._runs.append(tail)
         self.result = to_result(self._runs, finished)
@@ -68,6 +81,7 @@ def to_run(tokens: pb.Tokens) -> TokenRun:
             )
             for entry in tokens.logprobs
         ),
+        parts=_parts(tokens.parts),
         draft_tree=to_draft_tree(tokens.draft_tree) if tokens.HasField("draft_tree") else None,
     )
 
@@ -118,6 +132,7 @@ def to_result(runs: list[TokenRun], finished: pb.Finished) -> GenerationResult:
             finished.usage.num_prompt_tokens,
             finished.usage.num_output_tokens,
             finished.usage.num_reused_tokens,
+            finished.usage.num_reasoning_tokens,
         ),
         timings=Timings(
             finished.timings.queue_ms,
@@ -135,6 +150,30 @@ def to_result(runs: list[TokenRun], finished: pb.Finished) -> GenerationResult:
         stop_string=finished.stop_string or None,
         stop_token_id=finished.stop_token_id if finished.HasField("stop_token_id") else None,
         logprobs=tuple(entry for run in runs for entry in run.logprobs),
+        content=_said(runs, "content"),
+        reasoning=_said(runs, "reasoning"),
+        tool_calls=_calls(runs),
+    )
+
+
+def _parts(parts: Iterable[pb.MessagePart]) -> tuple[MessagePart, ...]:
+    return tuple(
+        MessagePart(KINDS[part.kind], part.text, part.call_index, part.tool_name) for part in parts
+    )
+
+
+def _said(runs: list[TokenRun], kind: PartKind) -> str:
+    return "".join(part.text for run in runs for part in run.parts if part.kind == kind)
+
+
+def _calls(runs: list[TokenRun]) -> tuple[ToolCall, ...]:
+    names: dict[int, str] = {}
+    arguments: dict[int, str] = {}
+    for part in (part for run in runs for part in run.parts if part.kind == "tool_call"):
+        names.setdefault(part.call_index, part.tool_name)
+        arguments[part.call_index] = arguments.get(part.call_index, "") + part.text
+    return tuple(
+        ToolCall(name, arguments[i], f"call_{secrets.token_hex(12)}") for i, name in names.items()
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "shutdown"]
 Source = Literal["unknown", "local", "namespace", "successors", "constraint"]
@@ -39,6 +39,28 @@ class DraftTree:
     accepted: tuple[int, ...]
 
 
+PartKind = Literal["content", "reasoning", "tool_call"]
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePart:
+    """A piece of what an answer is made of; pieces of one kind follow each other."""
+
+    kind: PartKind
+    text: str  # of a call: JSON of its arguments
+    call_index: int = 0
+    tool_name: str = ""  # in a call's first piece
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that an answer makes. The id is made here, to be sent back with the call's result."""
+
+    name: str
+    arguments: str  # JSON
+    id: str
+
+
 @dataclass(frozen=True, slots=True)
 class TokenRun:
     """Tokens emitted in one step. The first `num_drafted` of them were drafted and accepted.
@@ -53,6 +75,7 @@ class TokenRun:
     drafted_text_len: int = 0
     sources: tuple[Source, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    parts: tuple[MessagePart, ...] = ()  # with `parts=True` or tools
     draft_tree: DraftTree | None = None  # with `draft_trees=True`, where something was drafted
 
     @property
@@ -87,6 +110,7 @@ class Usage:
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_reused_tokens: int = 0  # leading prompt tokens whose cached rows were there already
+    num_reasoning_tokens: int = 0  # of the output, with `parts=True` or tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +158,10 @@ class GenerationResult:
     stop_string: str | None = None
     stop_token_id: int | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    # What the text is made of, with `parts=True` or tools.
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -169,7 +197,8 @@ class ModelInfo:
     not_bitwise_reason: str
 
 
-ChatMessage = Mapping[str, str]  # role and content
+# Role and content; with tools also tool_calls, tool_call_id and reasoning.
+ChatMessage = Mapping[str, Any]
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -37,6 +37,9 @@ class Answer:
     async def finish(self) -> None:
         """Wait for all choices."""
         await all_or_none(self._read(choice) for choice in self.choices)
+        for choice in self.choices:
+            if choice.prompt:
+                choice.prompt_text = await self._prompt_text(choice)
 
     def close(self) -> None:
         """Cancel the choices that still run."""
@@ -47,6 +50,14 @@ class Answer:
     def explained(self, error: LookaheadError) -> ApiError:
         """Return the error that the client gets for a failed generation."""
         return from_call(error, self.request.field_names)
+
+    async def _prompt_text(self, choice: Choice) -> str:
+        prompt = self.request.prompts[choice.index // self.request.n]
+        if prompt.WhichOneof("input") == "text":
+            return prompt.text
+        ids = [token.token_id for token in choice.prompt]
+        shown = self.request.template.output.special_tokens
+        return await self.texts.of_run(ids, special_tokens=shown)
 
     async def _read(self, choice: Choice) -> None:
         async for _ in choice.pieces(self.texts):

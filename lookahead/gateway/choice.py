@@ -57,6 +57,8 @@ class Choice:
     reasoning: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenText] = field(default_factory=list)
+    prompt: list[TokenText] = field(default_factory=list)  # if its log probabilities were asked for
+    prompt_text: str = ""  # in that case
     num_tokens: int = 0
     first_time: float | None = None  # monotonic, of the first tokens
     finished: pb.Finished | None = None
@@ -72,8 +74,12 @@ class Choice:
     async def pieces(self, texts: TokenTexts) -> AsyncIterator[Piece]:
         """Yield the parts as they come, and count them."""
         async for response in self.generating.events():
-            if response.WhichOneof("event") == "finished":
+            event = response.WhichOneof("event")
+            if event == "finished":
                 yield self._end(response.finished)
+            elif event == "prompt":
+                read = response.prompt
+                self.prompt += await texts.of_logprobs(read.token_ids, read.logprobs)
             else:
                 yield await self._piece(response.tokens, texts)
 
@@ -83,7 +89,9 @@ class Choice:
         self.num_tokens += len(tokens.token_ids)
         for name in source_names(tokens.draft_sources):
             self.num_accepted[name] = self.num_accepted.get(name, 0) + 1
-        logprobs = await texts.of_logprobs(tokens) if tokens.logprobs else ()
+        logprobs: tuple[TokenText, ...] = ()
+        if tokens.logprobs:
+            logprobs = await texts.of_logprobs(tokens.token_ids, tokens.logprobs)
         self.logprobs.extend(logprobs)
         piece = self._take(tokens.text, tokens.parts)
         return replace(piece, tokens=tokens, logprobs=logprobs)

@@ -91,12 +91,13 @@ class StructuredOutputs(Part):
     definition: dict[str, Any] | str | None = Field(None, alias="json")  # a JSON schema
     regex: str | None = None
     choice: list[str] | None = None
+    grammar: str | None = None
     json_object: bool | None = None
 
     @model_validator(mode="after")
     def _check_one(self) -> "StructuredOutputs":
         if len(self.model_fields_set) != 1:
-            raise ValueError("set exactly one of json, regex, choice and json_object")
+            raise ValueError("set exactly one of json, regex, choice, grammar and json_object")
         return self
 
 
@@ -126,10 +127,9 @@ class Generation(Part):
     stream_options: StreamOptions | None = None
     n: int = Field(1, ge=1)
     best_of: Literal[1] = 1
-    # OpenAI's default, where the contract's is 0.
-    temperature: float = 1.0
+    temperature: float | None = None
     top_p: float | None = None
-    top_k: int = Field(0, ge=-1, lt=1 << 32)  # 0 and -1: all
+    top_k: int | None = Field(None, ge=-1, lt=1 << 32)  # 0 and -1: all
     min_p: float | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -148,6 +148,7 @@ class Generation(Part):
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     prediction: Prediction | None = None
     user: str | None = None
     cache_salt: str | None = None
@@ -173,7 +174,8 @@ class Generation(Part):
     @property
     def forms(self) -> list[str]:
         """The fields that say what form the output has."""
-        names = ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
+        guided = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+        names = ("structured_outputs", *guided)
         found = [name for name in names if getattr(self, name) is not None]
         has_form = self.response_format is not None and self.response_format.type != "text"
         return (["response_format"] if has_form else []) + found

@@ -9,6 +9,16 @@ from lookahead.gateway.answer import Answer
 from lookahead.gateway.choice import Choice
 from protos import verifier_pb2 as pb
 
+SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -44,6 +54,14 @@ class Usage:
         )
 
 
+def parameters(answer: Answer) -> dict[str, float]:
+    """Return the parameters in force, whoever set them: request, model or server."""
+    started = answer.choices[0].generating.started
+    # The contract's numbers have single precision: 0.6 should not read 0.6000000238418579.
+    sampling = {name: round(getattr(started.sampling, name), 6) for name in SAMPLING}
+    return {**sampling, "max_tokens": started.stopping.max_tokens}
+
+
 def speculation(answer: Answer) -> dict[str, Any]:
     """Return our `lookahead` field: speeds, drafts, times, and fields without effect."""
     finished = _finished(answer.choices)
@@ -55,6 +73,7 @@ def speculation(answer: Answer) -> dict[str, Any]:
     num_steps = sum(summary.num_steps for summary in summaries)
     found: dict[str, Any] = {
         "seed": answer.seed,
+        "parameters": parameters(answer),
         "tokens_per_second": _ratio(1000 * num_decoded, decode_ms),
         "tokens_per_step": _ratio(num_decoded, num_steps),
         "gain": _ratio(plain_ms, decode_ms) if plain_ms else None,

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from protos import verifier_pb2 as pb
-from tests.support.servers.fake_verifier import FakeVerifier, serving
+from tests.support.servers.fake_verifier import DEFAULT_TEMPERATURE, FakeVerifier, serving
 from tests.support.servers.running_gateway import gateway, host
 
 ORIGIN = "https://chat.example.org"
@@ -75,6 +75,25 @@ def test_pages_of_allowed_origins_may_use_the_api(client: httpx.Client) -> None:
     assert client.options("/v1/completions", headers=asks | {"origin": "https://x"}).is_error
 
 
+ASKED = {
+    "/v1/completions": {"prompt": "a"},
+    "/v1/chat/completions": {"messages": MESSAGES},
+    "/v1/responses": {"input": "a"},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 9},
+}
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_the_answer_says_the_parameters_in_force(client: httpx.Client, path: str) -> None:
+    asked = client.post(path, json=ASKED[path]).json()["lookahead"]["parameters"]
+    assert asked["temperature"] == DEFAULT_TEMPERATURE
+    given = client.post(path, json={**ASKED[path], "temperature": 0.1, "top_k": 3}).json()
+    assert given["lookahead"]["parameters"]["temperature"] == 0.1
+    assert given["lookahead"]["parameters"]["top_k"] == 3
+    if path == "/v1/responses":
+        assert given["temperature"] == 0.1
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -90,6 +109,8 @@ def test_pages_of_allowed_origins_may_use_the_api(client: httpx.Client) -> None:
             pb.Constraint(json_schema='{"type": "object"}'),
         ),
         ({"structured_outputs": {"json_object": False}}, None),
+        ({"guided_grammar": "g"}, pb.Constraint(grammar="g")),
+        ({"structured_outputs": {"grammar": "g"}}, pb.Constraint(grammar="g")),
     ],
 )
 def test_forms_have_the_names_that_vllm_gives_them(
@@ -115,10 +136,13 @@ def test_forms_have_the_names_that_vllm_gives_them(
         ),
         ({"structured_outputs": {}}, ("structured_outputs", "exactly one")),
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, ("structured_outputs", "one")),
-        ({"structured_outputs": {"grammar": "a"}}, ("structured_outputs.grammar",)),
+        ({"structured_outputs": {"grammar": "a", "regex": "a"}}, ("structured_outputs", "one")),
+        ({"structured_outputs": {"structural_tag": "a"}}, ("structured_outputs.structural_tag",)),
+        ({"echo": True, "stream": True}, ("echo: cannot be streamed",)),
+        ({"prompt_logprobs": 1, "stream": True}, ("prompt_logprobs: cannot be streamed",)),
     ],
 )
-def test_an_output_has_one_form(
+def test_what_cannot_be_is_refused_by_name(
     client: httpx.Client, fields: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     answer = client.post("/v1/completions", json={"prompt": "a", **fields})

@@ -73,7 +73,7 @@ def ask(client: httpx.Client, path: str = COMPLETIONS, **fields: Any) -> httpx.R
         (COMPLETIONS, "prompt", [-1]),
         (COMPLETIONS, "prompt", [True]),
         (COMPLETIONS, "prompt", [1 << 32]),
-        (COMPLETIONS, "echo", True),
+        (COMPLETIONS, "echo", 1),
         (COMPLETIONS, "suffix", "end"),
         (COMPLETIONS, "best_of", 2),
         (COMPLETIONS, "messages", MESSAGES),
@@ -315,6 +315,7 @@ def test_everything_arrives_in_the_contracts_fields(
             presence_penalty=-0.5,
             logit_bias={5: -100},
             seed=(1 << 64) - 1,
+            model_defaults=True,
         ),
         stopping=pb.Stopping(
             max_tokens=9,
@@ -340,15 +341,14 @@ def test_everything_arrives_in_the_contracts_fields(
     )
 
 
-def test_what_is_not_given_is_left_to_the_verifier_but_openais_defaults(
+def test_what_is_not_given_is_left_to_the_verifier_and_the_model(
     client: httpx.Client, verifier: FakeVerifier
 ) -> None:
     ask(client)
     sent = verifier.requests[-1]
-    assert sent.sampling.temperature == 1.0
     assert sent.stopping.max_tokens == 16
-    unset = {"top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty"}
-    assert not {field.name for field, _ in sent.sampling.ListFields()} & unset
+    given = {field.name for field, _ in sent.sampling.ListFields()}
+    assert given == {"model_defaults", "seed"}
     assert not sent.HasField("constraint")
     assert sent.speculation == pb.Speculation()
     ask(client, CHAT, response_format={"type": "json_object"})

@@ -207,8 +207,85 @@ def test_chat_logprobs_hold_bytes_and_alternatives(served: Served) -> None:
     )
     for token in found.content:
         assert len(token.top_logprobs) == 2
-        assert token.bytes is None or bytes(token.bytes).decode() == token.token
+        assert token.bytes is not None
+        assert bytes(token.bytes).decode(errors="replace") == token.token
         assert token.logprob <= token.top_logprobs[0].logprob <= 0
+
+
+def test_the_bytes_of_parts_of_characters_make_the_text(served: Served) -> None:
+    smile = served.grpc.tokenize("\N{SLIGHTLY SMILING FACE}", special_tokens=False)
+    assert len(smile) > 1
+    prompt = list(smile) + list(served.grpc.tokenize("a", special_tokens=False))
+    forced = {str(token_id): 100 for token_id in smile[:1]}
+    answer = httpx.post(
+        f"{served.url}/v1/chat/completions",
+        json={"messages": MESSAGES, "max_tokens": 1, "logprobs": True, "logit_bias": forced},
+        timeout=20,
+    ).json()
+    (token,) = answer["choices"][0]["logprobs"]["content"]
+    assert token["token"] == "\ufffd"
+    part = bytes(token["bytes"])
+    assert part and "\N{SLIGHTLY SMILING FACE}".encode().startswith(part)
+    echoed = served.openai.completions.create(
+        model="small", prompt=prompt, max_tokens=0, echo=True, logprobs=0
+    ).choices[0]
+    assert echoed.text == "\N{SLIGHTLY SMILING FACE}a"
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1, 5])
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_an_echo_has_the_prompts_log_probabilities(
+    served: Served, max_tokens: int, as_ids: bool
+) -> None:
+    ids = list(served.grpc.tokenize(PROMPT))
+    prompt: Any = ids if as_ids else PROMPT
+    params: dict[str, Any] = {"model": "small", "prompt": prompt, "temperature": 0, "echo": True}
+    create = served.openai.completions.create
+    answer = create(max_tokens=max_tokens, logprobs=2, **params)
+    choice = answer.choices[0]
+    assert choice.text.startswith(PROMPT)
+    assert answer.usage is not None and answer.usage.completion_tokens == max_tokens
+    found = choice.logprobs
+    assert found is not None and found.token_logprobs is not None and found.top_logprobs is not None
+    assert len(found.token_logprobs) == len(ids) + max_tokens == len(found.top_logprobs)
+    # The first token, a special one, follows nothing and takes no room in the text.
+    values: list[Any] = list(found.token_logprobs)
+    assert values[0] is None and found.top_logprobs[0] is None
+    assert all(value <= max(top.values()) for value, top in zip(
+        values[1:], found.top_logprobs[1:], strict=True
+    ))  # fmt: skip
+    assert found.tokens is not None and found.text_offset is not None
+    assert found.text_offset[:2] == [0, 0]
+    assert "".join(found.tokens[1:]) == choice.text
+    bare = create(max_tokens=max_tokens, **params).choices[0]
+    assert (bare.text, bare.logprobs) == (choice.text, None)
+
+
+def test_an_echo_says_what_generating_said(served: Served) -> None:
+    said = served.grpc.generate(PROMPT, max_tokens=10, logprobs=True).wait()
+    ids = [*served.grpc.tokenize(PROMPT), *said.token_ids]
+    found = served.openai.completions.create(
+        model="small", prompt=ids, max_tokens=0, echo=True, logprobs=0
+    ).choices[0].logprobs  # fmt: skip
+    assert found is not None and found.token_logprobs is not None
+    assert found.token_logprobs[-10:] == [entry.logprob for entry in said.logprobs]
+
+
+def test_prompt_log_probabilities_are_as_vllm_writes_them(served: Served) -> None:
+    ids = list(served.grpc.tokenize(PROMPT))
+    body = {"prompt": [PROMPT, "an apple"], "max_tokens": 1, "prompt_logprobs": 2, "n": 2}
+    answer = httpx.post(f"{served.url}/v1/completions", json=body, timeout=20).json()
+    first, same, other, _ = (choice["prompt_logprobs"] for choice in answer["choices"])
+    assert first == same != other
+    assert answer["choices"][0]["logprobs"] is None
+    assert not answer["choices"][0]["text"].startswith(PROMPT)
+    assert first[0] is None and len(first) == len(ids)
+    for token_id, entry in zip(ids[1:], first[1:], strict=True):
+        own = entry[str(token_id)]
+        assert own["decoded_token"] in PROMPT
+        ranks = sorted(found["rank"] for found in entry.values())
+        assert ranks == ([1, 2] if own["rank"] <= 2 else [1, 2, own["rank"]])
+        assert max(entry.values(), key=lambda found: found["logprob"])["rank"] == 1
 
 
 def test_usage_of_a_stream_comes_last_and_only_when_asked_for(served: Served) -> None:

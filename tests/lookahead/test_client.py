@@ -9,7 +9,9 @@ import grpc
 import pytest
 
 from lookahead import AsyncClient, Client
+from lookahead.client import ToolCall
 from lookahead.client.errors import InvalidRequest, ResourceExhausted, ServerError, Unavailable
+from lookahead.client.responses import Collector
 from protos import verifier_pb2 as pb
 from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, StoppingVerifier, serving
 
@@ -128,6 +130,66 @@ def test_messages_become_a_conversation(client: Client, verifier: FakeVerifier) 
     assert verifier.requests == [pb.GenerateRequest(chat=pb.ChatMessages(messages=[message]))]
 
 
+def test_tools_and_calls_become_those_of_the_contract(
+    client: Client, verifier: FakeVerifier
+) -> None:
+    call = ToolCall("find", '{"a": 1}', "c1")
+    messages: list[dict[str, Any]] = [
+        {"role": "assistant", "content": "", "reasoning": "hm", "tool_calls": [call]},
+        {"role": "tool", "content": "2", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "", "tool_calls": [{"name": "find", "arguments": {}}]},
+    ]
+    tools: list[dict[str, Any]] = [{"name": "find", "parameters": {"type": "object"}}]
+    options: dict[str, Any] = {"single_call": True, "template_options": {"x": "é"}}
+    client.generate(messages=messages, tools=tools, tool_choice="find", **options).wait()
+    client.generate(messages=messages, tools=tools, tool_choice="none").wait()
+    named, none = verifier.requests
+    assert named.output.parts and none.output.parts
+    assert (named.chat.tool_name, none.chat.tool_name) == ("find", "")
+    assert named.chat.tool_choice == pb.ChatMessages.TOOL_CHOICE_REQUIRED
+    assert none.chat.tool_choice == pb.ChatMessages.TOOL_CHOICE_NONE
+    assert named.chat.single_call and named.chat.template_options == '{"x": "é"}'
+    assert named.chat.tools == [pb.Tool(name="find", parameters='{"type": "object"}')]
+    first, told, last = named.chat.messages
+    assert first.tool_calls == [pb.ToolCall(id="c1", name="find", arguments='{"a": 1}')]
+    assert (first.reasoning, told.tool_call_id) == ("hm", "c1")
+    assert last.tool_calls == [pb.ToolCall(name="find", arguments="{}")]
+
+
+def test_parts_make_content_thoughts_and_calls() -> None:
+    kinds = pb.MessagePart
+    runs = [
+        pb.Tokens(token_ids=[1], text="x", parts=[
+            kinds(kind=kinds.KIND_REASONING, text="hm"),
+            kinds(kind=kinds.KIND_CONTENT, text="So "),
+            kinds(kind=kinds.KIND_TOOL_CALL, text='{"a"', tool_name="find"),
+        ]),
+        pb.Tokens(first_index=1, token_ids=[2], text="y", parts=[
+            kinds(kind=kinds.KIND_TOOL_CALL, text=": 1}"),
+            kinds(kind=kinds.KIND_TOOL_CALL, text="{}", tool_name="stop", call_index=1),
+        ]),
+    ]  # fmt: skip
+    end = pb.Finished(
+        reason=pb.Finished.FINISH_REASON_STOP,
+        parts=[kinds(kind=kinds.KIND_CONTENT, text="be it")],
+        usage=pb.Usage(num_reasoning_tokens=1),
+    )
+    collector = Collector()
+    for tokens in runs:
+        collector.take(pb.GenerateResponse(tokens=tokens))
+    tail = collector.take(pb.GenerateResponse(finished=end))
+    assert tail is not None and tail.parts[0].text == "be it"
+    result = collector.result
+    assert result is not None
+    assert (result.content, result.reasoning) == ("So be it", "hm")
+    assert [(call.name, call.arguments) for call in result.tool_calls] == [
+        ("find", '{"a": 1}'),
+        ("stop", "{}"),
+    ]
+    assert len({call.id for call in result.tool_calls}) == 2
+    assert result.usage.num_reasoning_tokens == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
@@ -148,6 +210,14 @@ def test_messages_become_a_conversation(client: Client, verifier: FakeVerifier) 
         ({"token_ids": ["x"]}, "token_ids"),
         ({"messages": [{"role": "user"}]}, "messages[0]"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "a", "content": "", "mood": "b"}]}, "messages[0]"),
+        (
+            {"messages": [{"role": "a", "content": "", "tool_calls": [{"id": "c"}]}]},
+            "messages[0].tool_calls[0]",
+        ),
+        ({"messages": [], "tools": [{"name": "f", "strict": True}]}, "tools[0]"),
+        ({"messages": [], "tools": [{"name": 5}]}, "tools[0].name"),
+        ({"prompt": "a", "tools": []}, "tools"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_before_anything_is_sent(

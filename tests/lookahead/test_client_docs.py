@@ -12,10 +12,13 @@ from lookahead.client import AsyncClient, Client, DrafterClient, LookaheadError
 from lookahead.client.errors import CLASSES
 from tests.support import ROOT
 from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, serving
+from tests.support.servers.running_gateway import host
+from tests.support.servers.running_verifier import verifier
 
 SECTION = (ROOT / "docs/api.md").read_text().split("\n## Python client\n")[1].split("\n## ")[0]
 EXPORTED = {name: getattr(lookahead.client, name) for name in lookahead.client.__all__}
 RESULTS = {name: kind for name, kind in EXPORTED.items() if is_dataclass(kind)}
+CODES = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
 PROMPT = "The lighthouse was built in"
 
 
@@ -24,9 +27,9 @@ def row(name: str) -> str:
     return next((line for line in SECTION.splitlines() if line.startswith(f"| `{name}` |")), "")
 
 
-def example(address: str, prompt: str = PROMPT) -> list[str]:
+def example(address: str, prompt: str = PROMPT, *, place: int = 0) -> list[str]:
     """Run the documented example against a server; return the lines that it prints."""
-    (code,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+    code = CODES[place]
     code = code.replace("127.0.0.1:50051", address).replace(PROMPT, prompt)
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -75,6 +78,17 @@ def test_the_example_prints_the_answer_or_says_what_went_wrong() -> None:
         assert example(address) == [ANSWER[:16]]
         assert example(address, "overload") == ["try again in 0.25 s"]
         assert example(address, "bad text") == ["change text: is bad"]
+
+
+def test_the_example_with_tools_makes_a_call_and_goes_on() -> None:
+    with (
+        host() as loop,
+        loop.holding(verifier(max_context=2000)) as (address, _),
+    ):
+        called, *said = example(address, place=1)
+    assert called in ("weather {'city': 'Rome'}", "weather {'city': 'Oslo'}")
+    assert said
+    assert len(CODES) == 2
 
 
 def test_a_stream_raises_where_it_is_read_and_a_bad_value_at_once() -> None:

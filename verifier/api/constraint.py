@@ -9,6 +9,7 @@ from verifier.constraints.constraint import Constraint, Kind
 MAX_SCHEMA_BYTES = 1 << 16
 MAX_SCHEMA_DEPTH = 64
 MAX_REGEX_BYTES = 1 << 13
+MAX_GRAMMAR_BYTES = 1 << 16
 MAX_CHOICES = 256
 MAX_CHOICE_BYTES = 1 << 10
 
@@ -34,10 +35,14 @@ def check_constraint(message: pb.GenerateRequest, violations: Violations) -> Non
     elif kind == "regex":
         violations.require(bool(constraint.regex), "constraint.regex", "must not be empty")
         check_len(constraint.regex, "constraint.regex", MAX_REGEX_BYTES, violations)
+    elif kind == "grammar":
+        violations.require(bool(constraint.grammar), "constraint.grammar", "must not be empty")
+        check_len(constraint.grammar, "constraint.grammar", MAX_GRAMMAR_BYTES, violations)
     elif kind == "choices":
         _check_choices(constraint.choices, violations)
     else:
-        violations.require(False, "constraint", "is empty: set json_schema, regex or choices")
+        problem = "is empty: set json_schema, regex, choices or grammar"
+        violations.require(False, "constraint", problem)
 
 
 def parse_constraint(message: pb.Constraint) -> Constraint:
@@ -47,6 +52,8 @@ def parse_constraint(message: pb.Constraint) -> Constraint:
         return Constraint(kind, (message.json_schema,))
     if kind is Kind.REGEX:
         return Constraint(kind, (message.regex,))
+    if kind is Kind.GRAMMAR:
+        return Constraint(kind, (message.grammar,))
     return Constraint(kind, tuple(dict.fromkeys(message.choices.texts)))
 
 

@@ -5,6 +5,7 @@ Everything that can be said without tokenizing is checked first and reported tog
 
 import json
 import secrets
+from dataclasses import replace
 
 from protos import verifier_pb2 as pb
 from rpc.contract import LEAVES_ROOM
@@ -39,8 +40,8 @@ def parse_generate(message: pb.GenerateRequest, chat: ChatFormat, limits: Limits
     violations, tokenizer = Violations(), chat.tokenizer
     _check_request_id(message.request_id, violations)
     check_input(message, limits, violations)
-    sampling = parse_sampling(message.sampling, limits.vocabulary_size, violations)
-    check_stopping(message.stopping, limits, violations)
+    sampling = parse_sampling(message.sampling, limits, violations)
+    check_stopping(message, limits, violations)
     check_output(message, violations)
     check_speculation(message.speculation, limits, violations)
     check_constraint(message, violations)
@@ -60,6 +61,8 @@ def parse_generate(message: pb.GenerateRequest, chat: ChatFormat, limits: Limits
     is_plain, parts = not message.output.special_tokens, message.output.parts
     answer = chat.answer(use, prompt, hides_special=is_plain)
     shows_special = chat.shows_special and (parts or bool(use.callable))
+    if not (message.output.special_tokens or shows_special):
+        stopping = replace(stopping, stop_tokens=_stop_tokens(stopping, tokenizer))
     return Request(
         request_id=message.request_id or secrets.token_hex(8),
         prompt_token_ids=prompt,
@@ -68,6 +71,7 @@ def parse_generate(message: pb.GenerateRequest, chat: ChatFormat, limits: Limits
         speculation=parse_speculation(message.speculation, tokenizer, limits),
         logprobs=message.output.logprobs,
         num_top_logprobs=message.output.top_logprobs,
+        num_prompt_logprobs=_num_prompt_logprobs(message.output),
         special_tokens=message.output.special_tokens or shows_special,
         grammar=_grammar(message, answer, chat),
         answer=answer if parts else None,
@@ -85,12 +89,21 @@ def parse_tokenize(
     return encode_input(message, chat, special_tokens=not message.without_special_tokens)
 
 
-def parse_detokenize(message: pb.DetokenizeRequest, tokenizer: Tokenizer, limits: Limits) -> str:
-    """Return the text of the ids, or raise InvalidRequest."""
+def parse_detokenize(message: pb.DetokenizeRequest, limits: Limits) -> list[int]:
+    """Return the ids, or raise InvalidRequest."""
     violations = Violations()
     check_ids(message.token_ids, "token_ids", limits.vocabulary_size, violations)
     violations.raise_any()
-    return tokenizer.decode(list(message.token_ids), special_tokens=message.special_tokens)
+    return list(message.token_ids)
+
+
+def _stop_tokens(stopping: StoppingParams, tokenizer: Tokenizer) -> dict[int, str]:
+    found = tokenizer.special_tokens_in(stopping.stop_strings)
+    return {i: token for token, i in found.items() if token in stopping.stop_strings}
+
+
+def _num_prompt_logprobs(message: pb.Output) -> int | None:
+    return message.prompt_logprobs if message.HasField("prompt_logprobs") else None
 
 
 def _check_request_id(request_id: str, violations: Violations) -> None:

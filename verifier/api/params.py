@@ -4,7 +4,9 @@ A temperature too small to divide by is greedy. Limits on nodes and depth above 
 are clamped, since they change the speed only; nothing that changes the text is.
 """
 
+import logging
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from protos import verifier_pb2 as pb
@@ -14,6 +16,8 @@ from verifier.request import Mode, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.text.stopping import StoppingParams
 from verifier.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 MAX_BIASES = 1024
 LEAST_TOP_P = 1e-6  # keeps the most probable token alone, as 0 is meant to
@@ -54,11 +58,22 @@ SAMPLING_RANGES = {
 BIAS_RANGE = Range(-100, 100)
 
 
-def parse_sampling(
-    message: pb.Sampling, vocabulary_size: int, violations: Violations
-) -> SamplingParams:
+def usable_defaults(recommended: Mapping[str, float]) -> dict[str, float]:
+    """What of a model's own recommendations a request may have, with a log line for the rest."""
+    ranges = SAMPLING_RANGES | {"top_k": Range(-1, 1 << 31)}  # -1 keeps all, as 0 does
+    usable = {name: value for name, value in recommended.items() if value in ranges[name]}
+    for name in recommended.keys() - usable.keys():
+        logger.warning("recommendation_ignored %s=%s", name, recommended[name])
+    return usable
+
+
+def parse_sampling(message: pb.Sampling, limits: Limits, violations: Violations) -> SamplingParams:
     """Check how tokens are chosen; an unset seed is drawn."""
     numbers: dict[str, float] = {}
+    if message.model_defaults:
+        numbers = {"temperature": 1.0} | dict(limits.recommended)
+    top_k = message.top_k if message.HasField("top_k") else max(0, int(numbers.get("top_k", 0)))
+    numbers.pop("top_k", None)
     for name, allowed in SAMPLING_RANGES.items():
         if message.HasField(name):  # type: ignore[arg-type]  # the stub lists literals
             numbers[name] = getattr(message, name)
@@ -69,8 +84,8 @@ def parse_sampling(
         numbers["top_p"] = max(numbers["top_p"], LEAST_TOP_P)
     return SamplingParams(
         **numbers,
-        top_k=min(message.top_k, vocabulary_size),
-        logit_bias=_parse_biases(message, vocabulary_size, violations),
+        top_k=min(top_k, limits.vocabulary_size),
+        logit_bias=_parse_biases(message, limits.vocabulary_size, violations),
         seed=message.seed if message.HasField("seed") else secrets.randbits(64),
     )
 
@@ -92,11 +107,14 @@ def _parse_biases(
     return biases
 
 
-def check_stopping(message: pb.Stopping, limits: Limits, violations: Violations) -> None:
+def check_stopping(request: pb.GenerateRequest, limits: Limits, violations: Violations) -> None:
     """Check when to stop, as far as that does not depend on the prompt."""
+    message = request.stopping
+    may_be_none = request.output.HasField("prompt_logprobs")
     if message.HasField("max_tokens"):
         violations.require(
-            message.max_tokens > 0 and (limits.clamps or message.max_tokens < limits.max_context),
+            (message.max_tokens > 0 or may_be_none)
+            and (limits.clamps or message.max_tokens < limits.max_context),
             "stopping.max_tokens",
             f"must be 1 to {limits.max_context - 1} {LEAVES_ROOM} of {limits.max_context}",
             message.max_tokens,
@@ -159,14 +177,13 @@ def check_output(request: pb.GenerateRequest, violations: Violations) -> None:
     message = request.output
     has_parts = request.WhichOneof("input") == "chat" or not message.parts
     violations.require(has_parts, "output.parts", "needs chat messages")
-    field = "output.top_logprobs"
+    for name in ("top_logprobs", "prompt_logprobs"):
+        count: int = getattr(message, name)
+        problem = f"must be at most {MAX_TOP_LOGPROBS}"
+        violations.require(count <= MAX_TOP_LOGPROBS, f"output.{name}", problem, count)
     violations.require(
-        message.top_logprobs <= MAX_TOP_LOGPROBS,
-        field,
-        f"must be at most {MAX_TOP_LOGPROBS}",
-        message.top_logprobs,
+        message.logprobs or not message.top_logprobs, "output.top_logprobs", "needs output.logprobs"
     )
-    violations.require(message.logprobs or not message.top_logprobs, field, "needs output.logprobs")
 
 
 def check_speculation(message: pb.Speculation, limits: Limits, violations: Violations) -> None:

@@ -14,7 +14,8 @@ from protos import verifier_pb2_grpc as pb_grpc
 from rpc.errors import ResourceExhausted, ServiceError, Unavailable
 from rpc.tracing import Span, Tracer
 from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
-from verifier.api.to_proto import Replies, started_reply
+from verifier.api.params import usable_defaults
+from verifier.api.to_proto import Replies, detokenized_reply, started_reply
 from verifier.api.validation import Limits
 from verifier.chat.format import ChatFormat
 from verifier.config import VerifierConfig
@@ -64,6 +65,7 @@ class Backend:
             max_depth=config.max_depth,
             allows_drafts=model.form is not VerificationMode.PLAIN,
             clamps=config.max_tokens_beyond_context == "clamp",
+            recommended=usable_defaults(model.recommended),
         )
         self._description = pb.GetModelResponse(
             model=model.name,
@@ -144,8 +146,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
         self, request: pb.DetokenizeRequest, context: Any
     ) -> pb.DetokenizeResponse:
         backend = self._ready()
-        text = await self._in_worker(parse_detokenize, request, backend.tokenizer, backend.limits)
-        return pb.DetokenizeResponse(text=text)
+        return await self._in_worker(_detokenized, request, backend)
 
     async def _take(
         self, request: pb.GenerateRequest, backend: Backend, span: Span | None
@@ -170,6 +171,15 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
     async def _in_worker(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, function, *arguments)
+
+
+def _detokenized(request: pb.DetokenizeRequest, backend: Backend) -> pb.DetokenizeResponse:
+    return detokenized_reply(
+        parse_detokenize(request, backend.limits),
+        backend.tokenizer,
+        special_tokens=request.special_tokens,
+        each=request.each,
+    )
 
 
 def _submit(engine: Engine, request: Request) -> Sequence:

@@ -7,11 +7,12 @@ from protos import verifier_pb2 as pb
 from verifier.chat.parts import Part, merged
 from verifier.constraints.constraint import Kind
 from verifier.constraints.grammar import Grammar
-from verifier.engine.events import Completion, TokenRun, VerifiedDraft
+from verifier.engine.events import Completion, Event, PromptRun, TokenRun, VerifiedDraft
 from verifier.request import Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.sampling.ranking import TokenLogprobs
 from verifier.text.stopping import StoppingParams
+from verifier.text.tokenizer import Tokenizer
 
 
 def started_reply(request: Request, model: pb.GetModelResponse) -> pb.GenerateResponse:
@@ -30,6 +31,22 @@ def started_reply(request: Request, model: pb.GetModelResponse) -> pb.GenerateRe
     return pb.GenerateResponse(started=started)
 
 
+def detokenized_reply(
+    token_ids: list[int], tokenizer: Tokenizer, *, special_tokens: bool, each: bool
+) -> pb.DetokenizeResponse:
+    """The text of the ids, and of each alone."""
+    tokens = [
+        pb.TokenText(
+            text=tokenizer.token_text(token_id),
+            spelled=tokenizer.token_bytes(token_id),
+            is_special=token_id in tokenizer.special_ids,
+        )
+        for token_id in (token_ids if each else ())
+    ]
+    text = tokenizer.decode(token_ids, special_tokens=special_tokens)
+    return pb.DetokenizeResponse(text=text, tokens=tokens)
+
+
 class Replies:
     """The messages of one stream after the first, which follow its text as it grows."""
 
@@ -39,8 +56,10 @@ class Replies:
         self._parser = None if request.answer is None else request.answer.parser()
         self._num_reasoning_tokens = 0
 
-    def of(self, event: TokenRun | Completion) -> pb.GenerateResponse:
+    def of(self, event: Event) -> pb.GenerateResponse:
         """A run of tokens, or the end."""
+        if isinstance(event, PromptRun):
+            return pb.GenerateResponse(prompt=_prompt(event))
         if isinstance(event, TokenRun):
             tokens = _tokens(event, self._token_text)
             if self._parser is not None and self._parser.is_thinking:
@@ -84,6 +103,14 @@ def _tokens(run: TokenRun, token_text: Callable[[int], str]) -> pb.Tokens:
     )
 
 
+def _prompt(run: PromptRun) -> pb.PromptTokens:
+    return pb.PromptTokens(
+        first_index=run.first_index,
+        token_ids=run.token_ids,
+        logprobs=[_logprobs(logprobs) for logprobs in run.logprobs],
+    )
+
+
 def _draft_tree(draft: VerifiedDraft, token_text: Callable[[int], str]) -> pb.DraftTree:
     tree = draft.tree
     return pb.DraftTree(
@@ -98,7 +125,7 @@ def _draft_tree(draft: VerifiedDraft, token_text: Callable[[int], str]) -> pb.Dr
 
 def _logprobs(logprobs: TokenLogprobs) -> pb.TokenLogprobs:
     top = [pb.TokenLogprob(token_id=i, logprob=logprob) for i, logprob in logprobs.top]
-    return pb.TokenLogprobs(logprob=logprobs.logprob, top=top)
+    return pb.TokenLogprobs(logprob=logprobs.logprob, top=top, rank=logprobs.rank)
 
 
 def _finished(completion: Completion) -> pb.Finished:
@@ -161,6 +188,8 @@ def _constraint(grammar: Grammar | None) -> pb.Constraint | None:
         return pb.Constraint(json_schema=constraint.texts[0])
     if constraint.kind is Kind.REGEX:
         return pb.Constraint(regex=constraint.texts[0])
+    if constraint.kind is Kind.GRAMMAR:
+        return pb.Constraint(grammar=constraint.texts[0])
     return pb.Constraint(choices=pb.Choices(texts=constraint.texts))
 
 

@@ -1,7 +1,7 @@
 """What is wrong with a request, field by field, and what this server can do."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rpc.errors import MAX_VALUE_CHARS, FieldViolation, InvalidRequest
 
@@ -41,6 +41,8 @@ class Limits:
     max_depth: int
     allows_drafts: bool
     clamps: bool = False  # an output that the context has no room for is made shorter
+    # What the model's makers recommend, by field of the contract's sampling.
+    recommended: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def max_text_bytes(self) -> int:

@@ -44,11 +44,16 @@ class PrefixCache:
         self._running: set[int] = set()
         self._followers: dict[int, _Follower] = {}  # by slot, oldest first
 
-    def take(self, namespace: str, token_ids: Sequence[int]) -> tuple[int, int]:
-        """A slot for the sequence, and how many leading tokens' rows it holds already."""
+    def take(
+        self, namespace: str, token_ids: Sequence[int], *, reuses: bool = True
+    ) -> tuple[int, int]:
+        """A slot for the sequence, and how many leading tokens' rows it holds already.
+
+        `reuses`: it may start from rows that are there, whose logits are not.
+        """
         if isinstance(self._slots, StatefulSlots):
             return self._slots.allocate(), 0
-        source, length = self._longest(namespace, token_ids)
+        source, length = self._longest(namespace, token_ids) if reuses else (-1, 0)
         if length < MIN_REUSED:
             slot, length = self._slots.allocate(), 0
         elif source in self._running:
@@ -57,7 +62,8 @@ class PrefixCache:
         else:
             slot = self._slots.allocate(source, length=length)
         self._held[slot] = _Held(namespace, token_ids)
-        self._follow(slot, length)
+        if reuses:
+            self._follow(slot, length)
         self._running.add(slot)
         return slot, length
 

@@ -14,6 +14,7 @@ from verifier.chat.prompt import Conversation, Message
 from verifier.chat.reasoning import Reasoning
 from verifier.chat.tools import ToolUse
 from verifier.constraints.constraint import Constraint, Kind
+from verifier.constraints.grammar import nested
 from verifier.text.tokenizer import ChatError, Tokenizer
 
 AUTO = "auto"
@@ -125,11 +126,12 @@ class ChatFormat:
     def _ways(self, conversation: Conversation) -> Sequence[list[Message]]:
         """The messages in the ways that templates take them, to be tried in turn."""
         if self._is_native:
-            as_objects = conversation.for_template(as_text=False)
+            ids = self.calls.call_ids
+            as_objects = conversation.for_template(as_text=False, call_ids=ids)
             has_calls = any(message.calls for message in conversation.messages)
-            return (
-                [as_objects, conversation.for_template(as_text=True)] if has_calls else [as_objects]
-            )
+            if not has_calls:
+                return [as_objects]
+            return [as_objects, conversation.for_template(as_text=True, call_ids=ids)]
         with_system = conversation.in_plain_messages(has_system=True)
         if not conversation.tools:
             return [with_system]
@@ -145,6 +147,8 @@ def _rule(content: Constraint) -> str:
     """A constraint on a text that is no call, as the right side of a rule."""
     if content.kind is Kind.JSON_SCHEMA:
         return json_rule(json.loads(content.texts[0]))
+    if content.kind is Kind.GRAMMAR:
+        return nested(content.texts[0])
     if content.kind is Kind.REGEX:
         return f"/{content.texts[0]}/"
     return "/" + "|".join(map(quoted, content.texts)) + "/"

@@ -6,6 +6,7 @@ others follow `between`, and `end` closes the last. Example, Hermes:
     <tool_call>\\n{"name": "find", "arguments": {"word": "sea"}}\\n</tool_call>
 """
 
+import enum
 from dataclasses import dataclass
 
 
@@ -28,6 +29,14 @@ class Members:
     words: tuple[tuple[str, str], ...] = ()  # of this form, and what they are in JSON
 
 
+class CallIds(enum.Enum):
+    """What a template wants the ids of earlier calls to look like."""
+
+    AS_GIVEN = enum.auto()
+    NUMBERED = enum.auto()  # functions.NAME:NUMBER, counted through the conversation
+    SHORT = enum.auto()  # nine letters and digits
+
+
 PYTHON_WORDS = (("True", "true"), ("False", "false"), ("None", "null"))
 
 
@@ -45,6 +54,8 @@ class CallForm:
     end: str = ""
     members: Members | None = None  # None: the arguments are a JSON object
     content_open: str = ""  # what stands before a text that is no call
+    has_numbers: bool = False  # a colon and the call's number follow its name
+    call_ids: CallIds = CallIds.AS_GIVEN
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -116,6 +127,7 @@ FORMS = (
         tail="}",
         between=", ",
         end="]",
+        call_ids=CallIds.SHORT,
     ),
     CallForm(
         name="mistral",
@@ -124,6 +136,18 @@ FORMS = (
         middle="[ARGS]",
         tail="",
         between="[TOOL_CALLS]",
+        call_ids=CallIds.SHORT,
+    ),
+    CallForm(
+        name="kimi",
+        trigger="<|tool_calls_section_begin|>",
+        head="<|tool_call_begin|>functions.",
+        middle="<|tool_call_argument_begin|>",
+        tail="<|tool_call_end|>",
+        between="",
+        end="<|tool_calls_section_end|>",
+        has_numbers=True,
+        call_ids=CallIds.NUMBERED,
     ),
     CallForm(
         name="deepseek",
@@ -185,6 +209,7 @@ SIGNS = (
     ("mistral", ("[TOOL_CALLS]", "[ARGS]")),
     ("mistral-list", ("[TOOL_CALLS]",)),
     ("phi", ("<|tool_call|>",)),
+    ("kimi", ("<|tool_calls_section_begin|>",)),
     ("hermes", ("<tool_call>",)),
     ("pythonic", ("func_name1(params_name1=",)),
     ("llama-json", ('"parameters": ', "<|start_header_id|>")),

@@ -99,11 +99,19 @@ class AnswerGrammar:
             yield from self._until("begun", form.trigger, but=self._no_thought())
         more = "" if form.between is None or self.use.is_single else f"({self._between()} call)*"
         yield f"calls: {self._spell(form.opening)} call {more} {self._spell(form.end)}"
+        if form.has_numbers:
+            yield "NUMBER: /[0-9]{1,3}/"
         yield f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}"
         for i, tool in enumerate(tools):
-            start = self._spell(f"{form.head}{tool.name}{form.middle}")
+            start = self._start(tool.name)
             yield f"call_{i}: {start} arguments_{i} {self._spell(form.tail)}"
             yield from argument_rules(f"arguments_{i}", tool, form.members, self._spell)
+
+    def _start(self, name: str) -> str:
+        form = self.form
+        if not form.has_numbers:
+            return self._spell(f"{form.head}{name}{form.middle}")
+        return f"{self._spell(f'{form.head}{name}:')} NUMBER {self._spell(form.middle)}"
 
     def _between(self) -> str:
         assert self.form.between is not None

@@ -161,6 +161,8 @@ class AnswerParser:
         if end < 0:
             return False
         name = self._buffer[:end]
+        if form.has_numbers:
+            name = name.rpartition(":")[0] or name
         self._buffer = self._buffer[end + len(form.middle) :]
         self._parts.append(Part(Kind.CALL, "", self._num_calls, name))
         tool = self._tools.get(name, Tool(name))

@@ -1,10 +1,12 @@
 """Conversations as chat templates take them; where one knows no tools, they are put into words."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from verifier.chat.forms import CallIds
 from verifier.chat.tools import Tool
 
 Message = dict[str, Any]
@@ -53,13 +55,21 @@ class Conversation:
     options: dict[str, Any] = field(default_factory=dict)  # more variables of the template
     continues_last: bool = False  # the last message is the beginning of the answer
 
-    def for_template(self, *, as_text: bool) -> list[Message]:
+    def for_template(self, *, as_text: bool, call_ids: CallIds = CallIds.AS_GIVEN) -> list[Message]:
         """The messages for a template that knows tools.
 
         `as_text`: arguments as JSON text, which some templates want, not as an object.
         """
-        names = {call.call_id: call.name for m in self.messages for call in m.calls}
-        return [_native(message, names, as_text=as_text) for message in self.messages]
+        made: list[Call] = []
+        named: dict[str, _Named] = {}  # by the id that came last, since some are used again
+        found = []
+        for message in self.messages:
+            shown = [_id(call, len(made) + i, call_ids) for i, call in enumerate(message.calls)]
+            made += message.calls
+            for call, call_id in zip(message.calls, shown, strict=True):
+                named[call.call_id] = _Named(call.name, call_id)
+            found.append(_native(message, shown, named, as_text=as_text))
+        return found
 
     def in_plain_messages(self, *, has_system: bool) -> list[Message]:
         """The messages for a template that knows none: everything is said in words.
@@ -67,7 +77,7 @@ class Conversation:
         `has_system`: whether the template takes a system message; else the first user's has it.
         """
         if not self.tools and not any(m.calls or m.call_id for m in self.messages):
-            return [_native(message, {}, as_text=False) for message in self.messages]
+            return [_native(message, [], {}, as_text=False) for message in self.messages]
         messages = list(_answers_together(_plain(message) for message in self.messages))
         if not self.tools:
             return messages
@@ -83,22 +93,43 @@ class Conversation:
         return [{"role": role, "content": words}, *messages]
 
 
-def _native(message: ChatMessage, names: dict[str, str], *, as_text: bool) -> Message:
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A call as a template knows it."""
+
+    name: str
+    shown_id: str
+
+
+def _id(call: Call, place: int, kind: CallIds) -> str:
+    if kind is CallIds.NUMBERED:
+        return f"functions.{call.name}:{place}"
+    if kind is CallIds.SHORT:
+        return hashlib.sha256(call.call_id.encode()).hexdigest()[:9]
+    return call.call_id
+
+
+def _native(
+    message: ChatMessage, shown_ids: Sequence[str], named: dict[str, _Named], *, as_text: bool
+) -> Message:
     found: Message = {"role": message.role, "content": message.content}
     if message.reasoning:
         found["reasoning_content"] = message.reasoning
     if message.calls:
-        found["tool_calls"] = [_call(call, as_text=as_text) for call in message.calls]
+        found["tool_calls"] = [
+            _call(call, call_id, as_text=as_text)
+            for call, call_id in zip(message.calls, shown_ids, strict=True)
+        ]
     if message.call_id:
-        found["tool_call_id"] = message.call_id
-        found["name"] = names.get(message.call_id, "")
+        answered = named.get(message.call_id, _Named("", message.call_id))
+        found["tool_call_id"], found["name"] = answered.shown_id, answered.name
     return found
 
 
-def _call(call: Call, *, as_text: bool) -> Message:
+def _call(call: Call, call_id: str, *, as_text: bool) -> Message:
     arguments = _canonical(call.arguments) if as_text else _object(call.arguments)
     function = {"name": call.name, "arguments": arguments}
-    return {"id": call.call_id, "type": "function", "function": function}
+    return {"id": call_id, "type": "function", "function": function}
 
 
 def _object(arguments: str) -> Any:

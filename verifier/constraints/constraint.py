@@ -1,4 +1,4 @@
-"""A form that the output must have: a JSON schema, a regular expression or a choice of texts."""
+"""A form that the output must have: a JSON schema, a regular expression, texts or a grammar."""
 
 import enum
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ class Kind(enum.Enum):
     JSON_SCHEMA = "json_schema"
     REGEX = "regex"
     CHOICES = "choices"
+    GRAMMAR = "grammar"
     ANSWER = "chat"  # rules of a grammar, made by ourselves, whose rule `body` is the output
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """One schema, one expression, or the texts to choose from."""
+    """One schema, expression or grammar, or the texts to choose from."""
 
     kind: Kind
     texts: tuple[str, ...]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 from numpy.typing import NDArray
 
 from verifier.constraints.constraint import Constraint, ConstraintError, Kind
@@ -261,11 +262,24 @@ def _lark(constraint: Constraint, *, prefix: str) -> str:
         if isinstance(schema, dict):
             schema = {"x-guidance": SCHEMA_DEFAULTS} | schema
         return f"start: {prefix} body\nbody: %json {json.dumps(schema)}"
+    if constraint.kind is Kind.GRAMMAR:
+        return f"start: {prefix} body\nbody: {nested(constraint.texts[0])}"
     if constraint.kind is Kind.REGEX:
         pattern = constraint.texts[0]
     else:
         pattern = "|".join(map(re.escape, constraint.texts))
     return f"start: {prefix} BODY\nBODY: {_quoted(pattern)}"
+
+
+def nested(grammar: str) -> str:
+    """A grammar as the right side of a rule of another one."""
+    if "::=" in grammar:
+        try:
+            grammar = gbnf_to_lark(grammar)
+        except GbnfToLarkError as error:
+            raise ConstraintError(str(error)[:400]) from error
+    # Its end stands on a line of its own, so that no comment hides it.
+    return f"%lark {{\n{grammar}\n}}"
 
 
 def _quoted(pattern: str) -> str:

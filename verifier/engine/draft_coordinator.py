@@ -95,7 +95,7 @@ class DraftCoordinator:
 
     def observe(self, result: Result) -> None:
         """Note what a step emitted for a sequence, and how much of its tree was verified."""
-        if self.client is not None and result.accepted is not None:
+        if self.client is not None and result.accepted is not None and result.accepted.token_ids:
             self.client.observe(
                 result.sequence.id,
                 num_verified=0 if result.tree.is_own else len(result.tree),

@@ -188,7 +188,7 @@ class Engine:
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
             sequence.slot, sequence.num_reused = self._prefixes.take(
-                sequence.namespace, sequence.token_ids
+                sequence.namespace, sequence.token_ids, reuses=not sequence.is_scored
             )
             sequence.clock.admitted = time.perf_counter()
             self.drafting.open(sequence)
@@ -218,6 +218,8 @@ class Engine:
     def _settle(self, result: Result, plain: PlainStep) -> Emission | None:
         """Emit a sequence's tokens, tell the drafter, and end it if it is at its end."""
         sequence = result.sequence
+        if result.scored is not None:
+            sequence.tell_prompt(result.scored)
         if result.error is not None:
             sequence.fail(result.error)
             self._release(sequence, learn=False)

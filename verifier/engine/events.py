@@ -1,6 +1,10 @@
-"""What a running sequence tells its client: runs of tokens, then one completion."""
+"""What a running sequence tells its client: runs of tokens, then one completion.
+
+Runs of the prompt come before them, where they are asked for.
+"""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from verifier.sampling.ranking import TokenLogprobs
 from verifier.speculation.tree import DraftTree
@@ -30,6 +34,15 @@ class VerifiedDraft:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRun:
+    """Tokens of the prompt; the first of all has no log probability, since it follows nothing."""
+
+    first_index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """The end of a sequence and what it took. Times in milliseconds."""
 
@@ -47,3 +60,6 @@ class Completion:
     num_draft_tokens: int
     num_accepted_tokens: int
     accept_len_histogram: tuple[int, ...]
+
+
+Event: TypeAlias = PromptRun | TokenRun | Completion

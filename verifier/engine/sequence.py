@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from rpc.contract import Source
 from verifier.engine.clock import Clock, PlainStep
-from verifier.engine.events import Completion, TokenRun, VerifiedDraft
+from verifier.engine.events import Completion, Event, PromptRun, TokenRun, VerifiedDraft
 from verifier.request import Mode, Request
 from verifier.sampling.ranking import TokenLogprobs
 from verifier.sampling.sampler import Sampler
 from verifier.speculation.tree import Accepted, DraftTree
 from verifier.text.detokenizer import Detokenizer
-from verifier.text.stopping import Finish, Output
+from verifier.text.stopping import Finish, FinishReason, Output
 
 NO_SLOT = -1
 
@@ -85,7 +85,7 @@ class Sequence:
             matcher=None if request.grammar is None else request.grammar.start(),
         )
         self.output = Output(detokenizer, request.stopping)
-        self.events: asyncio.Queue[TokenRun | Completion | Exception] = asyncio.Queue()
+        self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
 
     @property
     def namespace(self) -> str:
@@ -101,6 +101,11 @@ class Sequence:
     def has_free_drafts(self) -> bool:
         """Whether the budget decides how much of its drafts is verified."""
         return self.request.speculation.mode is Mode.AUTO
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the log probabilities of its prompt are wanted."""
+        return self.request.num_prompt_logprobs is not None
 
     @property
     def num_output(self) -> int:
@@ -145,6 +150,8 @@ class Sequence:
         return emission
 
     def _push(self, accepted: Accepted) -> Finish | None:
+        if not accepted.token_ids:  # only the prompt was to be read
+            return Finish(FinishReason.LENGTH)
         for i, token_id in enumerate(accepted.token_ids):
             finish = self.output.push(token_id, is_drafted=i < len(accepted.path))
             self.token_ids.append(token_id)
@@ -161,6 +168,8 @@ class Sequence:
         logprobs: tuple[TokenLogprobs, ...],
     ) -> None:
         """Send the client what was emitted."""
+        if not emission.num_tokens:
+            return
         text, drafted_len = self.output.take_text()
         num_accepted = emission.num_accepted
         draft = None
@@ -178,6 +187,10 @@ class Sequence:
                 draft=draft,
             )
         )
+
+    def tell_prompt(self, run: PromptRun) -> None:
+        """Send the client what was read of the prompt."""
+        self.events.put_nowait(run)
 
     def complete(self, finish: Finish) -> None:
         """Send the last event."""
@@ -207,7 +220,7 @@ class Sequence:
         self.clock.ended = time.perf_counter()
         self.events.put_nowait(error)
 
-    async def stream(self) -> AsyncGenerator[TokenRun | Completion, None]:
+    async def stream(self) -> AsyncGenerator[Event, None]:
         """Yield events up to the completion; raise the error of a failed sequence."""
         while True:
             event = await self.events.get()

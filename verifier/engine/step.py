@@ -10,11 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verifier.engine.events import PromptRun
 from verifier.engine.sequence import Sequence
-from verifier.model.batch import Segment, draft_segment, prompt_segment
+from verifier.model.batch import Segment, draft_segment, prompt_segment, scored_segment
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.sampling.params import SamplingError
-from verifier.sampling.ranking import Best, Ranking, TokenLogprobs, logprobs, rank
+from verifier.sampling.ranking import (
+    Best,
+    Ranking,
+    TokenLogprobs,
+    logprobs,
+    prompt_logprobs,
+    rank,
+)
 from verifier.sampling.sampler import Sampler
 from verifier.speculation.tree import EMPTY_TREE, Accepted, DraftTree, accept
 
@@ -22,6 +30,9 @@ SUCCESSORS_PER_TOKEN = 8
 # Prompt rows of one pass, where the settings name none: whoever comes during a pass waits for it.
 CPU_PREFILL_ROWS, GPU_PREFILL_ROWS = 64, 512
 ALONE_ROWS = 256  # at least, while nobody else is there
+# Rows of a prompt whose logits are all wanted: each takes a float for each token that there is.
+SCORED_ROWS = 64
+NOTHING = Accepted((), ())
 # What the oldest prompt gets at least, as a share of them and beyond them if need be, when shorter
 # ones go before it: a short prompt that fits into one pass must not take two.
 OLDEST_SHARE = 0.25
@@ -62,6 +73,11 @@ class Work:
     def is_decoding(self) -> bool:
         """Whether the work is past its sequence's prompt."""
         return self.segment.tree is not None
+
+    @property
+    def is_inside_prompt(self) -> bool:
+        """Whether some of the prompt is left to read after it."""
+        return self.segment.tree is None and self.segment.kv_span < self.sequence.num_prompt
 
 
 class Planner:
@@ -107,15 +123,17 @@ class Planner:
 
     def _prefill_work(self, sequence: Sequence, room: int, drafts: Drafts) -> Work:
         kv_len = self._model.slots.length(sequence.slot)
+        if sequence.is_scored:
+            room = min(room, SCORED_ROWS)
         end = min(kv_len + room, sequence.num_prompt)
         if self._model.form is VerificationMode.PLAIN:
             end = sequence.num_prompt  # recurrent models take a prompt whole
-        segment = prompt_segment(
-            sequence.slot,
-            kv_len,
-            tuple(sequence.token_ids[kv_len:end]),
-            is_last=end == sequence.num_prompt,
-        )
+        run = tuple(sequence.token_ids[kv_len:end])
+        if sequence.is_scored:
+            segment = scored_segment(sequence.slot, kv_len, run)
+        else:
+            is_last = end == sequence.num_prompt
+            segment = prompt_segment(sequence.slot, kv_len, run, is_last=is_last)
         return Work(sequence, segment, drafts.wants_successors(sequence))
 
 
@@ -129,6 +147,7 @@ class Result:
     successors: list[list[int]]
     logprobs: tuple[TokenLogprobs, ...] = ()
     error: SamplingError | None = None
+    scored: PromptRun | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +179,40 @@ def _settle(model: TargetModel, work: Work, logits: Tensor, ranking: Ranking) ->
     """Accept what the target agrees with and keep its rows."""
     sequence, segment = work.sequence, work.segment
     tree = work.tree
-    if not segment.needs_logits:
+    scored = _score(work, logits) if segment.is_scored else None
+    if work.is_inside_prompt:
         model.commit(segment.slot, list(range(segment.num_rows)))
-        return Result(sequence, tree, None, [])
+        return Result(sequence, tree, None, [], scored=scored)
+    if segment.is_scored:
+        logits, ranking = logits[-1:], ranking[-1:]
     try:
-        accepted = accept(
-            tree, lambda row: _choose(sequence.sampler, logits[row], ranking.best[row])
-        )
+        accepted = _accept(sequence, tree, logits, ranking)
     except SamplingError as error:
         return Result(sequence, tree, None, [], error=error)
     rows = [0, *(node + 1 for node in accepted.path)]  # the last token's is the next root's
     kept = rows if segment.tree is not None else list(range(segment.num_rows))
     model.commit(segment.slot, kept)
     successors = [ranking.top[row] for row in rows] if work.wants_successors else []
-    return Result(sequence, tree, accepted, successors, _logprobs(sequence, logits[rows], accepted))
+    found = _logprobs(sequence, logits[rows], accepted)
+    return Result(sequence, tree, accepted, successors, found, scored=scored)
+
+
+def _accept(sequence: Sequence, tree: DraftTree, logits: Tensor, ranking: Ranking) -> Accepted:
+    if not sequence.request.stopping.max_tokens:  # only the prompt was to be read
+        return NOTHING
+    return accept(tree, lambda row: _choose(sequence.sampler, logits[row], ranking.best[row]))
+
+
+def _score(work: Work, logits: Tensor) -> PromptRun:
+    """How likely the tokens were that follow the rows of a prompt; the first has no row before."""
+    sequence, segment = work.sequence, work.segment
+    first, end = segment.kv_len + 1, min(segment.kv_span + 1, sequence.num_prompt)
+    following = tuple(sequence.token_ids[first:end])
+    num_top = sequence.request.num_prompt_logprobs or 0
+    found = prompt_logprobs(logits[: len(following)], following, num_top)
+    if segment.kv_len == 0:
+        return PromptRun(0, (sequence.token_ids[0], *following), found)
+    return PromptRun(first, following, found)
 
 
 def _choose(sampler: Sampler, logits: Tensor, best: Best) -> int:
@@ -188,5 +227,5 @@ def _logprobs(sequence: Sequence, logits: Tensor, accepted: Accepted) -> tuple[T
         return ()
     return tuple(
         logprobs(row, token_id, request.num_top_logprobs)
-        for row, token_id in zip(logits, accepted.token_ids, strict=True)
+        for row, token_id in zip(logits, accepted.token_ids, strict=False)  # NOTHING has none
     )

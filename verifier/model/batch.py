@@ -26,6 +26,7 @@ class Segment:
     token_ids: tuple[int, ...]
     tree: DraftTree | None  # None: the rows are a chain
     needs_logits: bool
+    is_scored: bool = False  # the logits of all rows of a prompt's run are wanted
 
     @property
     def kv_span(self) -> int:
@@ -39,10 +40,10 @@ class Segment:
 
     @property
     def num_logit_rows(self) -> int:
-        """Rows whose logits are wanted: all of a draft, the last of a prompt."""
+        """Rows whose logits are wanted: all of a draft, mostly but the last of a prompt."""
         if not self.needs_logits:
             return 0
-        return 1 if self.tree is None else self.num_rows
+        return 1 if self.tree is None and not self.is_scored else self.num_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ class Batch:
 def prompt_segment(slot: int, kv_len: int, token_ids: tuple[int, ...], *, is_last: bool) -> Segment:
     """A run of the prompt; only its last run needs logits, and only of its last row."""
     return Segment(slot, kv_len, token_ids, None, is_last)
+
+
+def scored_segment(slot: int, kv_len: int, token_ids: tuple[int, ...]) -> Segment:
+    """A run of a prompt whose tokens' probabilities are wanted."""
+    return Segment(slot, kv_len, token_ids, None, needs_logits=True, is_scored=True)
 
 
 def draft_segment(slot: int, kv_len: int, root: int, tree: DraftTree) -> Segment:

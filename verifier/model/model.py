@@ -8,6 +8,7 @@ import enum
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,7 @@ class TargetModel:
         self.form, self.reason = VerificationMode.PLAIN, "not probed yet"
         # Whether each row's bits are independent of the rest of its pass; else the reason.
         self.bitwise, self.not_bitwise_reason = False, "not checked yet"
+        self.recommended: Mapping[str, float] = {}  # sampling, by field of the contract
         self.slots: KVCache | StatefulSlots = StatefulSlots(1)
         self._model = model
         self._kernel = _kernel(attention, self.device)
@@ -225,7 +227,7 @@ class TargetModel:
                 use_cache=True,
             )
             slots.keep(segment.slot, output, segment.num_rows)
-            logits.append(output.logits[0, -1:].float())
+            logits.append(output.logits[0, -segment.num_logit_rows :].float())
         return torch.cat(logits)
 
     def short_cache(self) -> DynamicCache:

@@ -1,11 +1,20 @@
 """Loads the weights of a model: where from, to which device, in which number format."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.distributed.configuration_utils import DistributedConfig
+
+# Scales and packed values of quantised layers: without a quantiser they would be left out.
+QUANTISED = (".weight_scale", ".weight_scale_inv", ".scales", ".qweight", ".qzeros")
+MAX_NAMED = 3
+
+
+class CheckpointError(ValueError):
+    """The checkpoint is not that of the model that its configuration names."""
 
 
 def load_weights(name: str, *, device: str, dtype: str, num_processes: int = 1) -> PreTrainedModel:
@@ -22,9 +31,25 @@ def load_weights(name: str, *, device: str, dtype: str, num_processes: int = 1) 
         options["use_safetensors"] = True
     if num_processes > 1:
         options["distributed_config"] = DistributedConfig(tp_size=num_processes)
-    model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
+    model: Any
+    model, found = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+    check_complete(path.name, found["missing_keys"], found["unexpected_keys"])
     loaded: PreTrainedModel = model.eval() if num_processes > 1 else model.eval().to(where)
     return loaded
+
+
+def check_complete(name: str, missing: Collection[str], unknown: Collection[str]) -> None:
+    """Raise CheckpointError where tensors were made up, or scales left out."""
+    if missing:
+        raise CheckpointError(f"{name} lacks {_named(missing)}")
+    if left_out := [tensor for tensor in unknown if tensor.endswith(QUANTISED)]:
+        problem = "is quantised, but its configuration names no quantiser that takes"
+        raise CheckpointError(f"{name} {problem} {_named(left_out)}")
+
+
+def _named(tensors: Collection[str]) -> str:
+    first, more = sorted(tensors)[:MAX_NAMED], len(tensors) - MAX_NAMED
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
 def model_config(name: str) -> PreTrainedConfig:

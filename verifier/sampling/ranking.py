@@ -3,7 +3,8 @@
 The maxima of chunks come first: the k best tokens lie in the k chunks with the best maxima.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ class TokenLogprobs:
 
     logprob: float
     top: tuple[tuple[int, float], ...]
+    rank: int = 0  # of a prompt's token among all, from 1 on
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,19 @@ def top_ids(logits: Tensor, k: int) -> Tensor:
     columns = torch.cat([columns.flatten(1), tail], 1)
     found = torch.topk(logits.gather(1, columns), k, dim=1).indices
     return columns.gather(1, found)
+
+
+def prompt_logprobs(
+    logits: Tensor, token_ids: Sequence[int], num_top: int
+) -> tuple[TokenLogprobs, ...]:
+    """What each row of logits [rows, vocabulary] says of the prompt's next token."""
+    following = torch.tensor(token_ids, device=logits.device)
+    own = logits.gather(1, following[:, None])
+    ranks = (1 + (logits > own).sum(1)).tolist()
+    return tuple(
+        replace(logprobs(row, token_id, num_top), rank=rank)
+        for row, token_id, rank in zip(logits, token_ids, ranks, strict=True)
+    )
 
 
 def logprobs(logits: Tensor, token_id: int, num_top: int) -> TokenLogprobs:

@@ -5,7 +5,8 @@ be the beginning of a stop string is held back until it is certain.
 """
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from verifier.text.detokenizer import Detokenizer
 
@@ -28,6 +29,8 @@ class StoppingParams:
     stop_token_ids: frozenset[int] = frozenset()
     eos_token_ids: frozenset[int] = frozenset()
     include_stop_string: bool = False
+    # Stop strings that are hidden special tokens, which no text shows, by their ids.
+    stop_tokens: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def ending_ids(self) -> frozenset[int]:
@@ -67,6 +70,9 @@ class Output:
         self.num_tokens += 1
         if token_id in self._params.ending_ids:
             return Finish(FinishReason.STOP, stop_token_id=token_id)
+        stop_token = self._params.stop_tokens.get(token_id)
+        if stop_token is not None and self.num_tokens >= self._params.min_tokens:
+            return self._end_at(stop_token, is_drafted)
         delta = self._detokenizer.push(token_id)
         finish = self._finish_by_text(delta, is_drafted)
         return finish or self._finish_by_length()
@@ -108,6 +114,12 @@ class Output:
         self._held, self._is_cut = "", True
         self._release(text[:end], is_drafted)
         return Finish(FinishReason.STOP, stop_string=text[stop.start : stop.end])
+
+    def _end_at(self, stop_token: str, is_drafted: bool) -> Finish:
+        text = self._held + self._detokenizer.flush()
+        self._held, self._is_cut = "", True
+        self._release(text + stop_token * self._params.include_stop_string, is_drafted)
+        return Finish(FinishReason.STOP, stop_string=stop_token)
 
     def _finish_by_length(self) -> Finish | None:
         is_full = self.num_tokens >= self._params.max_tokens

@@ -165,17 +165,24 @@ class Tokenizer:
         return text
 
     @cached_property
+    def _spellings(self) -> list[bytes]:
+        return spelled(self._tokens, self._added_ids, self.decoder_description)
+
+    @property
+    def _added_ids(self) -> frozenset[int]:
+        return frozenset(getattr(self._backend, "added_tokens_decoder", {}))
+
+    @cached_property
     def grammars(self) -> Grammars:
         """Compiles constraints on outputs; making it takes seconds and holds up other threads.
 
         Raises ConstraintError where outputs of this tokenizer cannot be constrained.
         """
-        added_ids = frozenset(getattr(self._backend, "added_tokens_decoder", {}))
         return Grammars(
-            spelled(self._tokens, added_ids, self.decoder_description),
+            self._spellings,
             self.eos_token_ids,
             special_ids=self.special_ids,
-            added_ids=added_ids,
+            added_ids=self._added_ids,
             encode=self._encode_inside,
             decode=self.decode,
         )
@@ -198,6 +205,13 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """What the token alone reads like inside a text; special tokens are shown."""
         return self._pieces.inside(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that the token adds to a text; none where tokens are not made of bytes."""
+        with contextlib.suppress(ConstraintError):
+            if token_id < self.size:
+                return self._spellings[token_id]
+        return b""
 
 
 class HuggingFaceCodec:
@@ -246,7 +260,17 @@ def load_tokenizer(name: str) -> Tokenizer:
     if path.suffix == ".gguf":
         name, options = str(path.parent), {"gguf_file": path.name}
     backend = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
-    return Tokenizer(backend, _eos_token_ids(name, backend))
+    turn_ends = _gguf_turn_ends(path) if options else frozenset()
+    return Tokenizer(backend, _eos_token_ids(name, backend) | turn_ends)
+
+
+def _gguf_turn_ends(path: Path) -> frozenset[int]:
+    """What ends a turn or a message, by the file's own word."""
+    from gguf import GGUFReader  # needed by such files alone
+
+    fields = GGUFReader(path).fields
+    found = (fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom"))
+    return frozenset(int(field.contents()) for field in found if field is not None)
 
 
 def _eos_token_ids(name: str, backend: Any) -> frozenset[int]:

@@ -19,6 +19,8 @@ def constraint(request: Generation) -> pb.Constraint | None:
         return pb.Constraint(regex=request.guided_regex)
     if request.guided_choice is not None:
         return pb.Constraint(choices=pb.Choices(texts=request.guided_choice))
+    if request.guided_grammar is not None:
+        return pb.Constraint(grammar=request.guided_grammar)
     return _of_format(request.response_format)
 
 
@@ -34,6 +36,8 @@ def _structured(wanted: StructuredOutputs) -> pb.Constraint | None:
         return pb.Constraint(regex=wanted.regex)
     if wanted.choice is not None:
         return pb.Constraint(choices=pb.Choices(texts=wanted.choice))
+    if wanted.grammar is not None:
+        return pb.Constraint(grammar=wanted.grammar)
     return _schema(ANY_OBJECT) if wanted.json_object else None
 
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from lookahead.client.responses import source_names, to_draft_tree
 from lookahead.gateway.answer import Answer
 from lookahead.gateway.choice import Choice, Piece
-from lookahead.gateway.completions.logprobs import columns
+from lookahead.gateway.completions.logprobs import columns, ranked
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.schema import Generation, StreamOptions
 from lookahead.gateway.streams.format import Event
+from lookahead.gateway.tokens.texts import TokenText
 from lookahead.gateway.usage import Usage, speculation
 from protos import verifier_pb2 as pb
 
@@ -48,12 +49,17 @@ class Shape(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
 class CompletionShape:
     """/v1/completions."""
 
-    prefix = "cmpl"
-    whole = "text_completion"
-    chunk = "text_completion"
+    echoes: bool = False  # the prompt comes before the text
+    hides_special: bool = True
+    has_logprobs: bool = True
+    has_prompt_logprobs: bool = False
+    prefix: ClassVar[str] = "cmpl"
+    whole: ClassVar[str] = "text_completion"
+    chunk: ClassVar[str] = "text_completion"
 
     def first(self, index: int) -> dict[str, Any] | None:
         return None
@@ -67,12 +73,21 @@ class CompletionShape:
         }
 
     def complete(self, choice: Choice) -> dict[str, Any]:
-        return {
+        text, tokens = "".join(choice.text), choice.logprobs
+        if self.echoes:
+            text, tokens = choice.prompt_text + text, choice.prompt + tokens
+        entry = {
             "index": choice.index,
-            "text": "".join(choice.text),
-            "logprobs": columns(choice.logprobs, 0) if choice.logprobs else None,
+            "text": text,
+            "logprobs": self._columns(tokens) if tokens and self.has_logprobs else None,
             "finish_reason": choice.finish_reason,
         }
+        if self.has_prompt_logprobs:
+            entry["prompt_logprobs"] = ranked(choice.prompt)
+        return entry
+
+    def _columns(self, tokens: Sequence[TokenText]) -> dict[str, list[Any]]:
+        return columns(tokens, 0, hides_special=self.hides_special)
 
 
 @dataclass(frozen=True, slots=True)

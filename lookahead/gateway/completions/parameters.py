@@ -23,12 +23,13 @@ def _sampling(request: Generation) -> pb.Sampling:
     return pb.Sampling(
         temperature=request.temperature,
         top_p=request.top_p,
-        top_k=max(0, request.top_k),
+        top_k=None if request.top_k is None else max(0, request.top_k),
         min_p=request.min_p,
         repetition_penalty=request.repetition_penalty,
         frequency_penalty=request.frequency_penalty,
         presence_penalty=request.presence_penalty,
         logit_bias=request.logit_bias,
+        model_defaults=True,
     )
 
 

@@ -13,7 +13,8 @@ class CompletionRequest(Generation):
     prompt: list[str] | list[list[int]]
     max_tokens: Unsigned | None = 16  # OpenAI's default
     logprobs: Unsigned | None = None
-    echo: Literal[False] = False
+    echo: bool = False
+    prompt_logprobs: Unsigned | None = None
     suffix: Literal[""] = ""
 
     @field_validator("prompt", mode="before")

@@ -6,6 +6,7 @@ from lookahead.gateway.completions.constraint import constraint_field
 from lookahead.gateway.completions.format import CompletionShape, OpenAIFormat, UsageWanted
 from lookahead.gateway.completions.parameters import template
 from lookahead.gateway.completions.schema import CompletionRequest
+from lookahead.gateway.errors import invalid
 from lookahead.gateway.request import Caller, FieldName, GenerationRequest
 from protos import verifier_pb2 as pb
 
@@ -20,6 +21,7 @@ def completion_generation(
     made = template(request, caller)
     if request.logprobs is not None:
         made.output.logprobs, made.output.top_logprobs = True, request.logprobs
+    _ask_for_prompt(request, made)
     form = FieldName(CONSTRAINT, constraint_field(request))
     return GenerationRequest(
         model=request.model,
@@ -35,7 +37,24 @@ def completion_generation(
 
 def completion_format(request: CompletionRequest) -> OpenAIFormat:
     """Return how it is answered."""
-    return OpenAIFormat(CompletionShape(), UsageWanted.by(request))
+    shape = CompletionShape(
+        echoes=request.echo,
+        hides_special=request.skip_special_tokens,
+        has_logprobs=request.logprobs is not None,
+        has_prompt_logprobs=request.prompt_logprobs is not None,
+    )
+    return OpenAIFormat(shape, UsageWanted.by(request))
+
+
+def _ask_for_prompt(request: CompletionRequest, made: pb.GenerateRequest) -> None:
+    wanted = request.prompt_logprobs
+    if request.echo:
+        wanted = max(wanted or 0, request.logprobs or 0)
+    if wanted is None:
+        return
+    if request.stream:
+        raise invalid("echo" if request.echo else "prompt_logprobs", "cannot be streamed")
+    made.output.prompt_logprobs = wanted
 
 
 def _prompt(prompt: str | list[int]) -> pb.GenerateRequest:

@@ -114,9 +114,9 @@ class MessagesRequest(CountRequest):
     """POST /v1/messages."""
 
     max_tokens: Unsigned
-    temperature: float = 1.0
+    temperature: float | None = None
     top_p: float | None = None
-    top_k: Unsigned = 0
+    top_k: Unsigned | None = None
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 64)
     stop_sequences: list[str] = Field(default_factory=list)
     stream: bool = False

@@ -46,7 +46,10 @@ def messages_generation(
     form = request.output_config.format
     made = pb.GenerateRequest(
         sampling=pb.Sampling(
-            temperature=request.temperature, top_p=request.top_p, top_k=request.top_k
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            model_defaults=True,
         ),
         stopping=pb.Stopping(max_tokens=request.max_tokens, stop_strings=request.stop_sequences),
         output=pb.Output(parts=True, draft_trees=request.lookahead.draft_trees),

@@ -11,7 +11,7 @@ from lookahead.gateway.responses.items import STARTS, deltas, ended, item, part
 from lookahead.gateway.responses.schema import ResponsesRequest
 from lookahead.gateway.streams.blocks import Blocks, Step, blocks_of
 from lookahead.gateway.streams.format import Event
-from lookahead.gateway.usage import Usage, speculation
+from lookahead.gateway.usage import Usage, parameters, speculation
 
 STATUS = {"stop": "completed", "tool_calls": "completed", "length": "incomplete"}
 
@@ -42,6 +42,7 @@ class ResponsesFormat:
     def response(self, answer: Answer, status: str) -> dict[str, Any]:
         """Return the fields that are known from the start."""
         request = self.request.model_dump(by_alias=True, exclude_none=True)
+        sampling = parameters(answer)
         return {
             "id": f"resp_{answer.caller.request_id}",
             "object": "response",
@@ -57,11 +58,11 @@ class ResponsesFormat:
             "previous_response_id": None,
             "reasoning": {"effort": self.request.reasoning.effort, "summary": None},
             "store": False,
-            "temperature": self.request.temperature,
+            "temperature": sampling["temperature"],
             "text": request["text"],
             "tool_choice": request["tool_choice"],
             "tools": request["tools"],
-            "top_p": 1.0 if self.request.top_p is None else self.request.top_p,
+            "top_p": sampling["top_p"],
             "truncation": "disabled",
             "usage": None,
             "metadata": {},

@@ -143,9 +143,9 @@ class ResponsesRequest(Part):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     text: TextOptions = TextOptions()
     max_output_tokens: Unsigned | None = None
-    temperature: float = 1.0
+    temperature: float | None = None
     top_p: float | None = None
-    top_k: Unsigned = 0
+    top_k: Unsigned | None = None
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 64)
     stream: bool = False
     store: Literal[False] = False

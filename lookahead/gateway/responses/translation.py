@@ -40,7 +40,10 @@ def responses_generation(
     check_drafts_shown(request.lookahead, caller)
     made = pb.GenerateRequest(
         sampling=pb.Sampling(
-            temperature=request.temperature, top_p=request.top_p, top_k=request.top_k
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            model_defaults=True,
         ),
         stopping=pb.Stopping(max_tokens=request.max_output_tokens),
         output=pb.Output(parts=True, draft_trees=request.lookahead.draft_trees),

@@ -96,7 +96,8 @@ async def collect(engine: Engine, request: Request) -> tuple[list[TokenRun], Com
     async for event in engine.submit(request).stream():
         if isinstance(event, Completion):
             return runs, event
-        runs.append(event)
+        if isinstance(event, TokenRun):
+            runs.append(event)
     raise AssertionError("the stream ended without a completion")
 
 

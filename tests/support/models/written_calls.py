@@ -15,7 +15,11 @@ Call = tuple[str, dict[str, Any]]
 
 def written(form: CallForm, calls: Sequence[Call], content: str = "") -> str:
     """Return an answer that says something and makes calls."""
-    bodies = [f"{form.head}{n}{form.middle}{_arguments(form, a)}{form.tail}" for n, a in calls]
+    numbers = [f":{i}" if form.has_numbers else "" for i in range(len(calls))]
+    bodies = [
+        f"{form.head}{name}{number}{form.middle}{_arguments(form, arguments)}{form.tail}"
+        for (name, arguments), number in zip(calls, numbers, strict=True)
+    ]
     return content + form.trigger + form.opening + (form.between or "").join(bodies) + form.end
 
 

@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 
+DEFAULT_TEMPERATURE = 0.625  # that this model recommends
 RUN_LEN = 5  # tokens per step with drafting, all but the last one drafted
 ANSWER = "and so the tower was painted in three broad bands, red, white and red again"
 
@@ -43,6 +44,8 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
 
     def Generate(self, request: pb.GenerateRequest, context: Any) -> Iterator[pb.GenerateResponse]:
         self.requests.append(request)
+        if request.sampling.model_defaults and not request.sampling.HasField("temperature"):
+            request = _with_default_temperature(request)
         if request.sampling.temperature > 100:
             _abort_invalid(context, "sampling.temperature", "must be 0..100")
         if request.text.startswith("bad "):
@@ -82,7 +85,9 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
         return pb.TokenizeResponse(token_ids=[*bos, *map(ord, text)])
 
     def Detokenize(self, request: pb.DetokenizeRequest, context: Any) -> pb.DetokenizeResponse:
-        return pb.DetokenizeResponse(text="".join(map(chr, request.token_ids)))
+        chars = [chr(token_id) for token_id in request.token_ids]
+        tokens = [pb.TokenText(text=char, spelled=char.encode()) for char in chars]
+        return pb.DetokenizeResponse(text="".join(chars), tokens=tokens if request.each else ())
 
 
 class StoppingVerifier(FakeVerifier):
@@ -113,6 +118,13 @@ def serving(servicer: FakeVerifier, *, port: int = 0) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(None).wait(5)
+
+
+def _with_default_temperature(request: pb.GenerateRequest) -> pb.GenerateRequest:
+    filled = pb.GenerateRequest()
+    filled.CopyFrom(request)
+    filled.sampling.temperature = DEFAULT_TEMPERATURE
+    return filled
 
 
 def _text(request: pb.GenerateRequest) -> str:

@@ -13,7 +13,8 @@ from rpc.contract import Learn
 from rpc.errors import InvalidRequest
 from tests.support.models.small_tokenizers import small_tokenizer
 from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
-from verifier.api.to_proto import started_reply
+from verifier.api.params import usable_defaults
+from verifier.api.to_proto import detokenized_reply, started_reply
 from verifier.api.validation import Limits
 from verifier.chat.format import ChatFormat
 from verifier.request import Mode, Request
@@ -166,6 +167,59 @@ def test_banning_every_token_is_refused(stopping: dict[str, Any]) -> None:
     parse(fields, limits)
 
 
+RECOMMENDED = {"temperature": 0.75, "top_k": 9, "repetition_penalty": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({}, (0.0, 0, 1.0)),
+        ({"modelDefaults": True}, (0.75, 9, 1.5)),
+        ({"modelDefaults": True, "temperature": 0}, (0.0, 9, 1.5)),
+        ({"modelDefaults": True, "topK": 0, "repetitionPenalty": 1}, (0.75, 0, 1.0)),
+    ],
+)
+def test_what_the_model_recommends_is_taken_where_it_is_wanted(
+    sampling: dict[str, Any], expected: tuple[float, int, float]
+) -> None:
+    limits = replace(LIMITS, recommended=RECOMMENDED)
+    params = parse({**GOOD, "sampling": sampling}, limits).sampling
+    assert (params.temperature, params.top_k, params.repetition_penalty) == expected
+
+
+def test_a_model_that_recommends_nothing_is_sampled_as_it_is() -> None:
+    params = parse({**GOOD, "sampling": {"modelDefaults": True}}).sampling
+    assert (params.temperature, params.top_p, params.top_k) == (1.0, 1.0, 0)
+
+
+def test_recommendations_out_of_range_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    assert usable_defaults({"temperature": 500, "top_k": -1, "min_p": 0.5}) == {
+        "top_k": -1,
+        "min_p": 0.5,
+    }
+    assert "recommendation_ignored temperature=500" in caplog.text
+    limits = replace(LIMITS, recommended={"top_k": -1})
+    assert parse({**GOOD, "sampling": {"modelDefaults": True}}, limits).sampling.top_k == 0
+
+
+def test_a_prompt_may_be_read_without_a_token_for_its_log_probabilities() -> None:
+    nothing = {**GOOD, "stopping": {"maxTokens": 0}}
+    request = parse({**nothing, "output": {"promptLogprobs": 0}})
+    assert (request.num_prompt_logprobs, request.stopping.max_tokens) == (0, 0)
+    assert parse(GOOD).num_prompt_logprobs is None
+    assert list(violations_of(nothing)) == ["stopping.max_tokens"]
+    too_many = {**GOOD, "output": {"promptLogprobs": 21}}
+    assert list(violations_of(too_many)) == ["output.prompt_logprobs"]
+
+
+def test_stop_strings_that_are_special_tokens_are_known_by_their_ids() -> None:
+    fields = {**GOOD, "stopping": {"stopStrings": ["<|turn|>", "x<|turn|>", "<s"]}}
+    turn = TOKENIZER.special_tokens_in(["<|turn|>"])["<|turn|>"]
+    assert parse(fields).stopping.stop_tokens == {turn: "<|turn|>"}
+    # Where special tokens are shown, they are found in the text.
+    assert parse({**fields, "output": {"specialTokens": True}}).stopping.stop_tokens == {}
+
+
 def test_defaults_are_greedy_and_fill_the_context() -> None:
     request = parse(GOOD)
     assert request.sampling.is_greedy
@@ -215,7 +269,13 @@ def test_ignored_eos_ids_do_not_end_the_output() -> None:
 
 
 def test_a_constraint_is_compiled_once_and_echoed() -> None:
-    for constraint in ({"regex": "a+"}, {"choices": {"texts": ["a", "b"]}}, {"jsonSchema": "{}"}):
+    forms: list[dict[str, Any]] = [
+        {"grammar": 'start: "a"'},
+        {"regex": "a+"},
+        {"choices": {"texts": ["a", "b"]}},
+        {"jsonSchema": "{}"},
+    ]
+    for constraint in forms:
         request = parse({**GOOD, "constraint": constraint})
         assert request.grammar is parse({**GOOD, "constraint": constraint}).grammar is not None
         started = started_reply(request, pb.GetModelResponse(model="m")).started
@@ -319,16 +379,26 @@ def test_tokenize_and_detokenize_check_their_input() -> None:
     with pytest.raises(InvalidRequest, match="text: must be at most 3200 bytes, got 3201"):
         parse_tokenize(pb.TokenizeRequest(text="x" * 3201), CHAT, LIMITS)
     with pytest.raises(InvalidRequest, match=r"token_ids\[1\]"):
-        parse_detokenize(pb.DetokenizeRequest(token_ids=[1, 99999]), TOKENIZER, LIMITS)
+        parse_detokenize(pb.DetokenizeRequest(token_ids=[1, 99999]), LIMITS)
     ids = parse_tokenize(pb.TokenizeRequest(text="naïve"), CHAT, LIMITS)
     assert ids == tuple(TOKENIZER.encode("naïve"))
     bare = parse_tokenize(
         pb.TokenizeRequest(text="naïve", without_special_tokens=True), CHAT, LIMITS
     )
     assert ids[1:] == bare
-    assert parse_detokenize(pb.DetokenizeRequest(token_ids=ids), TOKENIZER, LIMITS) == "naïve"
-    shown = pb.DetokenizeRequest(token_ids=ids, special_tokens=True)
-    assert parse_detokenize(shown, TOKENIZER, LIMITS) == "<s>naïve"
+    assert parse_detokenize(pb.DetokenizeRequest(token_ids=ids), LIMITS) == list(ids)
+    plain = detokenized_reply(list(ids), TOKENIZER, special_tokens=False, each=False)
+    assert (plain.text, list(plain.tokens)) == ("naïve", [])
+    shown = detokenized_reply(list(ids), TOKENIZER, special_tokens=True, each=True)
+    assert shown.text == "<s>naïve"
+    assert [token.is_special for token in shown.tokens] == [True] + [False] * (len(ids) - 1)
+    assert b"".join(token.spelled for token in shown.tokens[1:]).decode() == "naïve"
+
+
+def test_a_tokenizer_whose_tokens_are_not_bytes_tells_none() -> None:
+    reply = detokenized_reply([7], small_tokenizer("wordpiece"), special_tokens=False, each=True)
+    assert reply.tokens[0].text
+    assert reply.tokens[0].spelled == b""
 
 
 def test_limits_that_say_the_same_as_another_are_taken_as_that() -> None:

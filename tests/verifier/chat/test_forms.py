@@ -190,6 +190,20 @@ def test_a_call_that_is_cut_off_has_the_arguments_so_far(name: str) -> None:
     assert found.arguments == ['{"city": "Rome by the']
 
 
+KIMI_CALL = (
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.note:0<|tool_call_argument_begin|>"
+    '{"lines": ["a:b"], "is_new": true}<|tool_call_end|><|tool_call_begin|>functions.ping:12'
+    "<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"
+)
+
+
+def test_calls_of_kimi_have_numbers() -> None:
+    parser = AnswerParser(BY_NAME["kimi"], ToolUse(TOOLS))
+    found = read(parser, list("So: " + KIMI_CALL))
+    assert found.content == "So:"
+    assert found.calls == [("note", {"lines": ["a:b"], "is_new": True}), ("ping", {})]
+
+
 def test_forms_are_recognised_in_templates() -> None:
     for form in FORMS:
         marks = f"{form.marks} func_name1(params_name1= <arg_key> <|start_header_id|>"

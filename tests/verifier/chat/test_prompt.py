@@ -53,6 +53,23 @@ def test_a_template_that_knows_tools_gets_them(template: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("form", "ids"),
+    [
+        ("hermes", ["c1", "c1"]),
+        ("kimi", ["functions.get_weather:0", "functions.get_weather:1"]),
+        ("mistral", ["d0f631ca1", "d0f631ca1"]),
+    ],
+)
+def test_ids_of_calls_look_as_the_models_template_wants_them(form: str, ids: list[str]) -> None:
+    template = NATIVE.replace("{{ m.name }}", "{{ m.tool_call_id }}|")
+    tokenizer = small_tokenizer("byte_level", chat_template=template)
+    made = ChatFormat(tokenizer, form).encode(Conversation((*TURNS, CALLED, TOLD), (WEATHER,)))
+    text = tokenizer.decode(made, special_tokens=True)
+    assert [part.partition("|")[0] for part in text.split("<|turn|>tool\n")[1:]] == ids
+    assert [part.partition("</s>")[0] for part in text.split('"Rome"}')[1:]] == ids
+
+
 def test_arguments_that_were_cut_off_are_shown_as_they_are() -> None:
     cut = ChatMessage("assistant", "", (Call("c1", "get_weather", '{"city":"Ro'),))
     assert 'get_weather"{\\"city\\":\\"Ro"c1' in rendered(NATIVE, cut, tools=(WEATHER,))

@@ -65,6 +65,34 @@ def test_outputs_have_the_form_and_drafting_changes_none(kind: str, name: str) -
     assert num_accepted > sum(map(len, answers)) / 2
 
 
+LARK = 'start: "SELECT " NAME (", " NAME)*\nNAME: /[a-z]+/  // a column'
+GBNF = 'root ::= "SELECT " name (", " name)*\nname ::= [a-z]+'
+
+
+@pytest.mark.parametrize("text", [LARK, GBNF])
+@pytest.mark.parametrize("kind", ["byte_level", "llama"])
+def test_a_grammar_is_followed_in_either_language(kind: str, text: str) -> None:
+    tokenizer = small_tokenizer(kind)
+    grammar = tokenizer.grammars.compile(Constraint(Kind.GRAMMAR, (text,)))
+    for output, is_whole in (("SELECT a, bc", True), ("SELECT a, ", False), ("SELECT a;", None)):
+        matcher = grammar.start()
+        ids = tokenizer.encode(output, special_tokens=False)
+        allowed = True
+        for token_id in ids:
+            allowed = allowed and bool(matcher.allowed(tokenizer.size)[token_id])
+            if allowed:
+                matcher.push(token_id)
+        assert allowed == (is_whole is not None), output
+        if allowed:
+            assert matcher.allows(min(tokenizer.eos_token_ids)) == is_whole
+
+
+@pytest.mark.parametrize("text", ["start: missing", "nothing", 'root ::= "a'])
+def test_a_grammar_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ConstraintError):
+        small_tokenizer("byte_level").grammars.compile(Constraint(Kind.GRAMMAR, (text,)))
+
+
 def test_seeds_explore_the_choices() -> None:
     form = Constraint(Kind.CHOICES, ("red", "green", "blue"))
     requests = [

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,26 @@ def run(words: list[str], params: StoppingParams) -> tuple[str, list[int], Finis
         if finish is not None:
             break
     return text + output.flush(), list(range(output.num_tokens)), finish
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "num_ids"),
+    [
+        ({}, "a wo", 2),
+        ({"include_stop_string": True}, "a wo<end>", 2),
+        ({"stop_strings": ("word",)}, "a wo", 2),  # what was held back is certain then
+        ({"min_tokens": 3}, "a word", 4),  # it came too early
+    ],
+)
+def test_a_hidden_token_ends_the_output_where_it_is_a_stop_string(
+    fields: dict[str, Any], text: str, num_ids: int
+) -> None:
+    params = replace(PLAIN, stop_tokens={1: "<end>"}, max_tokens=4, **fields)
+    found, ids, finish = run(["a wo", "", "r", "d"], params)
+    assert (found, len(ids)) == (text, num_ids)
+    assert finish is not None
+    if num_ids == 2:
+        assert finish == Finish(FinishReason.STOP, stop_string="<end>")
 
 
 def naive_run(words: list[str], params: StoppingParams) -> tuple[str, list[int], Finish | None]:
