@@ -25,6 +25,7 @@ from lookahead.client.results import (
     TokenLogprob,
     TokenLogprobs,
     TokenRun,
+    ToolCall,
     Usage,
 )
 from lookahead.client.stream import AsyncStream, Stream
@@ -54,6 +55,7 @@ __all__ = [
     "TokenLogprob",
     "TokenLogprobs",
     "TokenRun",
+    "ToolCall",
     "Unavailable",
     "Usage",
 ]

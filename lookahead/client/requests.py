@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args
 
 from lookahead.client.errors import invalid_field
-from lookahead.client.results import ChatMessage
+from lookahead.client.results import ChatMessage, ToolCall
 from protos import verifier_pb2 as pb
 
 SpeculationMode = Literal["auto", "off", "chain", "tree"]
@@ -37,6 +37,8 @@ class GenerateParams(TypedDict, total=False):
     json_schema: str | Mapping[str, object] | bool
     regex: str
     choices: Sequence[str]
+    tools: Sequence[Mapping[str, Any]]
+    tool_choice: str
     speculation: SpeculationMode
     max_nodes: int
     max_depth: int
@@ -47,6 +49,7 @@ class GenerateParams(TypedDict, total=False):
 
 
 CONSTRAINTS = ("json_schema", "regex", "choices")
+TOOL_CHOICES = ("auto", "none", "required")
 # Where each other argument goes: the part of the request, and the field's name there.
 PATHS: dict[str, tuple[str, str]] = {
     **{name: ("sampling", name) for name in pb.Sampling.DESCRIPTOR.fields_by_name},
@@ -80,15 +83,25 @@ def generate_request(
 
 
 def chat_messages(messages: Iterable[ChatMessage]) -> pb.ChatMessages:
-    """Return the conversation; each message needs role and content and nothing else."""
+    """Return the conversation; each message needs role and content."""
     chat = pb.ChatMessages()
     for i, message in enumerate(messages):
-        if set(message) != {"role", "content"}:
+        names = set(message)
+        if not {"role", "content"} <= names <= {"role", "content", "tool_calls", "tool_call_id"}:
             raise invalid_field(f"messages[{i}]", f"needs role and content, got {sorted(message)}")
         added = chat.messages.add()
         for name, value in message.items():
-            _assign(added, name, value, f"messages[{i}].{name}")
+            if name == "tool_calls":
+                added.tool_calls.extend(_call(call, f"messages[{i}].{name}") for call in value)
+            else:
+                _assign(added, name, value, f"messages[{i}].{name}")
     return chat
+
+
+def _call(call: object, name: str) -> pb.ToolCall:
+    if not isinstance(call, ToolCall):
+        raise invalid_field(name, f"takes calls as results have them, got {call!r}"[:300])
+    return pb.ToolCall(id=call.call_id, name=call.name, arguments=call.arguments)
 
 
 def _set_params(request: pb.GenerateRequest, params: GenerateParams) -> None:
@@ -98,11 +111,35 @@ def _set_params(request: pb.GenerateRequest, params: GenerateParams) -> None:
             continue
         if name not in GenerateParams.__annotations__:
             raise TypeError(f"generate() got an unknown parameter {name!r}")
+        if name in ("tools", "tool_choice"):
+            _set_tools(request, name, value)
+            continue
         if name in CONSTRAINTS:
             _set_constraint(request, name, value)
             continue
         part, field = PATHS[name]
         _assign(getattr(request, part), field, _converted(name, value), name)
+
+
+def _set_tools(request: pb.GenerateRequest, name: str, value: Any) -> None:
+    """Tools come in OpenAI's form, or as the functions inside it."""
+    if not request.HasField("chat"):
+        raise invalid_field(name, "needs messages")
+    # The parts tell calls from what is said.
+    request.output.parts = True
+    if name == "tool_choice":
+        is_mode = value in TOOL_CHOICES
+        mode = value if is_mode else "required"
+        number = _enum(pb.ChatMessages.ToolChoice, "TOOL_CHOICE", name, mode, TOOL_CHOICES)
+        _assign(request.chat, name, number, name)
+        _assign(request.chat, "tool_name", "" if is_mode else value, name)
+        return
+    for i, tool in enumerate(value):
+        function, added = tool.get("function", tool), request.chat.tools.add()
+        for field in ("name", "description"):
+            _assign(added, field, function.get(field, ""), f"tools[{i}].{field}")
+        if parameters := function.get("parameters"):
+            added.parameters = json.dumps(parameters)
 
 
 def _set_constraint(request: pb.GenerateRequest, name: str, value: object) -> None:

@@ -1,6 +1,7 @@
 """Turns contract messages into plain values, and collects a stream into its result."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import cast
 
 from lookahead.client.results import (
@@ -15,6 +16,7 @@ from lookahead.client.results import (
     TokenLogprob,
     TokenLogprobs,
     TokenRun,
+    ToolCall,
     Usage,
 )
 from protos import verifier_pb2 as pb
@@ -28,11 +30,13 @@ class Collector:
         self.started: Started | None = None
         self.result: GenerationResult | None = None
         self._runs: list[TokenRun] = []
+        self._parts: list[pb.MessagePart] = []
 
     def take(self, response: pb.GenerateResponse) -> TokenRun | None:
         """Return the run that `response` carries, if it carries one."""
         event = response.WhichOneof("event")
         if event == "tokens":
+            self._parts += response.tokens.parts
             return self._keep(to_run(response.tokens))
         if event == "started":
             self.started = to_started(response.started)
@@ -49,8 +53,24 @@ class Collector:
         tail = TokenRun(num_tokens, (), finished.text) if finished.text else None
         if tail is not None:
             self._runs.append(tail)
-        self.result = to_result(self._runs, finished)
+        self._parts += finished.parts
+        self.result = replace(
+            to_result(self._runs, finished),
+            content="".join(p.text for p in self._parts if p.kind == p.KIND_CONTENT),
+            tool_calls=to_tool_calls(self._parts),
+        )
         return tail
+
+
+def to_tool_calls(parts: Iterable[pb.MessagePart]) -> tuple[ToolCall, ...]:
+    """Return the calls that an answer's parts make, each with an id of its own."""
+    names: dict[int, str] = {}
+    arguments: dict[int, str] = {}
+    for part in parts:
+        if part.kind == part.KIND_TOOL_CALL:
+            names.setdefault(part.call_index, part.tool_name)
+            arguments[part.call_index] = arguments.get(part.call_index, "") + part.text
+    return tuple(ToolCall(names[i], arguments[i], f"call_{i}") for i in names)
 
 
 def to_run(tokens: pb.Tokens) -> TokenRun:

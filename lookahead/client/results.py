@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "shutdown"]
 Source = Literal["unknown", "local", "namespace", "successors", "constraint"]
@@ -122,6 +122,15 @@ class SpeculationSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of one of the request's tools."""
+
+    name: str
+    arguments: str  # JSON, which satisfies the tool's schema unless the answer was cut off
+    call_id: str = "call_0"  # by which a message of role tool answers it
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationResult:
     """A finished generation."""
 
@@ -134,6 +143,8 @@ class GenerationResult:
     stop_string: str | None = None
     stop_token_id: int | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    content: str = ""  # with tools: the text without its calls and without what was thought
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -169,7 +180,8 @@ class ModelInfo:
     not_bitwise_reason: str
 
 
-ChatMessage = Mapping[str, str]  # role and content
+# role and content; an assistant's may have tool_calls, a tool's answer has tool_call_id.
+ChatMessage = Mapping[str, Any]
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -12,6 +12,7 @@ from lookahead import AsyncClient, Client
 from lookahead.client.errors import InvalidRequest, ResourceExhausted, ServerError, Unavailable
 from protos import verifier_pb2 as pb
 from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, StoppingVerifier, serving
+from tests.support.servers.parts_verifier import PartsVerifier
 
 
 @pytest.fixture
@@ -255,3 +256,41 @@ def test_importing_the_client_and_the_command_line_is_light() -> None:
     code = f"import sys, lookahead.cli; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+WEATHER = {"name": "weather", "parameters": {"type": "object"}}
+
+
+def test_tools_are_sent_and_their_calls_returned() -> None:
+    verifier = PartsVerifier()
+    with serving(verifier) as address, Client(address) as client:
+        question = {"role": "user", "content": "Rain?"}
+        asked = client.generate(
+            messages=[question], tools=[{"type": "function", "function": WEATHER}]
+        ).wait()
+        assert asked.content == "I look it up."
+        assert [(call.name, call.arguments) for call in asked.tool_calls] == [
+            ("weather", '{"city": "Rome"}'),
+            ("weather", '{"city": "Oslo"}'),
+        ]
+        calls = {"role": "assistant", "content": asked.content, "tool_calls": asked.tool_calls}
+        results = [
+            {"role": "tool", "content": "sunny", "tool_call_id": call.call_id}
+            for call in asked.tool_calls
+        ]
+        client.generate(
+            messages=[question, calls, *results], tools=[WEATHER], tool_choice="weather"
+        ).wait()
+    first, second = (request.chat for request in verifier.requests)
+    assert (first.tools[0].name, first.tools[0].parameters) == ("weather", '{"type": "object"}')
+    assert (second.tool_choice, second.tool_name) == (second.TOOL_CHOICE_REQUIRED, "weather")
+    ids = [call.id for call in second.messages[1].tool_calls]
+    assert ids == [message.tool_call_id for message in second.messages[2:]] == ["call_0", "call_1"]
+
+
+def test_tools_without_a_conversation_are_refused(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="needs messages"):
+        client.generate("once", tools=[WEATHER])
+    calls = {"role": "assistant", "content": "", "tool_calls": ["weather"]}
+    with pytest.raises(InvalidRequest, match="takes calls as results have them"):
+        client.generate(messages=[calls])

@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from lookahead import Client
 from lookahead.client.errors import Unavailable
 from lookahead.client.results import GenerationResult
-from lookahead.stack.model_cache import DEMO, resolve_model
+from lookahead.stack.demo_models import DEMO
+from lookahead.stack.model_cache import resolve_model
 from lookahead.terminal.samples import load_samples
 from rpc.tls import TlsFiles
 from tests.support.deploy.compose import PROJECT, ComposeStack, build, health, logs, wait_for
