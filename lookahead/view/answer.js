@@ -52,7 +52,7 @@ export class Answer {
 
 function endOf(prompt) {
   const end = prompt.split("\n").slice(-CONTEXT_LINES).join("\n");
-  return (end.length < prompt.length ? "…\n" : "") + end;
+  return end.length < prompt.length ? `…\n${end.trimStart()}` : end;
 }
 
 function turn({ role, content, tool_calls = [] }) {

@@ -130,10 +130,11 @@ async function repeatWithoutDrafts() {
   const body = { ...wanted.body, seed: run.summary.seed };
   body.lookahead = { ...body.lookahead, mode: "off", learn: "none" };
   const plain = new Run(wanted.prompt);
-  plainAnswer.start({ prompt: wanted.prompt });
+  plainAnswer.start(wanted);
   const show = onceAFrame(() => showComparison(run, plain));
   at("comparison").scrollIntoView({ block: "nearest" });
   await stream({ ...wanted, body }, plain, plainAnswer, show);
+  plainAnswer.showCalls(plain.calls);
 }
 
 // Runs one request; says whether it came to its end.

@@ -99,6 +99,8 @@ def fill(page: Page, prompt: str, *, kind: str = "text", **settings: str) -> Non
             field.select_option(value)
         else:
             field.fill(value)
+    # The samples of that kind are there, too, so that none comes between.
+    expect(page.locator("#prompt-label")).to_have_text("Prompt" if kind == "text" else "Message")
     page.locator("#prompt").fill(prompt)
 
 
