@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from verifier.cache.kv_cache import SlotLayer, SlotLayers
+from verifier.cache.kv_cache import SlotLayer
 from verifier.cache.placement import RowTable
 from verifier.kernels import attention as kernel
 from verifier.kernels.threads import Call, num_threads
@@ -27,16 +27,7 @@ def register() -> None:
     AttentionInterface.register(NAME, packed_attention)
 
 
-def stay_uncompiled() -> None:
-    """Keep attention, and the writing of keys and values, out of what the compiler traces.
-
-    No decorators say so, because they import the compiler, which takes seconds of every start.
-    """
-    AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))
-    # Compiled code must not depend on which layer it is, or every layer is compiled anew.
-    SlotLayers.update = torch.compiler.disable(SlotLayers.update)  # type: ignore[method-assign]
-
-
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: nn.Module,
     query: Tensor,  # [1, heads, rows, dim]

@@ -135,7 +135,6 @@ class TargetModel:
     def compile(self, compile: Compile = torch.compile) -> None:
         """Compile the layers for passes of few rows, now; only for a model served PACKED."""
         assert isinstance(self.slots, KVCache), "a model without slots is not compiled"
-        attention.stay_uncompiled()
         self._compiled = CompiledLayers(self._model.base_model, self.device, compile)
         slot = self.slots.allocate()
         compile_buckets(
