@@ -1,16 +1,18 @@
 """Models converted once into the user's cache; plain directories from then on.
 
-`--model demo` and `--model demo-gemma` mean such models; what else is named goes to transformers as
-it is.
+`--model demo` and `--model demo-gemma` mean such models, and so does the path of a .gguf file. What
+else is named goes to transformers as it is.
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -19,17 +21,21 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from lookahead.stack.demo_models import DEMO_MODELS, DemoModel, ModelUnavailable
 
 CONVERTER = [sys.executable, "-m", "lookahead.stack.dense_model"]
+FILES_OWN = "auto"  # the type of the file's weights, or float32 where they are quantised
 NUM_STAGES = 4  # fetching, and the converter's
 LOG = "convert.log"
 
 
 def resolve_model(model: str, console: Console, environ: Mapping[str, str] = os.environ) -> str:
     """Return what to load for `model`; makes a model of ours where that was never done."""
-    if model not in DEMO_MODELS:
-        _check_path(model)
-        return model
-    demo = DEMO_MODELS[model]
-    return str(_cached(demo.name, environ, lambda partial: _make_demo(demo, partial, console)))
+    if demo := DEMO_MODELS.get(model):
+        return str(_cached(demo.name, environ, lambda partial: _make_demo(demo, partial, console)))
+    _check_path(model)
+    path = Path(model)
+    if path.suffix == ".gguf":
+        name = gguf_name(path)
+        return str(_cached(name, environ, lambda partial: _make_gguf(path, partial, console)))
+    return model
 
 
 def _check_path(model: str) -> None:
@@ -37,8 +43,15 @@ def _check_path(model: str) -> None:
     path = Path(model)
     if path.is_dir() and not (path / "config.json").exists():
         raise ModelUnavailable(f"--model: {model} has no config.json")
-    if not path.exists() and model.startswith((".", "/", "~")):
+    if not path.exists() and (model.startswith((".", "/", "~")) or path.suffix == ".gguf"):
         raise ModelUnavailable(f"--model: {model} does not exist")
+
+
+def gguf_name(path: Path) -> str:
+    """What the checkpoint made of a file is called: other contents, another name."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{path.stem}-{digest[:12]}"
 
 
 def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
@@ -86,6 +99,15 @@ def _make_demo(demo: DemoModel, partial: Path, console: Console) -> None:
         _convert(source, partial, demo.dtype, lambda stage: _advance(progress, task, stage))
         progress.update(task, completed=NUM_STAGES)
     source.unlink()
+
+
+def _make_gguf(source: Path, partial: Path, console: Console) -> None:
+    if find_spec("gguf") is None:
+        raise ModelUnavailable("--model: a .gguf file needs pip install 'lookahead-serving[gguf]'")
+    with _progress(console) as progress:
+        task = progress.add_task(f"Converting {source.name}", total=NUM_STAGES)
+        _convert(source, partial, FILES_OWN, lambda stage: _advance(progress, task, stage))
+        progress.update(task, completed=NUM_STAGES)
 
 
 def _convert(source: Path, partial: Path, dtype: str, say: Callable[[str], None]) -> None:

@@ -190,7 +190,7 @@ def test_the_converted_model_computes_what_the_gguf_file_holds(
     tokenizers = [AutoTokenizer.from_pretrained(**source)]
     models = [AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)]
     capfd.readouterr()
-    dense_model.save_dense(original, target, torch.float32)
+    dense_model.save_dense(original, target, "auto")
     assert tuple(capfd.readouterr().out.splitlines()) == dense_model.STAGES
     assert len(dense_model.STAGES) + 1 == model_cache.NUM_STAGES
     tokenizers.append(AutoTokenizer.from_pretrained(target))
@@ -201,3 +201,32 @@ def test_the_converted_model_computes_what_the_gguf_file_holds(
         logits = [model(ids[0]).logits for model in models]
     assert logits[1].dtype == torch.float32
     assert torch.equal(*logits)
+
+
+def test_a_file_is_converted_once_for_each_content(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, console: Console, environ: dict[str, str]
+) -> None:
+    use_converter(monkeypatch, tmp_path, WRITES_A_MODEL)
+    file = tmp_path / "mine.gguf"
+    file.write_bytes(b"onetwo")
+    path = Path(resolve_model(str(file), console, environ))
+    assert path.parent == tmp_path / "cache/lookahead/models"
+    assert path.name.startswith("mine-")
+    assert resolve_model(str(file), console, environ) == str(path)
+    assert (path.parent / "conversions").read_text() == "x"
+    file.write_bytes(b"other")
+    with pytest.raises(ModelUnavailable, match="AssertionError"):  # the converter is asked again
+        resolve_model(str(file), console, environ)
+    with pytest.raises(ModelUnavailable, match="does not exist"):
+        resolve_model("none.gguf", console, environ)
+
+
+@pytest.mark.parametrize(("eot", "eom", "expected"), [(None, None, [2]), (5, 6, [2, 5, 6])])
+def test_whatever_a_file_says_ends_an_answer_ends_it(
+    eot: int | None, eom: int | None, expected: list[int], tmp_path: Path
+) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", eot=eot, eom=eom)
+    found = dense_model.end_ids(
+        dense_model.PlainReader(file), AutoTokenizer.from_pretrained(tmp_path, gguf_file=file.name)
+    )
+    assert found == expected

@@ -11,7 +11,6 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
@@ -241,11 +240,8 @@ def _with_texts(value: Any, texts: Iterator[str]) -> Any:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Load a local path, a hub id or a .gguf file; no remote code."""
-    path, options = Path(name), {}
-    if path.suffix == ".gguf":
-        name, options = str(path.parent), {"gguf_file": path.name}
-    backend = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
+    """Load a local path or a hub id; no remote code."""
+    backend = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     return Tokenizer(backend, _eos_token_ids(name, backend))
 
 
