@@ -51,6 +51,7 @@ async function showKind() {
   at("more").hidden = !isChat();
   showTurn();
   at("samples").replaceChildren(...samples.map(sampleButton));
+  if (conversation.messages.length) return;
   if (!at("prompt").value || at("prompt").dataset.sample) at("samples").firstChild.click();
 }
 

@@ -93,7 +93,9 @@ def faked(loop: Host, servicer: FakeVerifier, **settings: object) -> Iterator[st
 
 def fill(page: Page, prompt: str, *, kind: str = "text", **settings: str) -> None:
     expect(page.locator("#samples button").first).to_be_visible()
-    for label, value in {"kind": kind, **settings}.items():
+    if page.locator("#kind").input_value() != kind:
+        page.locator("#kind").select_option(kind)
+    for label, value in settings.items():
         field = page.locator(f"#{label.replace('_', '-')}")
         if field.evaluate("element => element.tagName") == "SELECT":
             field.select_option(value)
@@ -325,6 +327,7 @@ def test_a_call_of_a_tool_is_shown_and_answered(browser: Browser, loop: Host) ->
     tools = [{"type": "function", "function": {"name": "weather", "description": "Says it"}}]
     with faked(loop, servicer) as front, visiting(browser, front) as visit:
         page = visit.page
+        fill(page, "Rain?", kind="chat")
         page.locator("#more summary").click()
         fill(page, "Rain?", kind="chat", tools=json.dumps(tools), tool_choice="required")
         generate(page)
