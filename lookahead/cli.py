@@ -24,11 +24,11 @@ from lookahead.commands.demo import run_demo
 from lookahead.commands.services import services
 from lookahead.doctor.command import doctor
 from lookahead.loadtest.command import loadtest
-from lookahead.stack.model_cache import ModelUnavailable
+from lookahead.stack.demo_models import ModelUnavailable
 from lookahead.stack.stack import StackError
 from lookahead.terminal import options
 from lookahead.terminal.display import legend, print_runs, shows_colours, summary
-from lookahead.terminal.samples import Sample, load_samples, read_sample, read_text
+from lookahead.terminal.samples import Sample, load_samples, read_sample, read_text, read_tools
 from lookahead.terminal.tls import Ca, Cert, Key, choose_tls, tls
 from lookahead.top.command import top
 from lookahead.trie.command import trie
@@ -143,10 +143,18 @@ def chat(
     top_p: options.TopP = None,
     seed: options.Seed = None,
     namespace: options.Namespace = None,
+    tools: options.Tools = None,
 ) -> None:
     """Talk to the model, with its own chat template."""
+    if raw and tools is not None:
+        raise typer.BadParameter("--tools needs a chat template, so not --raw")
     params = _given(
-        max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, namespace=namespace
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        namespace=namespace,
+        tools=None if tools is None else read_tools(tools),
     )
     with Client(address, tls=tls()) as client:
         model = client.model()
@@ -185,7 +193,7 @@ def check(
 
 @app.command()
 def demo(model: options.Model = "demo") -> None:
-    """Start a stack, answer three prompts in colour, print the speeds, stop."""
+    """Start a stack, answer a few prompts in colour, print the speeds, stop."""
     run_demo(Console(), model)
 
 

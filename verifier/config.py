@@ -15,7 +15,7 @@ class VerifierConfig(ServerSettings):
 
     model_config = SettingsConfigDict(env_prefix="LOOKAHEAD_VERIFIER_")
 
-    model: str = Field(description="Local path, hub id or .gguf file of the target model")
+    model: str = Field(description="Local path or hub id of the target model")
     listen: str = Field(
         default="127.0.0.1:50051", description="Address to serve on, host:port or unix:path"
     )

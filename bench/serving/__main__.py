@@ -20,7 +20,8 @@ from bench.serving.generate import Generate
 from bench.serving.running_stack import running_stack
 from bench.serving.streams import eight_streams, first_token, never_slower, one_stream
 from lookahead import Client
-from lookahead.stack.model_cache import DEMO, resolve_model
+from lookahead.stack.demo_models import DEMO
+from lookahead.stack.model_cache import resolve_model
 from verifier.config import VerifierConfig
 from verifier.loading import load_model
 from verifier.model.measurements import cache_path, load_or_measure
@@ -102,7 +103,7 @@ def run(lab: Lab, names: list[str]) -> Iterator[Figure]:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m bench.serving")
-    parser.add_argument("--model", default=DEMO, help="local path, hub id, or the demo model")
+    parser.add_argument("--model", default=DEMO, help="demo, demo-gemma, a local path or hub id")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, comma-separated")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved; never-slower: thrice")
     parser.add_argument("--tokens", type=int, default=48, help="tokens per request")

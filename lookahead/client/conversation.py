@@ -38,7 +38,9 @@ def set_chat_param(chat: pb.ChatMessages, name: str, value: Any) -> None:
     """Set what the answer may do."""
     if name == "tools":
         for i, tool in enumerate(value):
-            _add(chat.tools.add(), tool, TOOL_FIELDS, f"tools[{i}]")
+            # In OpenAI's form the function is inside.
+            function = tool.get("function", tool)
+            _add(chat.tools.add(), function, TOOL_FIELDS, f"tools[{i}]")
     elif name == "tool_choice":
         # Anything else is a tool's name.
         choice = value if value in CHOICES else "required"

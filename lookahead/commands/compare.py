@@ -74,13 +74,13 @@ def compare(
     plain = plain_params(params, fresh_seed())
     drafted: GenerateParams = {**plain, "speculation": params.get("speculation", "auto")}
     drafted["draft_trees"] = show is not None  # which show where each word came from
-    stream = client.generate(sample.text, **drafted)
+    stream = client.generate(**{**sample.request, **drafted})
     if show is not None:
         show(stream.events())
     return Comparison(
         sample.name,
         drafted=stream.result if show is not None else stream.wait(),
-        plain=client.generate(sample.text, **plain).wait(),
+        plain=client.generate(**{**sample.request, **plain}).wait(),
     )
 
 

@@ -1,6 +1,7 @@
 """`make demo`: a short live session on a real model, from nothing to a table of speeds.
 
-Drafts come only from the documents in the prompts: the memory starts empty and learns nothing.
+A model with a chat template is asked things, another one continues texts. Drafts come only from the
+prompts, and from the forms that answers must have: the memory starts empty and learns nothing.
 """
 
 import os
@@ -18,8 +19,8 @@ from lookahead.commands.services import require_extras
 from lookahead.stack.model_cache import resolve_model
 from lookahead.stack.serve import shown_stack
 from lookahead.stack.stack import StackConfig
-from lookahead.terminal.display import legend, print_prompt, print_runs
-from lookahead.terminal.samples import Sample, load_samples
+from lookahead.terminal.display import legend, print_calls, print_prompt, print_runs, signature
+from lookahead.terminal.samples import Sample, load_chats, load_samples
 
 MAX_TOKENS = 128
 NUM_PROMPT_LINES = 3
@@ -40,10 +41,10 @@ def run_demo(console: Console, model: str) -> list[Comparison]:
 
 def run_session(console: Console, client: Client) -> list[Comparison]:
     """Answer the prompts on a running server and print what it took."""
-    samples = load_samples()
-    client.generate(samples[0].text, **WARM_UP).wait()
+    samples = load_chats() if client.model().has_chat_template else load_samples()
+    client.generate(**{**samples[0].request, **WARM_UP}).wait()
     console.print()
-    console.print(legend())
+    console.print(legend(is_constrained=any(sample.params for sample in samples)))
     comparisons = [_show(console, client, sample) for sample in samples]
     console.print()
     console.print(Rule("plain decoding beside lookahead", style="dim"))
@@ -55,7 +56,19 @@ def _show(console: Console, client: Client, sample: Sample) -> Comparison:
     """Print the end of the prompt, then the answer as it comes."""
     console.print()
     console.print(Rule(escape(sample.name), align="left", style="dim"))
-    lines = sample.text.splitlines(keepends=True)
-    console.print(f"[dim]… a document of {len(sample.text.split())} words …[/]", highlight=False)
+    _print_asked(console, sample)
+    comparison = compare(client, sample, PARAMS, lambda runs: print_runs(console, runs))
+    print_calls(console, comparison.drafted.tool_calls)
+    return comparison
+
+
+def _print_asked(console: Console, sample: Sample) -> None:
+    lines = sample.asked.splitlines(keepends=True)
+    if len(lines) > NUM_PROMPT_LINES:
+        words = len(sample.asked.split())
+        console.print(f"[dim]… a document of {words} words …[/]", highlight=False)
     print_prompt(console, "".join(lines[-NUM_PROMPT_LINES:]))
-    return compare(client, sample, PARAMS, lambda runs: print_runs(console, runs))
+    for tool in sample.params.get("tools", ()):
+        print_prompt(console, f"\n(tool: {signature(tool)})")
+    if sample.messages:
+        console.out("\n")

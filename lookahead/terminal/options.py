@@ -18,7 +18,7 @@ Model = Annotated[
         "--model",
         "-m",
         envvar="LOOKAHEAD_VERIFIER_MODEL",
-        help="Local path, hub id or .gguf file; demo: Gemma 3 270M.",
+        help="Local path, hub id or .gguf file; demo: SmolLM2-135M-Instruct.",
     ),
 ]
 Redis = Annotated[
@@ -68,6 +68,15 @@ Regex = Annotated[
 Choice = Annotated[
     list[str] | None,
     typer.Option(help="An allowed output; repeat for each.", rich_help_panel=FORM),
+]
+Tools = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="JSON file with a list of tools, as OpenAI's API has them.",
+        rich_help_panel=FORM,
+    ),
 ]
 Speculation = Annotated[
     str | None, typer.Option(help="auto, off, chain or tree.", rich_help_panel=DRAFTING)

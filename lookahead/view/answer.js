@@ -1,5 +1,7 @@
-// Writes an answer, coloured by where its tokens came from, behind the end of its prompt.
+// Writes an answer, coloured by where its tokens came from, behind the end of its prompt or behind
+// the conversation so far.
 
+import { called } from "./conversation.js";
 import { SOURCES } from "./run.js";
 
 const CONTEXT_LINES = 2;
@@ -14,11 +16,14 @@ export class Answer {
     });
   }
 
-  start(prompt) {
-    const end = prompt.split("\n").slice(-CONTEXT_LINES).join("\n");
-    const cut = end.length < prompt.length ? "…\n" : "";
-    this.element.replaceChildren(span(cut + end, "context"));
-    this.element.scrollTop = 0;
+  start({ prompt, messages }) {
+    this.element.replaceChildren(...(messages?.map(turn) ?? [span(endOf(prompt), "context")]));
+    this.element.scrollTop = messages ? this.element.scrollHeight : 0;
+  }
+
+  showCalls(calls) {
+    for (const call of calls) this.element.append(block(`calls ${called(call)}`, "call"));
+    if (calls.length) this.element.scrollTop = this.element.scrollHeight;
   }
 
   add(pieces, step) {
@@ -43,6 +48,26 @@ export class Answer {
     const { scrollHeight, scrollTop, clientHeight } = this.element;
     return scrollHeight - scrollTop - clientHeight < 40;
   }
+}
+
+function endOf(prompt) {
+  const end = prompt.split("\n").slice(-CONTEXT_LINES).join("\n");
+  return end.length < prompt.length ? `…\n${end.trimStart()}` : end;
+}
+
+function turn({ role, content, tool_calls = [] }) {
+  const element = block(role === "user" ? endOf(content) : content, `turn ${role}`);
+  for (const { function: { name, arguments: text } } of tool_calls) {
+    element.append(block(`calls ${called({ name, text })}`, "call"));
+  }
+  return element;
+}
+
+function block(text, className) {
+  const element = document.createElement("div");
+  element.className = className;
+  element.textContent = text;
+  return element;
 }
 
 function span(text, className) {

@@ -2,15 +2,17 @@
 
 import { Answer } from "./answer.js";
 import { hideComparison, showComparison } from "./comparison.js";
+import { Conversation } from "./conversation.js";
 import { Meters } from "./meters.js";
 import { Run } from "./run.js";
 import { Stage } from "./stage.js";
 import { ServerError, events, getJson, getText } from "./stream.js";
 
-const SAMPLES = { "Answers": "lighthouse", "Minutes": "minutes", "JSON": "stock" };
+const TEXTS = { "Answers": "lighthouse", "Minutes": "minutes", "JSON": "stock" };
 const at = (id) => document.getElementById(id);
 const form = at("ask");
 const meters = new Meters();
+const conversation = new Conversation();
 const answer = new Answer(at("answer"), (step) => stage.hold(step));
 const plainAnswer = new Answer(at("plain"));
 const stage = new Stage((step) => answer.mark(step));
@@ -25,23 +27,12 @@ async function start() {
   at("stop").addEventListener("click", () => running?.abort());
   at("again").addEventListener("click", repeatWithoutDrafts);
   document.addEventListener("keydown", onKey);
-  for (const [label, name] of Object.entries(SAMPLES)) at("samples").append(sampleButton(label, name));
+  at("prompt").addEventListener("input", () => delete at("prompt").dataset.sample);
+  at("fresh").addEventListener("click", () => forget(""));
+  at("kind").addEventListener("change", showKind);
   meters.show(new Run(""));
-  await Promise.all([showServer(), at("samples").firstChild.onclick()]).catch(explain);
-}
-
-function sampleButton(label, name) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = label;
-  button.onclick = async (click) => {
-    const text = await getText(`/view/prompts/${name}.txt`);
-    if (!click && at("prompt").value) return;  // the reader was faster than the first sample
-    at("prompt").value = text;
-    at("prompt").scrollTop = at("prompt").scrollHeight;
-    for (const other of at("samples").children) other.setAttribute("aria-pressed", other === button);
-  };
-  return button;
+  await showServer().catch(explain);
+  await showKind().catch(explain);
 }
 
 async function showServer() {
@@ -49,7 +40,60 @@ async function showServer() {
   const { device, drafter_connected, has_chat_template } = model.lookahead;
   const drafter = drafter_connected ? "drafter connected" : "no drafter: plain decoding";
   at("server").textContent = `${model.id} · ${device} · ${drafter}`;
-  at("kind").lastElementChild.disabled = !has_chat_template;
+  at("kind").firstElementChild.disabled = !has_chat_template;
+  if (!has_chat_template) at("kind").value = "text";
+}
+
+// Samples for what is sent now: conversations, or texts to continue.
+async function showKind() {
+  const samples = isChat() ? await getJson("/view/prompts/chats.json") : await texts();
+  at("prompt-label").textContent = isChat() ? "Message" : "Prompt";
+  at("more").hidden = !isChat();
+  showTurn();
+  at("samples").replaceChildren(...samples.map(sampleButton));
+  if (conversation.messages.length) return;
+  if (!at("prompt").value || at("prompt").dataset.sample) at("samples").firstChild.click();
+}
+
+async function texts() {
+  return Promise.all(Object.entries(TEXTS).map(async ([name, file]) => ({
+    name, messages: [{ content: await getText(`/view/prompts/${file}.txt`) }],
+  })));
+}
+
+function sampleButton({ name, messages, tools, tool_choice, response_format }) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = name;
+  button.onclick = () => {
+    forget(messages.at(-1).content);
+    at("prompt").dataset.sample = name;
+    at("prompt").scrollTop = at("prompt").scrollHeight;
+    at("tools").value = written(tools);
+    at("tool-choice").value = tool_choice ?? "auto";
+    at("form").value = written(response_format?.json_schema.schema);
+    at("more").open = Boolean(tools || response_format);
+    for (const other of at("samples").children) other.setAttribute("aria-pressed", other === button);
+  };
+  return button;
+}
+
+function written(value) {
+  return value ? JSON.stringify(value, null, 1) : "";
+}
+
+// Begins a new conversation.
+function forget(text) {
+  conversation.reset();
+  at("prompt").value = text;
+  showTurn();
+}
+
+// Says what the next message is.
+function showTurn() {
+  const [call] = conversation.openCalls;
+  at("prompt").placeholder = call ? `What ${call.function.name} returns` : "";
+  at("fresh").hidden = !isChat() || !conversation.messages.length;
 }
 
 function onKey(event) {
@@ -59,17 +103,26 @@ function onKey(event) {
 
 async function generate() {
   if (running || !form.reportValidity()) return;
-  const wanted = requested();
+  const wanted = readForm();
+  if (!wanted) return;
   const run = new Run(wanted.prompt);
   last = null;
   hideComparison();
-  answer.start(wanted.prompt);
+  answer.start(wanted);
   stage.start(run);
   meters.show(run);
   const show = onceAFrame(() => { meters.show(run); if (run.steps.length) stage.update(); });
   const isDone = await stream(wanted, run, answer, show);
   if (isDone) last = { wanted, run };
+  if (isDone && wanted.messages) goOn(wanted.messages, run);
   at("again").disabled = !isDone || wanted.body.lookahead.mode === "off";
+}
+
+function goOn(messages, run) {
+  conversation.keep(messages, run);
+  answer.showCalls(run.calls);
+  at("prompt").value = "";
+  showTurn();
 }
 
 async function repeatWithoutDrafts() {
@@ -78,10 +131,11 @@ async function repeatWithoutDrafts() {
   const body = { ...wanted.body, seed: run.summary.seed };
   body.lookahead = { ...body.lookahead, mode: "off", learn: "none" };
   const plain = new Run(wanted.prompt);
-  plainAnswer.start(wanted.prompt);
+  plainAnswer.start(wanted);
   const show = onceAFrame(() => showComparison(run, plain));
   at("comparison").scrollIntoView({ block: "nearest" });
   await stream({ ...wanted, body }, plain, plainAnswer, show);
+  plainAnswer.showCalls(plain.calls);
 }
 
 // Runs one request; says whether it came to its end.
@@ -118,11 +172,14 @@ async function* answered({ path, body }, signal) {
   }
 }
 
-function requested() {
+function isChat() {
+  return at("kind").value === "chat";
+}
+
+// What the form asks for; null where a part of it is no JSON.
+function readForm() {
   const prompt = at("prompt").value;
-  const isChat = at("kind").value === "chat";
   const body = {
-    ...(isChat ? { messages: [{ role: "user", content: prompt }] } : { prompt }),
     max_tokens: Number(at("max-tokens").value),
     temperature: Number(at("temperature").value),
     stream: true,
@@ -131,7 +188,40 @@ function requested() {
   };
   if (at("seed").value) body.seed = Number(at("seed").value);
   if (at("namespace").value) body.lookahead.namespace = at("namespace").value;
-  return { prompt, body, path: isChat ? "/v1/chat/completions" : "/v1/completions" };
+  if (!isChat()) return { prompt, body: { ...body, prompt }, path: "/v1/completions" };
+  const isResult = conversation.openCalls.length > 0;
+  const messages = conversation.with(prompt);
+  try {
+    Object.assign(body, { messages }, readTools(isResult), isResult ? {} : readAnswerForm());
+  } catch (error) {
+    explain(error);
+    return null;
+  }
+  return { prompt, messages, body, path: "/v1/chat/completions" };
+}
+
+function readTools(isResult) {
+  const tools = parsed("tools", "Tools");
+  if (!tools) return {};
+  // Who has got a result is not made to call again.
+  const choice = isResult ? "auto" : at("tool-choice").value;
+  return { tools, tool_choice: choice, parallel_tool_calls: false };
+}
+
+function readAnswerForm() {
+  const schema = parsed("form", "Form of the answer");
+  if (!schema) return {};
+  return { response_format: { type: "json_schema", json_schema: { name: "answer", schema } } };
+}
+
+function parsed(id, label) {
+  const text = at(id).value.trim();
+  if (!text) return null;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new ServerError({ message: `${label}: not JSON: ${error.message}` });
+  }
 }
 
 function setRunning(isRunning, state) {
@@ -144,7 +234,11 @@ function setRunning(isRunning, state) {
 }
 
 function ending(run) {
-  const reason = { stop: "the model ended it", length: "the limit of tokens ended it" };
+  const reason = {
+    stop: "the model ended it",
+    length: "the limit of tokens ended it",
+    tool_calls: "it calls a tool: say what it returns",
+  };
   return `${run.numTokens} tokens, ${reason[run.finishReason] ?? run.finishReason}`;
 }
 

@@ -4,6 +4,7 @@ export const SOURCES = {
   local: "from the prompt",
   namespace: "from memory",
   successors: "from successors",
+  constraint: "from the form",
   unknown: "drafted",
   own: "the model's own",
 };
@@ -11,7 +12,9 @@ export const SOURCES = {
 export class Run {
   constructor(prompt) {
     this.prompt = prompt;
-    this.text = "";
+    this.text = "";  // as the model wrote it
+    this.said = "";  // without calls of tools
+    this.calls = [];
     this.steps = [];
     this.numTokens = 0;
     this.counts = {};  // tokens by source
@@ -30,7 +33,9 @@ export class Run {
       return [];
     }
     this.finishReason = choice.finish_reason ?? this.finishReason;
-    const text = choice.text ?? choice.delta.content ?? "";
+    this.said += choice.text ?? choice.delta.content ?? "";
+    for (const part of choice.delta?.tool_calls ?? []) this.#addToCall(part);
+    const text = event.lookahead?.text ?? choice.text ?? choice.delta.content ?? "";
     const before = this.text;
     this.text += text;
     if (!event.lookahead) return text ? [{ text, source: "own" }] : [];
@@ -58,6 +63,11 @@ export class Run {
 
   get numDrafted() {
     return this.steps.reduce((sum, step) => sum + (step.tree ? step.tree.texts.length : 0), 0);
+  }
+
+  #addToCall({ index, id, function: { name, arguments: text } }) {
+    if (id) this.calls[index] = { id, name, text: "" };
+    this.calls[index].text += text;
   }
 
   #keep(shown, text, before, time) {

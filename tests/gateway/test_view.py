@@ -1,5 +1,6 @@
 """The live view as a reader meets it: in Chromium, on a real gateway."""
 
+import json
 import os
 import re
 import time
@@ -15,11 +16,13 @@ from playwright.sync_api import Browser, Page, expect
 from bench.topologies.server import free_port
 from lookahead import Client
 from lookahead.stack.stack import NO_REDIS, StackConfig, running
-from lookahead.terminal.samples import load_samples
+from lookahead.terminal.samples import load_chats, load_samples
+from protos import verifier_pb2 as pb
 from tests.support.browser.chromium import NARROW, WIDE, chromium, visiting
 from tests.support.browser.live_view import DONE_MS, wait_for_end
 from tests.support.models.saved_model import save_small_model
 from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, serving
+from tests.support.servers.parts_verifier import PartsVerifier, call, said
 from tests.support.servers.running_gateway import Host, gateway, host
 
 pytestmark = [
@@ -88,14 +91,19 @@ def faked(loop: Host, servicer: FakeVerifier, **settings: object) -> Iterator[st
         yield f"http://{front}/"
 
 
-def fill(page: Page, prompt: str, **settings: str) -> None:
-    page.get_by_label("Prompt", exact=True).fill(prompt)
+def fill(page: Page, prompt: str, *, kind: str = "text", **settings: str) -> None:
+    expect(page.locator("#samples button").first).to_be_visible()
+    if page.locator("#kind").input_value() != kind:
+        page.locator("#kind").select_option(kind)
     for label, value in settings.items():
         field = page.locator(f"#{label.replace('_', '-')}")
         if field.evaluate("element => element.tagName") == "SELECT":
             field.select_option(value)
         else:
             field.fill(value)
+    # The samples of that kind are there, too, so that none comes between.
+    expect(page.locator("#prompt-label")).to_have_text("Prompt" if kind == "text" else "Message")
+    page.locator("#prompt").fill(prompt)
 
 
 def generate(page: Page) -> None:
@@ -276,7 +284,7 @@ def test_what_the_server_objects_to_is_shown(
 
 def test_a_gateway_that_is_gone_is_named(browser: Browser, loop: Host) -> None:
     with faked(loop, FakeVerifier()) as front, visiting(browser, front) as visit:
-        visit.page.route("**/v1/completions", lambda route: route.abort("connectionrefused"))
+        visit.page.route("**/v1/chat/completions", lambda route: route.abort("connectionrefused"))
         generate(visit.page)
         address = front.removeprefix("http://").rstrip("/")
         expect(visit.page.get_by_role("alert")).to_contain_text(f"gateway at {address}")
@@ -284,13 +292,60 @@ def test_a_gateway_that_is_gone_is_named(browser: Browser, loop: Host) -> None:
         visit.complaints.clear()
 
 
-def test_the_samples_are_the_demos_prompts(browser: Browser, loop: Host) -> None:
-    with faked(loop, FakeVerifier()) as front, visiting(browser, front) as visit:
+@pytest.mark.parametrize("has_chat_template", [True, False])
+def test_the_samples_are_the_demos_prompts(
+    browser: Browser, loop: Host, has_chat_template: bool
+) -> None:
+    samples = load_chats() if has_chat_template else load_samples()
+    verifier = FakeVerifier(has_chat_template=has_chat_template)
+    with faked(loop, verifier) as front, visiting(browser, front) as visit:
         buttons = visit.page.locator("#samples button")
-        expect(buttons).to_have_count(len(load_samples()))
-        for button, sample in zip(buttons.all(), load_samples(), strict=True):
+        expect(buttons).to_have_count(len(samples))
+        for button, sample in zip(buttons.all(), samples, strict=True):
             button.click()
-            expect(visit.page.locator("#prompt")).to_have_value(sample.text)
+            expect(visit.page.locator("#prompt")).to_have_value(sample.asked)
+
+
+def test_a_conversation_goes_on_until_a_new_one_begins(browser: Browser, loop: Host) -> None:
+    servicer = FakeVerifier()
+    with faked(loop, servicer) as front, visiting(browser, front) as visit:
+        for text in ("first", "second"):
+            fill(visit.page, text, kind="chat")
+            generate(visit.page)
+            expect(visit.page.locator("#prompt")).to_have_value("")
+        visit.page.get_by_role("button", name="New chat").click()
+        fill(visit.page, "third", kind="chat")
+        generate(visit.page)
+    seen = [[m.content for m in request.chat.messages] for request in servicer.requests]
+    assert seen == [["first"], ["first", f"{ANSWER}.", "second"], ["third"]]
+
+
+def test_a_call_of_a_tool_is_shown_and_answered(browser: Browser, loop: Host) -> None:
+    servicer = PartsVerifier(
+        (said("I look it up."), call('{"city": ', name="weather"), call('"Rome"}'))
+    )
+    tools = [{"type": "function", "function": {"name": "weather", "description": "Says it"}}]
+    with faked(loop, servicer) as front, visiting(browser, front) as visit:
+        page = visit.page
+        fill(page, "Rain?", kind="chat")
+        page.locator("#more summary").click()
+        fill(page, "Rain?", kind="chat", tools=json.dumps(tools), tool_choice="required")
+        generate(page)
+        expect(page.locator("#answer .call")).to_have_text('calls weather(city="Rome")')
+        expect(page.locator("#prompt")).to_have_attribute("placeholder", "What weather returns")
+        page.locator("#prompt").fill("sunny")
+        generate(page)
+        fill(page, "Rain?", kind="chat", tools="[")
+        page.get_by_role("button", name="Generate").click()
+        expect(page.get_by_role("alert")).to_contain_text("Tools: not JSON")
+    [asked, answered] = servicer.requests
+    assert [tool.name for tool in asked.chat.tools] == ["weather"]
+    assert asked.chat.tool_choice == pb.ChatMessages.TOOL_CHOICE_REQUIRED
+    [_, called, result] = answered.chat.messages
+    assert (called.content, called.tool_calls[0].name) == ("I look it up.", "weather")
+    assert json.loads(called.tool_calls[0].arguments) == {"city": "Rome"}
+    assert (result.role, result.content) == ("tool", "sunny")
+    assert result.tool_call_id == called.tool_calls[0].id
 
 
 def test_settings_reach_the_verifier(browser: Browser, loop: Host) -> None:

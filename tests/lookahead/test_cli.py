@@ -31,6 +31,7 @@ from lookahead.commands.demo import run_session
 from lookahead.terminal.display import print_run, printable, shows_colours, split, summary
 from protos import verifier_pb2 as pb
 from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, serving
+from tests.support.servers.parts_verifier import PartsVerifier, call, said
 
 Lookahead = Callable[..., int]
 SOURCES: tuple[Source, ...] = ("local", "namespace", "successors")
@@ -255,10 +256,44 @@ def test_the_demo_session_prints_answers_and_one_table(address: str) -> None:
     console = Console(record=True, width=100, force_terminal=True, color_system="standard")
     with Client(address) as client:
         comparisons = run_session(console, client)
-    assert [comparison.is_identical for comparison in comparisons] == [True] * 3
+    assert [comparison.is_identical for comparison in comparisons] == [True] * 4
     text = console.export_text()
-    assert text.count(ANSWER) == 3
+    assert text.count(ANSWER) == 4
+    assert "tool: get_weather(city, day, unit)" in text
     assert "mean" in text and "accepted" in text
+
+
+def test_chat_shows_calls_and_takes_their_results(
+    lookahead: Lookahead,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "tools.json").write_text('[{"function": {"name": "weather"}}]')
+    tools = f"--tools={tmp_path / 'tools.json'}"
+    verifier = PartsVerifier(
+        [said("I look."), call('{"city": "Rome"}', name="weather")], [said("Sunny.")]
+    )
+    _type(monkeypatch, "Rain?", "sunny", "/exit")
+    with serving(verifier) as address:
+        assert lookahead("chat", tools, f"--address={address}") == 0
+    assert 'weather(city="Rome")' in capsys.readouterr().out
+    [asked, answered] = verifier.requests
+    assert [tool.name for tool in asked.chat.tools] == ["weather"]
+    [_, called, result] = answered.chat.messages
+    assert (called.content, called.tool_calls[0].arguments) == ("I look.", '{"city": "Rome"}')
+    assert (result.role, result.content) == ("tool", "sunny")
+    assert result.tool_call_id == called.tool_calls[0].id
+
+
+def test_tools_that_are_no_list_are_refused(
+    lookahead: Lookahead, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, why in (("{}", "want a list"), ("[", "not JSON")):
+        (tmp_path / "tools.json").write_text(text)
+        assert lookahead("chat", f"--tools={tmp_path / 'tools.json'}") == 1
+        assert why in capsys.readouterr().err
+    assert lookahead("chat", "--raw", f"--tools={tmp_path / 'tools.json'}") == 2
 
 
 def terminal(**settings: Any) -> Console:

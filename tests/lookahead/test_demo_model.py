@@ -1,7 +1,11 @@
-"""The demo model is converted once, atomically, and the copy is the model in the GGUF file."""
+"""Demo models are fetched and converted once, atomically; they compute what their files hold."""
 
+import hashlib
 import io
+import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -11,15 +15,17 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lookahead.stack import convert_model, model_cache
-from lookahead.stack.model_cache import ModelUnavailable, cache_directory, resolve_model
+from lookahead.stack import demo_models, dense_model, model_cache
+from lookahead.stack.demo_models import DEMO_MODELS, GEMMA, SMOLLM2, DemoModel, ModelUnavailable
+from lookahead.stack.model_cache import cache_directory, resolve_model
 from tests.support.models.tiny_gguf import write_gguf
 
 WRITES_A_MODEL = """
 import pathlib, sys
 for stage in ("one", "two"):
     print(stage, flush=True)
-target = pathlib.Path(sys.argv[1])
+target = pathlib.Path(sys.argv[2])
+assert pathlib.Path(sys.argv[1]).read_bytes() == b"onetwo"
 with open(target.parent / "conversions", "a") as log:
     log.write("x")
 (target / "config.json").write_text("{}")
@@ -27,7 +33,7 @@ with open(target.parent / "conversions", "a") as log:
 FAILS_HALFWAY = """
 import pathlib, sys
 print("one", flush=True)
-(pathlib.Path(sys.argv[1]) / "config.json").write_text("{}")
+(pathlib.Path(sys.argv[2]) / "config.json").write_text("{}")
 sys.exit("disk full")
 """
 
@@ -40,6 +46,24 @@ def environ(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def console() -> Console:
     return Console(file=io.StringIO(), width=120)
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DemoModel:
+    """What --model demo means here: a model whose file is cut in two, in two packages."""
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    for i, part in enumerate((b"one", b"two")):
+        (tmp_path / f"installed/package{i}").mkdir(parents=True)
+        (tmp_path / f"installed/package{i}/__init__.py").touch()
+        (tmp_path / f"installed/package{i}/model.part{i}").write_bytes(part)
+    model = replace(
+        SMOLLM2,
+        packages=("package0==1", "package1==1"),
+        files=("package0/model.part0", "package1/model.part1"),
+        sha256=hashlib.sha256(b"onetwo").hexdigest(),
+    )
+    monkeypatch.setitem(DEMO_MODELS, "demo", model)
+    return model
 
 
 def use_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
@@ -66,17 +90,19 @@ def test_the_cache_follows_the_environment() -> None:
     assert cache_directory({"HOME": "/h", "XDG_CACHE_HOME": ""}) == Path("/h/.cache/lookahead")
 
 
+@pytest.mark.usefixtures("model")
 def test_the_model_is_made_once_and_found_afterwards(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, console: Console, environ: dict[str, str]
 ) -> None:
     use_converter(monkeypatch, tmp_path, WRITES_A_MODEL)
     path = Path(resolve_model("demo", console, environ))
-    assert path == tmp_path / "cache/lookahead/models/gemma-3-270m"
+    assert path == tmp_path / "cache/lookahead/models/smollm2-135m-instruct"
     assert [file.name for file in path.iterdir()] == ["config.json"]
     assert resolve_model("demo", console, environ) == str(path)
     assert (path.parent / "conversions").read_text() == "x"
 
 
+@pytest.mark.usefixtures("model")
 def test_two_at_once_convert_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, console: Console, environ: dict[str, str]
 ) -> None:
@@ -91,6 +117,7 @@ def test_two_at_once_convert_once(
     assert (models / "conversions").read_text() == "x"
 
 
+@pytest.mark.usefixtures("model")
 def test_a_conversion_that_fails_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, console: Console, environ: dict[str, str]
 ) -> None:
@@ -98,14 +125,15 @@ def test_a_conversion_that_fails_leaves_nothing_behind(
     with pytest.raises(ModelUnavailable, match="disk full"):
         resolve_model("demo", console, environ)
     models = tmp_path / "cache/lookahead/models"
-    assert [file.name for file in models.iterdir()] == [".gemma-3-270m.lock"]
+    assert [file.name for file in models.iterdir()] == [".smollm2-135m-instruct.lock"]
 
 
+@pytest.mark.usefixtures("model")
 def test_what_a_killed_conversion_left_is_cleared_away(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, console: Console, environ: dict[str, str]
 ) -> None:
     use_converter(monkeypatch, tmp_path, WRITES_A_MODEL)
-    partial = tmp_path / "cache/lookahead/models/gemma-3-270m.partial"
+    partial = tmp_path / "cache/lookahead/models/smollm2-135m-instruct.partial"
     partial.mkdir(parents=True)
     (partial / "source.gguf").write_text("half of it")
     path = Path(resolve_model("demo", console, environ))
@@ -113,12 +141,42 @@ def test_what_a_killed_conversion_left_is_cleared_away(
     assert not partial.exists()
 
 
-def test_without_the_package_the_message_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, console: Console, environ: dict[str, str]
+def wheels(folder: Path, model: DemoModel, parts: tuple[bytes, ...]) -> None:
+    """Write what pip would download."""
+    for file, part in zip(model.files, parts, strict=True):
+        with zipfile.ZipFile(folder / f"{Path(file).parts[0]}.whl", "w") as archive:
+            archive.writestr(file, part)
+
+
+@pytest.mark.parametrize("parts", [(b"one", b"two"), (b"one", b"bad")])
+def test_what_is_not_installed_is_downloaded_and_checked(
+    parts: tuple[bytes, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_cache, "DEMO_PACKAGE", "no_such_package")
-    with pytest.raises(ModelUnavailable, match=r"lookahead-serving\[demo\]"):
-        resolve_model("demo", console, environ)
+    model = replace(
+        GEMMA, files=("none0/part0", "none1/part1"), sha256=hashlib.sha256(b"onetwo").hexdigest()
+    )
+    asked = []
+
+    def download(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        wheels(Path(command[command.index("-d") + 1]), model, parts)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(demo_models.subprocess, "run", download)
+    if parts[1] == b"bad":
+        with pytest.raises(ModelUnavailable, match="not the file that is expected"):
+            model.fetch(tmp_path / "model.gguf")
+    else:
+        model.fetch(tmp_path / "model.gguf")
+        assert (tmp_path / "model.gguf").read_bytes() == b"onetwo"
+    assert "--no-deps" in asked[0] and asked[0][-len(model.packages) :] == list(model.packages)
+
+
+def test_what_pip_cannot_have_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    model = replace(SMOLLM2, packages=("no-such-package-here==1",), files=("none/model.gguf",))
+    with pytest.raises(ModelUnavailable, match="no-such-package-here==1"):
+        model.fetch(tmp_path / "model.gguf")
 
 
 def test_the_converted_model_computes_what_the_gguf_file_holds(
@@ -127,17 +185,14 @@ def test_the_converted_model_computes_what_the_gguf_file_holds(
     original = write_gguf(tmp_path / "tiny.gguf")
     target = tmp_path / "converted"
     target.mkdir()
-    monkeypatch.setattr(
-        convert_model, "assemble", lambda path: path.write_bytes(original.read_bytes()) and path
-    )
     monkeypatch.setattr(gguf, "GGUFReader", gguf.GGUFReader)  # so that it comes back afterwards
     source = {"pretrained_model_name_or_path": str(tmp_path), "gguf_file": original.name}
     tokenizers = [AutoTokenizer.from_pretrained(**source)]
     models = [AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)]
     capfd.readouterr()
-    convert_model.convert(target)
-    assert not list(target.glob("*.gguf"))
-    assert tuple(capfd.readouterr().out.splitlines()) == convert_model.STAGES
+    dense_model.save_dense(original, target, "auto")
+    assert tuple(capfd.readouterr().out.splitlines()) == dense_model.STAGES
+    assert len(dense_model.STAGES) + 1 == model_cache.NUM_STAGES
     tokenizers.append(AutoTokenizer.from_pretrained(target))
     ids = [tokenizer("ab a b", return_tensors="pt").input_ids for tokenizer in tokenizers]
     assert torch.equal(*ids)
@@ -146,3 +201,32 @@ def test_the_converted_model_computes_what_the_gguf_file_holds(
         logits = [model(ids[0]).logits for model in models]
     assert logits[1].dtype == torch.float32
     assert torch.equal(*logits)
+
+
+def test_a_file_is_converted_once_for_each_content(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, console: Console, environ: dict[str, str]
+) -> None:
+    use_converter(monkeypatch, tmp_path, WRITES_A_MODEL)
+    file = tmp_path / "mine.gguf"
+    file.write_bytes(b"onetwo")
+    path = Path(resolve_model(str(file), console, environ))
+    assert path.parent == tmp_path / "cache/lookahead/models"
+    assert path.name.startswith("mine-")
+    assert resolve_model(str(file), console, environ) == str(path)
+    assert (path.parent / "conversions").read_text() == "x"
+    file.write_bytes(b"other")
+    with pytest.raises(ModelUnavailable, match="AssertionError"):  # the converter is asked again
+        resolve_model(str(file), console, environ)
+    with pytest.raises(ModelUnavailable, match="does not exist"):
+        resolve_model("none.gguf", console, environ)
+
+
+@pytest.mark.parametrize(("eot", "eom", "expected"), [(None, None, [2]), (5, 6, [2, 5, 6])])
+def test_whatever_a_file_says_ends_an_answer_ends_it(
+    eot: int | None, eom: int | None, expected: list[int], tmp_path: Path
+) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", eot=eot, eom=eom)
+    found = dense_model.end_ids(
+        dense_model.PlainReader(file), AutoTokenizer.from_pretrained(tmp_path, gguf_file=file.name)
+    )
+    assert found == expected

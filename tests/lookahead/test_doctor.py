@@ -227,7 +227,7 @@ async def test_a_running_verifier_says_whether_its_model_is_bitwise() -> None:
         assert is_well(await asyncio.to_thread(check_served, address))
 
 
-def test_the_demo_model_is_made_where_its_package_is(
+def test_the_demo_model_is_made_where_its_converter_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environ = {"XDG_CACHE_HOME": str(tmp_path)}

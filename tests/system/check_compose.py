@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from lookahead import Client
 from lookahead.client.errors import Unavailable
 from lookahead.client.results import GenerationResult
-from lookahead.stack.model_cache import DEMO, resolve_model
+from lookahead.stack.demo_models import DEMO
+from lookahead.stack.model_cache import resolve_model
 from lookahead.terminal.samples import load_samples
 from rpc.tls import TlsFiles
 from tests.support.deploy.compose import PROJECT, ComposeStack, build, health, logs, wait_for
@@ -55,12 +56,6 @@ LONG: dict[str, Any] = {"max_tokens": 64, "temperature": 1.0, "seed": 7}
 # Drafts all that is known.
 WARM: dict[str, Any] = {**LONG, "speculation": "tree"}
 MEMORY = "outlives"  # a namespace
-# Gemma's own form of a conversation, which the base model's package lacks.
-CHAT_TEMPLATE = """{{ bos_token }}{% for message in messages -%}
-<start_of_turn>{{ 'model' if message.role == 'assistant' else message.role }}
-{{ message.content }}<end_of_turn>
-{% endfor %}{% if add_generation_prompt %}<start_of_turn>model
-{% endif %}"""
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +74,10 @@ def images(engine: None) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that containers can read: the demo model, and a form for conversations."""
+    """A folder that containers can read: the demo model."""
     converted = Path(resolve_model(DEMO, Console(quiet=True)))
     model = tmp_path_factory.mktemp("models") / converted.name
     shutil.copytree(converted, model, copy_function=shutil.copyfile)
-    (model / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     model.parent.chmod(0o755)
     return model
 

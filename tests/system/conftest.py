@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from lookahead import Client
-from lookahead.stack.model_cache import DEMO, resolve_model
+from lookahead.stack.demo_models import DEMO
+from lookahead.stack.model_cache import resolve_model
 from tests.support.servers.demo_stack import demo_stack
 
 

@@ -18,17 +18,18 @@ class CheckpointError(ValueError):
 
 
 def load_weights(name: str, *, device: str, dtype: str, num_processes: int = 1) -> PreTrainedModel:
-    """Load a local path, a hub id or a .gguf file; safetensors or GGUF only, no remote code.
+    """Load a local path or a hub id; safetensors only, no remote code.
 
     Of several processes that have met, each loads its share.
     """
     where = torch.device(_device(device))
-    options: dict[str, Any] = {"dtype": _dtype(dtype, where), "trust_remote_code": False}
-    path = Path(name)
-    if path.suffix == ".gguf":
-        name, options["gguf_file"] = str(path.parent), path.name
-    else:
-        options["use_safetensors"] = True
+    options: dict[str, Any] = {
+        "dtype": _dtype(dtype, where),
+        "trust_remote_code": False,
+        "use_safetensors": True,
+    }
+    if Path(name).suffix == ".gguf":
+        raise OSError(f"{name}: `lookahead verifier` and `lookahead serve` convert such files")
     if num_processes > 1:
         options["distributed_config"] = DistributedConfig(tp_size=num_processes)
     model: Any
@@ -54,12 +55,7 @@ def _named(tensors: Collection[str]) -> str:
 
 def model_config(name: str) -> PreTrainedConfig:
     """The configuration alone, without the weights."""
-    path = Path(name)
-    if path.suffix == ".gguf":
-        found = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
-    else:
-        found = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    config: PreTrainedConfig = found
+    config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
     return config
 
 

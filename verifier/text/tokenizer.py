@@ -11,7 +11,6 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
@@ -255,22 +254,9 @@ def _with_texts(value: Any, texts: Iterator[str]) -> Any:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Load a local path, a hub id or a .gguf file; no remote code."""
-    path, options = Path(name), {}
-    if path.suffix == ".gguf":
-        name, options = str(path.parent), {"gguf_file": path.name}
-    backend = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
-    turn_ends = _gguf_turn_ends(path) if options else frozenset()
-    return Tokenizer(backend, _eos_token_ids(name, backend) | turn_ends)
-
-
-def _gguf_turn_ends(path: Path) -> frozenset[int]:
-    """What ends a turn or a message, by the file's own word."""
-    from gguf import GGUFReader  # needed by such files alone
-
-    fields = GGUFReader(path).fields
-    found = (fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom"))
-    return frozenset(int(field.contents()) for field in found if field is not None)
+    """Load a local path or a hub id; no remote code."""
+    backend = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    return Tokenizer(backend, _eos_token_ids(name, backend))
 
 
 def _eos_token_ids(name: str, backend: Any) -> frozenset[int]:

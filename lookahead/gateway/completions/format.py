@@ -221,6 +221,7 @@ def _step(tokens: pb.Tokens) -> dict[str, Any]:
     """Return the `lookahead` field of a chunk, for requests with `draft_trees`."""
     return {
         "first_index": tokens.first_index,
+        "text": tokens.text,  # as it was written, before it is taken apart
         "token_ids": list(tokens.token_ids),
         "num_drafted": tokens.num_drafted,
         "drafted_text_len": tokens.drafted_text_len,

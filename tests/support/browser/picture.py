@@ -1,26 +1,27 @@
-"""Takes the picture of the live view that the README shows, from a running stack.
+"""Takes a picture of the live view from a running stack; the README shows one.
 
-`python -m tests.support.browser.picture [http://127.0.0.1:8000/] [PICTURE.png]`
+`python -m tests.support.browser.picture [--url URL] [--sample NAME] [--width PIXELS] [PICTURE.png]`
 """
 
+import argparse
 import secrets
-import sys
 from pathlib import Path
 
 from playwright.sync_api import Page
 
-from tests.support.browser.chromium import chromium, visiting
+from tests.support.browser.chromium import WIDE, chromium, visiting
 from tests.support.browser.live_view import wait_for_end
 
 NUM_TAUGHT, NUM_TOKENS = 40, 144
 
 
-def take(url: str, path: Path) -> None:
-    """Answer the first sample twice, so that it drafts from memory, then on from the prompt."""
-    with chromium() as browser, visiting(browser, url) as visit:
+def take(url: str, sample: str, path: Path, *, width: int, dark: bool) -> None:
+    """Answer a sample twice, so that it drafts from memory, then on from the prompt."""
+    with chromium() as browser, visiting(browser, url, width=width, dark=dark) as visit:
         page = visit.page
         namespace = f"picture-{secrets.token_hex(4)}"
         for num_tokens in (NUM_TAUGHT, NUM_TOKENS):
+            page.get_by_role("button", name=sample).click()
             page.locator("#max-tokens").fill(str(num_tokens))
             page.locator("#namespace").fill(namespace)
             page.get_by_role("button", name="Generate").click()
@@ -59,7 +60,17 @@ def score(page: Page) -> int:
     return len(set(lines))
 
 
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:8000/")
+    parser.add_argument("--sample", default="a document question")
+    parser.add_argument("--width", type=int, default=WIDE)
+    parser.add_argument("--dark", action="store_true")
+    parser.add_argument("path", nargs="?", type=Path, default="docs/images/live-view.png")
+    args = parser.parse_args()
+    take(args.url, args.sample, args.path, width=args.width, dark=args.dark)
+
+
 if __name__ == "__main__":
-    defaults = ["http://127.0.0.1:8000/", "docs/images/live-view.png"]
-    url, path = [*sys.argv[1:], *defaults[len(sys.argv) - 1 :]]
-    take(url, Path(path))
+    main()

@@ -12,8 +12,8 @@ WORDS = ["▁", "a", "b", "ab", "▁a", "▁ab"]
 TOKENS = SPECIAL + BYTES + WORDS
 
 
-def write_gguf(path: Path, *, eot_token_id: int | None = None) -> Path:
-    """Write the file and return its path. `eot_token_id`: what ends a turn, if it says so."""
+def write_gguf(path: Path, *, eot: int | None = None, eom: int | None = None) -> Path:
+    """Write the file and return its path; `eot`, `eom`: what ends a turn and a message."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_context_length(64)
@@ -26,8 +26,10 @@ def write_gguf(path: Path, *, eot_token_id: int | None = None) -> Path:
     writer.add_rope_dimension_count(HIDDEN // HEADS)
     writer.add_vocab_size(len(TOKENS))
     _add_tokenizer(writer)
-    if eot_token_id is not None:
-        writer.add_eot_token_id(eot_token_id)
+    if eot is not None:
+        writer.add_eot_token_id(eot)
+    if eom is not None:
+        writer.add_eom_token_id(eom)
     for name, shape in _shapes().items():
         rng = np.random.default_rng(len(name))
         writer.add_tensor(name, rng.normal(0, 0.3, shape).astype(np.float32))

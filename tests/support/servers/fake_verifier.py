@@ -48,9 +48,9 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
             request = _with_default_temperature(request)
         if request.sampling.temperature > 100:
             _abort_invalid(context, "sampling.temperature", "must be 0..100")
-        if request.text.startswith("bad "):
-            _abort_invalid(context, request.text.removeprefix("bad "), "is bad")
-        if request.text == "overload":
+        if _asked(request).startswith("bad "):
+            _abort_invalid(context, _asked(request).removeprefix("bad "), "is bad")
+        if _asked(request) == "overload":
             _abort_busy(context)
         with self._lock:
             self.num_running += 1
@@ -59,12 +59,12 @@ class FakeVerifier(pb_grpc.VerifierServiceServicer):
         text = _text(request)
         step = 1 if request.speculation.mode == pb.Speculation.MODE_OFF else RUN_LEN
         starts = range(0, len(text), step)
-        if request.text == "forever":
+        if _asked(request) == "forever":
             yield from _forever(context, self.pause_s)
         for start in starts:
             time.sleep(self.pause_s)
             yield _tokens(request, start, text[start : start + step])
-        if request.text != "cut":
+        if _asked(request) != "cut":
             yield _finished(request, text, num_steps=len(starts))
 
     def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
@@ -127,6 +127,10 @@ def _with_default_temperature(request: pb.GenerateRequest) -> pb.GenerateRequest
     return filled
 
 
+def _asked(request: pb.GenerateRequest) -> str:
+    return request.text or (request.chat.messages[-1].content if request.chat.messages else "")
+
+
 def _text(request: pb.GenerateRequest) -> str:
     text = ANSWER
     if request.sampling.temperature > 0:
@@ -157,6 +161,8 @@ def _tokens(request: pb.GenerateRequest, first_index: int, text: str) -> pb.Gene
         drafted_text_len=num_drafted,
         draft_sources=[pb.DRAFT_SOURCE_LOCAL] * num_drafted,
     )
+    if request.output.parts:
+        tokens.parts.add(kind=pb.MessagePart.KIND_CONTENT, text=text)
     if request.output.logprobs:
         logprob = _logprob(request)
         best = [pb.TokenLogprob(token_id=ord(char), logprob=logprob) for char in text]
@@ -171,7 +177,7 @@ def _logprob(request: pb.GenerateRequest) -> float:
 def _finished(request: pb.GenerateRequest, text: str, *, num_steps: int) -> pb.GenerateResponse:
     is_cut = len(text) == request.stopping.max_tokens
     reason = pb.Finished.FINISH_REASON_LENGTH if is_cut else pb.Finished.FINISH_REASON_STOP
-    if request.text == "shutdown":
+    if _asked(request) == "shutdown":
         reason = pb.Finished.FINISH_REASON_SHUTDOWN
     finished = pb.Finished(
         reason=reason,

@@ -38,23 +38,29 @@ FULL_ANSWER = (
 
 
 class PartsVerifier(FakeVerifier):
-    """Answers all requests alike."""
+    """Answers with `later` once it has answered, in turn; without any, all requests alike."""
 
-    def __init__(self, parts: Sequence[pb.MessagePart] = FULL_ANSWER) -> None:
+    def __init__(
+        self, parts: Sequence[pb.MessagePart] = FULL_ANSWER, *later: Sequence[pb.MessagePart]
+    ) -> None:
         super().__init__()
         self.parts = parts
+        self.later = list(later)
         self.reason = pb.Finished.FINISH_REASON_STOP
 
     def Generate(self, request: pb.GenerateRequest, context: Any) -> Iterator[pb.GenerateResponse]:
         self.requests.append(request)
         started = pb.Started(request_id=request.request_id, model="fake", num_prompt_tokens=20)
         yield pb.GenerateResponse(started=started)
-        for i, part in enumerate(self.parts):
+        parts = self.parts
+        if self.later:
+            self.parts = self.later.pop(0)
+        for i, part in enumerate(parts):
             tokens = pb.Tokens(first_index=i, token_ids=[i], text=part.text, parts=[part])
             yield pb.GenerateResponse(tokens=tokens)
         usage = pb.Usage(
             num_prompt_tokens=20,
-            num_output_tokens=len(self.parts),
+            num_output_tokens=len(parts),
             num_reused_tokens=16,
             num_reasoning_tokens=2,
         )

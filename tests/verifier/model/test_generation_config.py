@@ -25,11 +25,6 @@ def test_the_fields_that_vllm_takes_are_read(tmp_path: Path) -> None:
     assert recommended_sampling(str(tmp_path)) == {"temperature": 0.6}
 
 
-def test_a_gguf_file_has_those_of_its_neighbour(tmp_path: Path) -> None:
-    write(tmp_path, FOUND)
-    assert recommended_sampling(str(tmp_path / "model.gguf")) == FOUND
-
-
 @pytest.mark.parametrize("text", [None, "{", "{}"])
 def test_without_a_file_of_that_kind_nothing_is_recommended(
     tmp_path: Path, text: str | None

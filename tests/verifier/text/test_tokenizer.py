@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.models.small_tokenizers import KINDS, small_tokenizer
-from tests.support.models.tiny_gguf import write_gguf
 from verifier.text.tokenizer import ChatError, load_tokenizer
 
 
@@ -109,13 +108,6 @@ def test_end_of_sequence_ids_are_those_generate_uses(tmp_path: Path, eos: object
     (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": {eos}}}')
     expected = frozenset([7, 9] if isinstance(eos, list) else [7])
     assert load_tokenizer(str(tmp_path)).eos_token_ids == expected
-
-
-def test_a_gguf_file_says_what_ends_a_turn(tmp_path: Path) -> None:
-    plain = write_gguf(tmp_path / "plain.gguf")
-    assert load_tokenizer(str(plain)).eos_token_ids == {2}
-    with_turns = write_gguf(tmp_path / "turns.gguf", eot_token_id=260)
-    assert load_tokenizer(str(with_turns)).eos_token_ids == {2, 260}
 
 
 def test_saved_truncation_and_padding_do_not_apply() -> None:
