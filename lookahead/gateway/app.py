@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from lookahead.gateway.auth import ApiKeys
 from lookahead.gateway.concurrency import ClientGone
 from lookahead.gateway.config import GatewayConfig
+from lookahead.gateway.connections import Connections
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.messages.errors import body_for
 from lookahead.gateway.metrics import GatewayMetrics
@@ -25,7 +26,11 @@ from rpc.tracing import Tracer
 
 
 def create_app(
-    config: GatewayConfig, verifiers: Verifiers, abort: Abort, tracer: Tracer | None = None
+    config: GatewayConfig,
+    verifiers: Verifiers,
+    connections: Connections,
+    abort: Abort,
+    tracer: Tracer | None = None,
 ) -> ASGIApp:
     """Return the application; it closes the verifiers when it stops."""
 
@@ -34,7 +39,7 @@ def create_app(
         yield
         await verifiers.close()
 
-    metrics = GatewayMetrics(verifiers)
+    metrics = GatewayMetrics(verifiers, connections)
     routes = Starlette(
         routes=Routes(config, verifiers, metrics, abort).table(),
         exception_handlers={
