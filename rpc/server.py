@@ -36,10 +36,9 @@ class RpcServer:
         max_streams_per_connection: int = 1024,
         max_concurrent_rpcs: int | None = None,
     ) -> None:
-        self._interceptor = StatusInterceptor()
+        self._interceptor = StatusInterceptor(max_concurrent_rpcs)
         self.grpc = grpc.aio.server(
             interceptors=[self._interceptor],
-            maximum_concurrent_rpcs=max_concurrent_rpcs,
             options=_options(max_streams_per_connection),
         )
         self._health = health.aio.HealthServicer()

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
@@ -46,6 +46,7 @@ def create_app(
             ApiError: _refused,
             HTTPException: _no_route,
             ClientGone: _gone,
+            ClientDisconnect: _gone,  # in the middle of its own request
             Exception: _failed,
         },
         lifespan=lifespan,

@@ -189,3 +189,28 @@ def test_a_gateway_out_of_descriptors_waits_and_goes_on(
             assert received(probe).startswith(b"HTTP/1.1 200")
         assert time.monotonic() - start > 0.2
     assert caplog.text.count("accept_failed") == 2
+
+
+def test_a_client_that_hangs_up_in_its_body_leaves_one_line(
+    loop: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with front(loop) as where:
+        with connected(where, HALF_BODY):
+            pass
+        deadline = time.monotonic() + DEADLINE_S
+        while "request_end" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert [r.getMessage() for r in caplog.records if "status=499" in r.getMessage()]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_credentials_that_are_no_text_are_refused(loop: Host) -> None:
+    head = HEALTH.replace(b"/health", b"/v1/models").removesuffix(b"\r\n")
+    with front(loop, keys={"key": "acme"}) as where:
+        for given in (b"Basic caf\xe9", b"Basic \xff\xfe", b"Bearer \xc3\xa9", b"Basic YQ=\xe9"):
+            with connected(
+                where, head + b"authorization: " + given + b"\r\nconnection: close\r\n\r\n"
+            ) as client:
+                assert received(client).startswith(b"HTTP/1.1 401")
