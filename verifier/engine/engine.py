@@ -188,7 +188,7 @@ class Engine:
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
             sequence.slot, sequence.num_reused = self._prefixes.take(
-                sequence.namespace, sequence.token_ids
+                sequence.row_namespace, sequence.token_ids
             )
             sequence.clock.admitted = time.perf_counter()
             self.drafting.open(sequence)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from rpc.contract import Source
+from rpc.contract import Learn, Source
 from verifier.engine.clock import Clock, PlainStep
 from verifier.engine.events import Completion, TokenRun, VerifiedDraft
 from verifier.request import Mode, Request
@@ -91,6 +91,13 @@ class Sequence:
     def namespace(self) -> str:
         """Whose turn it takes in the queue, and whose memory it uses."""
         return self.request.speculation.namespace
+
+    @property
+    def row_namespace(self) -> str | None:
+        """Who may share its rows; None: nobody, since the request wants nothing remembered."""
+        speculation = self.request.speculation
+        shares = speculation.mode is not Mode.OFF and speculation.learn is Learn.ALL
+        return speculation.namespace if shares else None
 
     @property
     def uses_drafts(self) -> bool:
