@@ -138,6 +138,8 @@ def _options(max_streams_per_connection: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_concurrent_streams", max_streams_per_connection),
+        # What a client does not read must be seen by whoever writes it.
+        ("grpc.http2.write_buffer_size", 8_192),
         # Find clients that vanished without a word.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),

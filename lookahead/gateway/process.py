@@ -19,8 +19,9 @@ from rpc.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
-SEND_BUFFER_BYTES = 1 << 16
+SEND_BUFFER_BYTES = 1 << 15
 ACCEPT_RETRY_S = 0.5
+LAST_WORDS_S = 1.0
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 
 
@@ -49,6 +50,9 @@ class Server(uvicorn.Server):
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
         await super().shutdown(sockets)
+        if running := set(self.server_state.tasks):
+            # Cancelled at the end of the drain, they still tell their clients so.
+            await asyncio.wait(running, timeout=LAST_WORDS_S)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()

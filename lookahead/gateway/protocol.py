@@ -16,6 +16,8 @@ from lookahead.gateway.connections import Connections
 
 # The application refuses a slow body in its own words; this is for requests that it does not read.
 BODY_GRACE_S = 1.0
+# What a client does not read must be seen by whoever writes it.
+WRITE_BUFFER_BYTES = 1 << 14
 
 
 class TimedProtocol(H11Protocol):
@@ -40,6 +42,7 @@ class TimedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._address = self.client[0] if self.client else ""
         self._counted.add(self, self._address)
         self._await(h11.Request)

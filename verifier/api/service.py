@@ -176,7 +176,7 @@ def _submit(engine: Engine, request: Request) -> Sequence:
     try:
         return engine.submit(request)
     except QueueFull as error:
-        raise ResourceExhausted(str(error)) from error
+        raise ResourceExhausted(str(error), retry_after_s=engine.wait_s) from error
 
 
 def _fail(request: Request, error: Exception) -> NoReturn:

@@ -93,7 +93,7 @@ class Planner:
         return works
 
     def _num_unread(self, sequence: Sequence) -> int:
-        return sequence.num_prompt - self._model.slots.length(sequence.slot)
+        return sequence.num_known - self._model.slots.length(sequence.slot)
 
     def _decode_work(self, sequence: Sequence, drafts: Drafts) -> Work:
         segment = draft_segment(
@@ -107,14 +107,14 @@ class Planner:
 
     def _prefill_work(self, sequence: Sequence, room: int, drafts: Drafts) -> Work:
         kv_len = self._model.slots.length(sequence.slot)
-        end = min(kv_len + room, sequence.num_prompt)
+        end = min(kv_len + room, sequence.num_known)
         if self._model.form is VerificationMode.PLAIN:
-            end = sequence.num_prompt  # recurrent models take a prompt whole
+            end = sequence.num_known  # recurrent models take a prompt whole
         segment = prompt_segment(
             sequence.slot,
             kv_len,
             tuple(sequence.token_ids[kv_len:end]),
-            is_last=end == sequence.num_prompt,
+            is_last=end == sequence.num_known,
         )
         return Work(sequence, segment, drafts.wants_successors(sequence))
 
