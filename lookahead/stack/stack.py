@@ -1,6 +1,7 @@
 """The local stack: Redis, drafter, verifier and gateway on one machine, as in production.
 
-Nothing is restarted silently: a child that dies is an error, and the others are stopped.
+A child that dies while the stack starts is an error, and the others are stopped. Later it is
+started again, and that is said.
 """
 
 import logging
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from lookahead.gateway.probe import is_ready
 from lookahead.stack.child import ChildProcess
+from lookahead.stack.supervisor import Supervisor, Tell
 from rpc.health import is_serving
 
 logger = logging.getLogger(__name__)
@@ -67,12 +69,21 @@ class StackConfig:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """How a process is started."""
+
+    arguments: tuple[str, ...]
+    environ: Mapping[str, str]
+
+
 class Stack:
     """Starts, watches and stops the processes."""
 
     def __init__(self, config: StackConfig) -> None:
         self.config = config
         self.children: dict[str, ChildProcess] = {}
+        self._commands: dict[str, _Command] = {}
 
     def start(self, report: Report = lambda name, is_ready: None) -> None:
         """Start everything and wait until it serves; `report` hears of each step."""
@@ -118,10 +129,11 @@ class Stack:
                     f"the end of {child.log_path}:\n{child.log_tail()}"
                 )
 
-    def watch(self) -> None:
-        """Return never; raise StackError when a process dies."""
+    def watch(self, tell: Tell = logger.warning) -> None:
+        """Return never; start processes again that die, and tell so."""
+        supervisor = Supervisor(self.children, self._restart, tell)
         while True:
-            self.check()
+            supervisor.look()
             time.sleep(POLL_S)
 
     def stop(self) -> None:
@@ -190,12 +202,22 @@ class Stack:
             )
 
     def _run(self, name: str, module: str, *arguments: str, **settings: str) -> None:
+        # A setting of the user's own, say a device, stands unless the stack decides it.
+        environ = {**self.config.environ, **settings}
+        self._commands[name] = _Command((module, *arguments), environ)
+        self._start(name)
+
+    def _restart(self, name: str) -> None:
+        self._start(name, keeps_log=True)
+
+    def _start(self, name: str, *, keeps_log: bool = False) -> None:
+        command = self._commands[name]
         self.children[name] = ChildProcess(
             name,
-            [module, *arguments],
+            command.arguments,
             log_path=self.config.directory / f"{name}.log",
-            # A setting of the user's own, say a device, stands unless the stack decides it.
-            environ={**self.config.environ, **settings},
+            environ=command.environ,
+            keeps_log=keeps_log,
         )
         logger.info("started name=%s pid=%d", name, self.children[name].pid)
 
