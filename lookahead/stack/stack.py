@@ -5,6 +5,7 @@ started again, and that is said.
 """
 
 import logging
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from rpc.health import is_serving
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
+MIN_FREE_BYTES = 32 << 20
 # In this order: answers end first, the verifier's last words go to the drafter, its own to Redis.
 STOP_TIMEOUTS_S = {"gateway": 5.0, "verifier": 5.0, "drafter": 5.0, "redis": 5.0}
 NO_REDIS = "none"
@@ -88,7 +90,9 @@ class Stack:
     def start(self, report: Report = lambda name, is_ready: None) -> None:
         """Start everything and wait until it serves; `report` hears of each step."""
         self._check_addresses()
-        self.config.directory.mkdir(parents=True, exist_ok=True)
+        _check_disk(self.config.directory)
+        if not self.config.redis:
+            _check_disk(self.config.redis_dir)
         redis_url = self._start_redis(report)
         self._start_drafter(redis_url)
         self._start_verifier()
@@ -235,6 +239,17 @@ def running(config: StackConfig) -> Iterator[Stack]:
 
 def _answers(name: str, address: str) -> bool:
     return is_ready(address) if name == "gateway" else is_serving(address)
+
+
+def _check_disk(directory: Path) -> None:
+    """Make the directory; refuse a full disk, on which children die of all kinds of errors."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    free = shutil.disk_usage(directory).free
+    if free < MIN_FREE_BYTES:
+        raise StackError(
+            f"the disk of {directory} is full: {free >> 20} MiB are free, "
+            f"logs and memory need {MIN_FREE_BYTES >> 20}"
+        )
 
 
 def check_free(address: str) -> None:

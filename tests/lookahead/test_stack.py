@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,6 +130,18 @@ def test_a_process_that_dies_at_the_start_is_reported_with_its_log_and_ends_the_
     drafter = psutil.Process(stack.children["drafter"].pid)
     stack.stop()
     assert not drafter.is_running()
+
+
+@pytest.mark.parametrize("redis", ["", NO_REDIS])
+def test_a_full_disk_is_named_before_anything_starts(
+    directory: Path, redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(directory)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    stack = Stack(make_config(directory, "any", redis=redis))
+    with pytest.raises(StackError, match=f"the disk of {directory} is full: 1 MiB are free"):
+        stack.start()
+    assert not stack.children
 
 
 def test_an_address_in_use_is_refused_before_anything_starts(directory: Path) -> None:
