@@ -15,12 +15,13 @@ import grpc
 import grpc.aio
 from google.rpc import code_pb2
 
+from rpc.call_limits import HEALTH_PREFIX, REFLECTION_PREFIX, CallLimits
+from rpc.decoding import checked, tolerant
 from rpc.errors import ServiceError, Unavailable, to_status
 
 logger = logging.getLogger(__name__)
 
-HEALTH_PREFIX = "/grpc.health.v1.Health/"
-UNCOUNTED = (HEALTH_PREFIX, "/grpc.reflection.")
+UNCOUNTED = (HEALTH_PREFIX, REFLECTION_PREFIX)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = Callable[[Any, Context], Any]
@@ -30,8 +31,9 @@ Count: TypeAlias = Callable[[str, str], None]  # method, status
 class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
     """Wraps every handler; refuses new calls, health checks apart, once `draining` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_calls: int | None = None) -> None:
         self.draining = False
+        self._limits = CallLimits(max_calls)
         # By method and status; health checks and reflection are not counted.
         self.calls: Counter[tuple[str, str]] = Counter()
 
@@ -48,7 +50,24 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # gr
         if self.draining and not name.startswith(HEALTH_PREFIX):
             count(name, "UNAVAILABLE")
             return _rewrap(handler, _refuse)
-        return _rewrap(handler, lambda inner: _translate(inner, name, count))
+        return _rewrap(handler, lambda inner: self._translate(inner, name, count))
+
+    def _translate(self, inner: Handler, name: str, count: Count) -> Handler:
+        """Return `inner` with its exceptions turned into statuses, and its end counted."""
+
+        async def call(request: Any, context: Context) -> Any:
+            async with _ending(context, name, count):
+                with self._limits.counted(name):
+                    return await inner(checked(request), context)
+
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with _ending(context, name, count):
+                with self._limits.counted(name):
+                    async with aclosing(inner(checked(request), context)) as responses:
+                        async for response in responses:
+                            yield response
+
+        return stream if inspect.isasyncgenfunction(inner) else call
 
     def _count(self, name: str, code: str) -> None:
         self.calls[name.rpartition("/")[2], code] += 1
@@ -69,24 +88,9 @@ def _rewrap(
     name, make = kinds[handler.request_streaming, handler.response_streaming]
     return make(
         wrap(getattr(handler, name)),
-        request_deserializer=handler.request_deserializer,
+        request_deserializer=tolerant(handler.request_deserializer),
         response_serializer=handler.response_serializer,
     )
-
-
-def _translate(inner: Handler, name: str, count: Count) -> Handler:
-    """Return `inner` with its exceptions turned into statuses, and its end counted."""
-
-    async def call(request: Any, context: Context) -> Any:
-        async with _ending(context, name, count):
-            return await inner(request, context)
-
-    async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with _ending(context, name, count), aclosing(inner(request, context)) as responses:
-            async for response in responses:
-                yield response
-
-    return stream if inspect.isasyncgenfunction(inner) else call
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 # A prompt of a million tokens is about 3 MB on the wire.
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
+MAX_CONNECTIONS = 2048
 DRAIN_LIMIT_S = 86_400.0  # never reached: `drain` and the grace after it end sooner
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -36,10 +37,9 @@ class RpcServer:
         max_streams_per_connection: int = 1024,
         max_concurrent_rpcs: int | None = None,
     ) -> None:
-        self._interceptor = StatusInterceptor()
+        self._interceptor = StatusInterceptor(max_concurrent_rpcs)
         self.grpc = grpc.aio.server(
             interceptors=[self._interceptor],
-            maximum_concurrent_rpcs=max_concurrent_rpcs,
             options=_options(max_streams_per_connection),
         )
         self._health = health.aio.HealthServicer()
@@ -138,10 +138,19 @@ def _options(max_streams_per_connection: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_concurrent_streams", max_streams_per_connection),
-        # Find clients that vanished without a word; let ours ping every 30 s.
+        # What a client does not read must be seen by whoever writes it.
+        ("grpc.http2.write_buffer_size", 8_192),
+        # Find clients that vanished without a word.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        # Ours ping every 30 s; others may every 10 s, which is the least that gRPC allows them,
+        # and between their calls. More often, and they are sent away.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        # Who connects and says nothing, or has nothing to say any more.
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_idle_ms", 600_000),
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ]
 
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from rpc.log_sums import SummingHandler
+
 TEXT = "%(asctime)s.%(msecs)03dZ level=%(levelname)s logger=%(name)s %(message)s"
 ISO = "%Y-%m-%dT%H:%M:%S"
 FIELD = re.compile(r"\s*(\w+)=%(?:\.\d+)?[a-z]")
@@ -21,7 +23,7 @@ LogFormat = Literal["text", "json"]
 
 def configure_logging(level: str, log_format: LogFormat = "text") -> None:
     """Log everything from `level` upwards; called once, by `__main__`."""
-    handler = logging.StreamHandler()
+    handler = SummingHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else _text_formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 

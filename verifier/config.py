@@ -42,6 +42,11 @@ class VerifierConfig(ServerSettings):
         "auto: 85 % of what is free on a GPU, half on a CPU",
     )
     max_waiting: int = Field(default=256, ge=0, description="Requests that may wait for a slot")
+    max_unread_tokens: int = Field(
+        default=256,
+        ge=1,
+        description="Tokens that a client has not read after which its stream is paused",
+    )
     max_context: int = Field(
         default=4096, ge=8, description="Longest prompt plus output, in tokens"
     )

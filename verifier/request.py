@@ -47,4 +47,5 @@ class Request:
     grammar: Grammar | None = None  # a form that the output must have
     answer: AnswerForm | None = None  # what the output is taken apart by, if that is wanted
     draft_trees: bool = False  # return each step's tree, for display
+    account: str = ""  # who pays for it; empty: all who are not told apart
     traceparent: str = ""  # the span that the drafter goes on with; empty without tracing

@@ -4,7 +4,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rpc.contract import Learn
 from verifier.constraints.constraint import Constraint, Kind
 from verifier.constraints.grammar import Grammar, Grammars
 from verifier.request import Mode, Request, Speculation
@@ -35,7 +34,7 @@ def make_requests(
             ),
             sampling=replace(SAMPLINGS[place % len(SAMPLINGS)], seed=rng.randrange(1 << 32)),
             stopping=StoppingParams(max_tokens=num_tokens),
-            speculation=Speculation(mode=Mode.OFF, max_nodes=63, learn=Learn.NONE),
+            speculation=Speculation(mode=Mode.OFF, max_nodes=63),
             logprobs=True,
             num_top_logprobs=NUM_TOP_LOGPROBS,
             grammar=None if place % 4 else grammar,
@@ -56,6 +55,11 @@ def drafted(request: Request, answer: Sequence[int], rng: random.Random) -> Requ
     mode = rng.choice(MODES)
     speculation = replace(request.speculation, mode=mode, prediction=tuple(told))
     return replace(request, speculation=speculation)
+
+
+def sharing(request: Request) -> Request:
+    """The plain request as one that may use rows of others; nothing is told to be drafted."""
+    return replace(request, speculation=replace(request.speculation, mode=Mode.TREE))
 
 
 def in_namespace(request: Request, name: str) -> Request:

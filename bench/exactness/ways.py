@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bench.exactness.requests import drafted, in_namespace
+from bench.exactness.requests import drafted, in_namespace, sharing
 from bench.exactness.runs import Said, collect
 from verifier.engine.engine import Engine
 from verifier.request import Request
@@ -73,7 +73,7 @@ async def compare(
         async with turns:
             if way.reuses_rows:
                 await collect(engine, other)
-                request, answer = continued(request, answer)
+                request, answer = continued(sharing(request), answer)
             finding.count(answer, await collect(engine, other if way.is_drafted else request))
 
     await asyncio.gather(*(one(*pair) for pair in zip(requests, answers, strict=True)))

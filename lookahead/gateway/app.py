@@ -7,13 +7,14 @@ from http import HTTPStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from lookahead.gateway.auth import ApiKeys
 from lookahead.gateway.concurrency import ClientGone
 from lookahead.gateway.config import GatewayConfig
+from lookahead.gateway.connections import Connections
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.messages.errors import body_for
 from lookahead.gateway.metrics import GatewayMetrics
@@ -25,7 +26,11 @@ from rpc.tracing import Tracer
 
 
 def create_app(
-    config: GatewayConfig, verifiers: Verifiers, abort: Abort, tracer: Tracer | None = None
+    config: GatewayConfig,
+    verifiers: Verifiers,
+    connections: Connections,
+    abort: Abort,
+    tracer: Tracer | None = None,
 ) -> ASGIApp:
     """Return the application; it closes the verifiers when it stops."""
 
@@ -34,13 +39,14 @@ def create_app(
         yield
         await verifiers.close()
 
-    metrics = GatewayMetrics(verifiers)
+    metrics = GatewayMetrics(verifiers, connections)
     routes = Starlette(
         routes=Routes(config, verifiers, metrics, abort).table(),
         exception_handlers={
             ApiError: _refused,
             HTTPException: _no_route,
             ClientGone: _gone,
+            ClientDisconnect: _gone,  # in the middle of its own request
             Exception: _failed,
         },
         lifespan=lifespan,

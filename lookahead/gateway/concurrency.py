@@ -1,7 +1,7 @@
 """Runs several pieces of work as one: if one fails or the client leaves, all are cancelled."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -21,6 +21,11 @@ async def all_or_none(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Resul
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+async def aside(work: Callable[[], Result], *, is_big: bool) -> Result:
+    """Do work that takes long in a thread, so that other requests go on meanwhile."""
+    return await asyncio.to_thread(work) if is_big else work()
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:

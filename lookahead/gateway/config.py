@@ -61,11 +61,28 @@ class GatewayConfig(ServiceSettings):
         default=16, ge=1, le=128, description="Most prompts times n of a request"
     )
     max_requests: int = Field(default=512, ge=1, description="Requests answered at once")
+    max_connections: int = Field(
+        default=1024, ge=1, description="Connections at once; the limit of descriptors may be lower"
+    )
+    max_connections_per_address: int = Field(
+        default=512,
+        ge=1,
+        description="Connections of one address; a proxy before the gateway is one address",
+    )
+    header_timeout_s: float = Field(
+        default=15.0, gt=0, description="Seconds for the head of a request to arrive"
+    )
+    # Longer than clients keep idle connections, so that none is closed as it is used again.
+    idle_timeout_s: int = Field(
+        default=75, ge=1, description="Seconds a connection may wait for its next request"
+    )
     connect_timeout_s: float = Field(
         default=0.7, gt=0, description="Seconds to reach a verifier, all addresses together"
     )
     request_timeout_s: float = Field(default=600.0, gt=0, description="Seconds for a whole answer")
-    read_timeout_s: float = Field(default=30.0, gt=0, description="Seconds for a request to arrive")
+    read_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds for the body of a request to arrive"
+    )
     write_timeout_s: float = Field(
         default=30.0, gt=0, description="Seconds a client has to read on"
     )

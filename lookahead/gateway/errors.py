@@ -79,6 +79,13 @@ class ApiError(Exception):
         return {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}
 
 
+def stopping() -> ApiError:
+    """Return the error of a request that this gateway has no time left for."""
+    message = "the gateway shut down before the answer was complete"
+    kind, code = "unavailable_error", "gateway_stopping"
+    return ApiError(503, kind, message, code=code, retry_after_s=RETRY_AFTER_S)
+
+
 def invalid(
     param: str | None, problem: str, value: object = None, *, code: str | None = None
 ) -> ApiError:

@@ -1,13 +1,17 @@
 """Counts of the requests that this process answers. No label holds text from clients."""
 
 import time
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from lookahead.gateway.choice import Choice
+from lookahead.gateway.connections import Connections
 from lookahead.gateway.verifiers import Verifiers
-from rpc.metrics import PREFIX, REQUEST_S, Page, new_registry, render
+from rpc.metrics import PREFIX, REQUEST_S, Page, counter, gauge, new_registry, render
 
 OURS = f"{PREFIX}gateway_"
 
@@ -15,7 +19,7 @@ OURS = f"{PREFIX}gateway_"
 class GatewayMetrics:
     """The numbers of one gateway."""
 
-    def __init__(self, verifiers: Verifiers) -> None:
+    def __init__(self, verifiers: Verifiers, connections: Connections) -> None:
         registry = new_registry("gateway")
         self._registry: CollectorRegistry = registry
         self._requests = Counter(
@@ -49,6 +53,7 @@ class GatewayMetrics:
             ["address"],
             registry=registry,
         )
+        registry.register(_ConnectionCollector(connections))
         for verifier in verifiers.all:
             up.labels(verifier.address).set_function(verifier.is_connected)
 
@@ -79,6 +84,22 @@ class GatewayMetrics:
             if choice.finished is not None:
                 self._prompt_tokens.inc(choice.finished.usage.num_prompt_tokens)
                 self._output_tokens.inc(choice.finished.usage.num_output_tokens)
+
+
+class _ConnectionCollector(Collector):
+    """The counts that the connections keep themselves."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def collect(self) -> Iterator[Metric]:
+        held, refused = len(self._connections), self._connections.num_refused
+        yield gauge("gateway_connections", "Connections of clients.", held)
+        yield counter(
+            "gateway_connections_refused",
+            "Connections refused or dropped because there were too many.",
+            refused,
+        )
 
 
 def _route(scope: Scope) -> str:

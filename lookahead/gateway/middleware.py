@@ -3,9 +3,12 @@
 Nothing of a request's or an answer's text is ever logged.
 """
 
+import asyncio
 import logging
 import re
 import secrets
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lookahead.gateway.auth import ApiKeys
-from lookahead.gateway.errors import ApiError
+from lookahead.gateway.errors import ApiError, stopping
 from lookahead.gateway.messages.errors import body_for
 from lookahead.gateway.metrics import GatewayMetrics
 from rpc.errors import RETRY_AFTER_S
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 TRACED = "/v1/"
 OPEN_PATHS = {"/health", "/ready"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+USUAL_WEIGHT = 0.05  # of the newest request in what a request usually takes
 GONE = 499  # what logs call a request whose client left before its answer began
 
 
@@ -45,25 +49,32 @@ class Middleware:
         self._metrics = metrics
         self._max_requests = max_requests
         self._tracer = tracer
-        self._num_requests = 0
+        self._running: Counter[str] = Counter()  # by the namespace of the key
+        self._usual_s = 1.0  # what a request takes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         visit = AccessRecord(scope, send, self._metrics)
-        self._num_requests += 1
         try:
-            self._admit(scope)
-            with self._traced(scope, visit):
+            with self._admitted(scope), self._traced(scope, visit):
                 await self._app(scope, receive, visit.send)
         except ApiError as error:
-            body = body_for(scope["path"], error)
-            response = JSONResponse(body, error.status, _challenged(error, scope))
-            await response(scope, receive, visit.send)
+            await self._refuse(error, scope, receive, visit)
+        except asyncio.CancelledError:
+            if visit.status != GONE:
+                raise
+            await self._refuse(stopping(), scope, receive, visit)
         finally:
-            self._num_requests -= 1
             visit.end()
+
+    async def _refuse(
+        self, error: ApiError, scope: Scope, receive: Receive, visit: "AccessRecord"
+    ) -> None:
+        body = body_for(scope["path"], error)
+        response = JSONResponse(body, error.status, _challenged(error, scope))
+        await response(scope, receive, visit.send)
 
     @contextmanager
     def _traced(self, scope: Scope, visit: "AccessRecord") -> Iterator[None]:
@@ -78,15 +89,35 @@ class Middleware:
         finally:
             span.end({"http.response.status_code": visit.status})
 
-    def _admit(self, scope: Scope) -> None:
-        """Let a request in, with the namespace of its key."""
+    @contextmanager
+    def _admitted(self, scope: Scope) -> Iterator[None]:
+        """Let a request in, with the namespace of its key. Questions about health always may."""
         if scope["path"] in OPEN_PATHS:
+            yield
             return
-        scope["state"]["namespace"] = self._keys.namespace(Headers(scope=scope))
-        if self._num_requests > self._max_requests:
-            message = f"this gateway answers at most {self._max_requests} requests at once"
-            kind, code = "rate_limit_error", "overloaded"
-            raise ApiError(429, kind, message, code=code, retry_after_s=RETRY_AFTER_S)
+        namespace = self._keys.namespace(Headers(scope=scope))
+        scope["state"]["namespace"] = namespace
+        num_free = self._max_requests - self._running.total()
+        # A key leaves as many places as it takes, so that a flood meets its limit, not others.
+        if num_free <= 0 or (namespace and self._running[namespace] > num_free):
+            raise self._overloaded()
+        self._running[namespace] += 1
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._usual_s += USUAL_WEIGHT * (time.monotonic() - start - self._usual_s)
+            self._running[namespace] -= 1
+
+    def _overloaded(self) -> ApiError:
+        message = f"this gateway answers at most {self._max_requests} requests at once"
+        return ApiError(
+            429,
+            "rate_limit_error",
+            message,
+            code="overloaded",
+            retry_after_s=max(RETRY_AFTER_S, self._usual_s),
+        )
 
 
 class AccessRecord:

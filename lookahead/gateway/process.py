@@ -4,26 +4,79 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from starlette.types import Scope
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lookahead.gateway.app import create_app
 from lookahead.gateway.config import GatewayConfig
+from lookahead.gateway.connections import Connections
+from lookahead.gateway.protocol import TimedProtocol
 from lookahead.gateway.verifiers import Verifiers
 from rpc.server import SIGNALS
 from rpc.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
-SEND_BUFFER_BYTES = 1 << 16
-KEEP_ALIVE_S = 75
+SEND_BUFFER_BYTES = 1 << 15
+ACCEPT_RETRY_S = 0.5
+LAST_WORDS_S = 1.0
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 
 
 class Server(uvicorn.Server):
-    """uvicorn, ending with status 0 when it is asked to stop."""
+    """uvicorn, ending with status 0 when it is asked to stop.
+
+    It accepts connections itself: the event loop's own way logs two thousand errors a second once
+    descriptors run out, and knows no limit.
+    """
+
+    def __init__(self, config: GatewayConfig) -> None:
+        super().__init__(_settings(config))
+        self.connections = Connections(
+            limit=config.max_connections, limit_per_address=config.max_connections_per_address
+        )
+        self._limits = config
+        self._accepting: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        for listening in sockets or []:
+            self._accepting.append(asyncio.create_task(self._accept(listening)))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        await super().shutdown(sockets)
+        if running := set(self.server_state.tasks):
+            # Cancelled at the end of the drain, they still tell their clients so.
+            await asyncio.wait(running, timeout=LAST_WORDS_S)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        listening.setblocking(False)
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listening)
+            except OSError as error:  # no descriptors or memory left, or the client has gone
+                logger.warning("accept_failed error=%s", error)
+                await asyncio.sleep(ACCEPT_RETRY_S)
+                continue
+            if self.connections.admit(address[0]):
+                await loop.connect_accepted_socket(self._protocol, connection)
+            else:
+                _refuse(connection)
+
+    def _protocol(self) -> TimedProtocol:
+        return TimedProtocol(
+            self.config,
+            self.server_state,
+            self.lifespan.state,
+            limits=self._limits,
+            counted=self.connections,
+        )
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -39,8 +92,8 @@ class Server(uvicorn.Server):
     def abort(self, scope: Scope) -> None:
         """Drop the connection of a request; what its client has not read is gone."""
         for connection in self.server_state.connections:
-            if isinstance(connection, H11Protocol) and connection.client == scope["client"]:
-                connection.transport.abort()
+            if isinstance(connection, TimedProtocol) and connection.client == scope["client"]:
+                connection.drop()
 
     def _stop(self, name: str) -> None:
         logger.info("stopping signal=%s", name)
@@ -61,11 +114,11 @@ async def serve(config: GatewayConfig, tracer: Tracer | None = None) -> None:
 
 def make_server(config: GatewayConfig, tracer: Tracer | None = None) -> Server:
     """Return a server whose `serve` wants a socket; to be called on its event loop."""
-    server = Server(_settings(config))
+    server = Server(config)
     verifiers = Verifiers(
         config.verifiers, connect_timeout_s=config.connect_timeout_s, tls=config.tls()
     )
-    server.config.app = create_app(config, verifiers, server.abort, tracer)
+    server.config.app = create_app(config, verifiers, server.connections, server.abort, tracer)
     return server
 
 
@@ -79,10 +132,15 @@ def _settings(config: GatewayConfig) -> uvicorn.Config:
         loop="asyncio",
         http="h11",
         ws="none",
-        # Longer than clients keep idle connections, so that none is closed as it is used again.
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=config.idle_timeout_s,
         timeout_graceful_shutdown=config.drain_s,
     )
+
+
+def _refuse(connection: socket.socket) -> None:
+    """Turn a connection away without waiting for its client."""
+    with connection, suppress(OSError):
+        connection.send(REFUSAL)
 
 
 @contextmanager

@@ -64,6 +64,7 @@ class GenerationRequest:
                 call.CopyFrom(self.template)
                 call.MergeFrom(prompt)
                 call.request_id = f"{caller.request_id}-{count}"
+                call.account = caller.namespace
                 call.sampling.seed = (seed + i) % SEEDS
                 count += 1
                 yield call

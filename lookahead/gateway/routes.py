@@ -12,12 +12,12 @@ from starlette.staticfiles import StaticFiles
 
 from lookahead.client.errors import LookaheadError
 from lookahead.gateway.answerer import Answerer
-from lookahead.gateway.body import Kind, Validated, read_json, validated
+from lookahead.gateway.body import Kind, Validated, parse, read_body, validated
 from lookahead.gateway.chat.schema import ChatRequest
 from lookahead.gateway.chat.translation import chat_format, chat_generation, chat_messages
 from lookahead.gateway.completions.schema import CompletionRequest
 from lookahead.gateway.completions.translation import completion_format, completion_generation
-from lookahead.gateway.concurrency import unless_gone
+from lookahead.gateway.concurrency import aside, unless_gone
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.errors import from_call
 from lookahead.gateway.messages.format import MessagesFormat
@@ -38,6 +38,9 @@ from protos import verifier_pb2 as pb
 
 TOKENS = (FieldName(re.compile(r"^token_ids"), "tokens"),)
 READY_TIMEOUT_S = 0.8
+# What takes more than some milliseconds to read or to write.
+BIG_BODY_BYTES = 1 << 15
+BIG_LOGPROBS = 64  # tokens, each with its alternatives
 VIEW = Path(__file__).parent.parent / "view"  # the page and what it loads
 PROMPTS = VIEW.parent / "prompts"  # its samples
 PAGE_HEADERS = {
@@ -192,10 +195,14 @@ class Routes:
 
     async def _read(self, kind: type[Kind], request: Request) -> Validated[Kind]:
         config = self._config
-        found = await read_json(
+        body = await read_body(
             request, max_bytes=config.max_body_bytes, timeout_s=config.read_timeout_s
         )
-        return validated(kind, found, ignores_unknown=config.unknown_fields == "ignore")
+        ignores_unknown = config.unknown_fields == "ignore"
+        return await aside(
+            lambda: validated(kind, parse(body), ignores_unknown=ignores_unknown),
+            is_big=len(body) > BIG_BODY_BYTES,
+        )
 
     def _caller(self, request: Request) -> Caller:
         return Caller(
@@ -220,7 +227,12 @@ class Routes:
             )
         try:
             await unless_gone(request.receive, answer.finish())
-            return JSONResponse(form.body(answer), headers=ignored_header(wanted.ignored))
+            headers = ignored_header(wanted.ignored)
+            num_logprobs = sum(len(choice.logprobs) for choice in answer.choices)
+            return await aside(
+                lambda: JSONResponse(form.body(answer), headers=headers),
+                is_big=num_logprobs > BIG_LOGPROBS,
+            )
         except LookaheadError as error:
             raise answer.explained(error) from None
         finally:

@@ -31,7 +31,7 @@ OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # A client that does not read must not make us hold its answer: keep the windows small.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 65_535),
+    ("grpc.http2.lookahead_bytes", 8_192),
     # A name may stand for many verifiers, new ones among them; those that stop are left out.
     (
         "grpc.service_config",

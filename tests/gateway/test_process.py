@@ -1,5 +1,6 @@
 """A gateway as a process of its own: light to load, silent about texts, patient when it stops."""
 
+import json
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -71,25 +73,30 @@ def test_streams_end_in_full_while_a_gateway_stops() -> None:
             httpx.get(f"http://{address}/health")
 
 
-def test_a_stream_that_outlasts_the_drain_is_cut_without_a_mark_of_its_end() -> None:
+def test_what_outlasts_the_drain_ends_with_an_error() -> None:
     servicer = FakeVerifier(pause_s=0.05)
     with (
         serving(servicer) as verifier,
         gateway_process(verifier, DRAIN_S="1") as (process, address),
     ):
-        received = ""
+        received = last = ""
         url = f"http://{address}/v1/completions"
         body = {"prompt": "forever", "stream": True}
-        with (
-            pytest.raises(httpx.RemoteProtocolError),
-            httpx.stream("POST", url, json=body, timeout=STOP_S) as stream,
-        ):
-            for line in stream.iter_lines():
-                if not received:
-                    process.send_signal(signal.SIGTERM)
-                received += line
-        assert "[DONE]" not in received
+        with ThreadPoolExecutor(1) as other:
+            whole = other.submit(httpx.post, url, json={"prompt": "forever"}, timeout=STOP_S)
+            with httpx.stream("POST", url, json=body, timeout=STOP_S) as stream:
+                for line in stream.iter_lines():
+                    if not received and servicer.num_running == 2:
+                        process.send_signal(signal.SIGTERM)
+                        received += line
+                    last = line or last
+        error = json.loads(last.removeprefix("data: "))["error"]
+        assert (error["type"], error["code"]) == ("unavailable_error", "gateway_stopping")
+        assert whole.result().status_code == 503
+        assert whole.result().json() == {"error": error}
         assert process.wait(STOP_S) == 0
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
         assert servicer.was_cancelled.wait(STOP_S)
 
 

@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +17,10 @@ import pytest
 
 from bench.topologies.server import free_port
 from lookahead import Client
+from lookahead.client import DrafterClient
 from lookahead.stack.child import ChildProcess
 from lookahead.stack.stack import NO_REDIS, Stack, StackConfig, StackError
+from lookahead.stack.supervisor import Supervisor
 from tests.support.waiting import read_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_kernels")]
@@ -79,13 +83,65 @@ def test_serve_answers_and_ends_on_interrupt_with_all_its_processes(
     assert not psutil.wait_procs(children, STOP_S)[1]
 
 
-def test_a_process_that_dies_is_reported_with_its_log_and_ends_the_stack(directory: Path) -> None:
+def test_processes_that_are_killed_come_back_with_the_memory(
+    saved_model: Path, directory: Path
+) -> None:
+    told: list[str] = []
+    stack = Stack(make_config(directory, str(saved_model), redis=""))
+    try:
+        stack.start()
+        supervisor = Supervisor(stack.children, stack._restart, told.append)
+        server = next(
+            child
+            for child in psutil.Process(stack.children["redis"].pid).children(recursive=True)
+            if child.pid != stack.children["redis"].pid
+        )
+        with Client(stack.config.verifier_address) as client:
+            text = client.generate(PROMPT, max_tokens=24).wait().text
+            for name, victim in (
+                ("drafter", psutil.Process(stack.children["drafter"].pid)),
+                ("redis", server),
+            ):
+                before = stack.children[name].pid
+                victim.kill()
+                deadline = time.monotonic() + STOP_S
+                while stack.children[name].pid == before:
+                    supervisor.look()
+                    assert time.monotonic() < deadline, told
+                    time.sleep(0.05)
+                assert client.generate(PROMPT, max_tokens=24).wait().text == text
+            with DrafterClient(stack.config.drafter_address) as drafter:
+                deadline = time.monotonic() + STOP_S
+                while not drafter.namespaces():
+                    assert time.monotonic() < deadline, "what was learned is gone"
+                    time.sleep(0.05)
+        assert [line.split()[1] for line in told] == ["drafter", "redis"]
+    finally:
+        stack.stop()
+    assert not server.is_running()
+
+
+def test_a_process_that_dies_at_the_start_is_reported_with_its_log_and_ends_the_stack(
+    directory: Path,
+) -> None:
     stack = Stack(make_config(directory, str(directory / "no-such-model")))
     with pytest.raises(StackError, match=r"verifier process ended(.|\n)*no-such-model"):
         stack.start()
     drafter = psutil.Process(stack.children["drafter"].pid)
     stack.stop()
     assert not drafter.is_running()
+
+
+@pytest.mark.parametrize("redis", ["", NO_REDIS])
+def test_a_full_disk_is_named_before_anything_starts(
+    directory: Path, redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(directory)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    stack = Stack(make_config(directory, "any", redis=redis))
+    with pytest.raises(StackError, match=f"the disk of {directory} is full: 1 MiB are free"):
+        stack.start()
+    assert not stack.children
 
 
 def test_an_address_in_use_is_refused_before_anything_starts(directory: Path) -> None:

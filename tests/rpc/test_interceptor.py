@@ -7,9 +7,11 @@ import grpc
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import drafter_pb2 as pb
 from protos import drafter_pb2_grpc as pb_grpc
+from rpc import call_limits
 from rpc.errors import (
     RETRY_AFTER_S,
     FieldViolation,
@@ -19,6 +21,7 @@ from rpc.errors import (
     Unavailable,
 )
 from tests.support.servers.scripted_service import (
+    NOT_SERVING,
     SERVICE,
     TIMEOUT_S,
     Scripted,
@@ -174,3 +177,73 @@ async def test_a_client_that_never_reads_and_leaves_is_released(
         call.cancel()
         await asyncio.wait_for(servicer.released.wait(), TIMEOUT_S)
     assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
+
+
+async def test_a_request_that_is_no_message_is_refused_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cut, no_text = b"\xff\xff\xff", b"\x0a\x02\xc3\x28"
+    async with running(Scripted(nothing)) as (server, channel):
+        for method, data in (
+            (f"{SERVICE}/Forget", cut),
+            (f"{SERVICE}/Forget", no_text),
+            ("grpc.health.v1.Health/Check", cut),
+        ):
+            unary = channel.unary_unary(f"/{method}", request_serializer=bytes)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await unary(data, timeout=TIMEOUT_S)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        stream = channel.stream_stream(f"/{SERVICE}/Draft", request_serializer=bytes)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in stream(iter([cut]), timeout=TIMEOUT_S):
+                pass
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert server.calls[("Forget", "INVALID_ARGUMENT")] == 2
+    assert server.calls[("Draft", "INVALID_ARGUMENT")] == 1
+    assert "Traceback" not in caplog.text
+
+
+async def test_health_watches_take_no_calls_from_others() -> None:
+    async with running(Scripted(nothing), max_concurrent_rpcs=2) as (_, channel):
+        watching = [
+            health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            for _ in range(40)
+        ]
+        for watch in watching:
+            assert (await watch.read()).status == NOT_SERVING
+        await pb_grpc.DrafterServiceStub(channel).Forget(pb.ForgetRequest(), timeout=TIMEOUT_S)
+        for watch in watching:
+            watch.cancel()
+
+
+async def test_health_is_told_when_all_calls_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_limits, "MAX_WATCHES", 1)
+
+    async def hang() -> None:
+        arrived.append(True)
+        await asyncio.Event().wait()
+
+    arrived: list[bool] = []
+    async with running(Scripted(hang), max_concurrent_rpcs=2) as (_, channel):
+        stub = pb_grpc.DrafterServiceStub(channel)
+        hanging = [stub.Forget(pb.ForgetRequest()) for _ in range(2)]
+        try:
+            # Sent once somebody waits for them.
+            waiting = [asyncio.ensure_future(call.code()) for call in hanging]
+            await eventually(lambda: len(arrived) == 2)
+            raised, status = await failure_of(channel)
+            assert raised.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert status.details[0].Is(error_details_pb2.RetryInfo.DESCRIPTOR)
+            assert await health_of(channel, SERVICE) == NOT_SERVING
+            health = health_pb2_grpc.HealthStub(channel)
+            first = health.Watch(health_pb2.HealthCheckRequest())
+            assert (await first.read()).status == NOT_SERVING
+            second = health.Watch(health_pb2.HealthCheckRequest())
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await second.read()
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            first.cancel()
+        finally:
+            for call in hanging:
+                call.cancel()
+            await asyncio.gather(*waiting)

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protos import drafter_pb2 as pb
 from protos import drafter_pb2_grpc as pb_grpc
+from rpc import server as server_module
 from rpc.server import RpcServer
 from tests.support.servers.scripted_service import (
     NOT_SERVING,
@@ -192,3 +193,42 @@ async def test_a_second_signal_cuts_a_long_grace() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(run, TIMEOUT_S)
         await asyncio.wait_for(servicer.released.wait(), TIMEOUT_S)
+
+
+async def test_pings_of_clients_are_welcome_in_a_quiet_stream_and_between_calls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ten minutes in ten seconds; most clients ping every 30 s, the busiest every 10."""
+    hurry = 60
+    options = server_module._options
+    monkeypatch.setattr(
+        server_module, "_options", lambda streams: _hurried(options(streams), hurry)
+    )
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    address = f"unix:{tmp_path}/s"
+    for ping_s in (30, 10):
+        pings = [
+            *_hurried([("grpc.keepalive_time_ms", ping_s * 1000)], hurry),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+        async with (
+            running(Scripted(hang), address),
+            grpc.aio.insecure_channel(address, pings) as channel,
+        ):
+            assert await health_of(channel, SERVICE) == NOT_SERVING
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(5):
+                    await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await pb_grpc.DrafterServiceStub(channel).Forget(pb.ForgetRequest(), timeout=5)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def _hurried(options: list[tuple[str, int]], times: int) -> list[tuple[str, int]]:
+    """Options whose pings come more often."""
+    names = ("grpc.keepalive_time_ms", "grpc.http2.min_ping_interval_without_data_ms")
+    return [(name, value // times if name in names else value) for name, value in options]

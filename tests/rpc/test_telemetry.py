@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rpc.log_sums import MAX_LINES, WINDOW_S, SummingHandler
 from rpc.telemetry import JsonFormatter, configure_logging
 
 
@@ -65,3 +66,35 @@ def test_the_format_is_a_setting(log_format, is_json, monkeypatch):
     line = written.getvalue()
     assert line.startswith("{") == is_json
     assert ("level=INFO logger=a.b served id=x" in line) != is_json
+
+
+def test_lines_that_repeat_are_summed(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    handler = SummingHandler(lambda: now)
+    logger = logging.Logger("rpc.x")
+    logger.addHandler(handler)
+    for i in range(MAX_LINES + 312):
+        logger.warning("client_too_slow id=%d", i)
+        logger.info("request_end id=%d", i)
+    logger.error("rpc_failed method=%s", "M")
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("client_too_slow" in line for line in lines) == MAX_LINES
+    assert sum("request_end" in line for line in lines) == MAX_LINES + 312
+    assert "rpc_failed method=M" in lines
+    now = WINDOW_S
+    logger.warning("client_too_slow id=%d", 9)
+    handler.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "repeated line=client_too_slow more=312 in_s=10",
+        "client_too_slow id=9",
+    ]
+
+
+def test_what_was_not_told_is_told_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = SummingHandler(lambda: 0.0)
+    logger = logging.Logger("rpc.x")
+    logger.addHandler(handler)
+    for _ in range(MAX_LINES + 1):
+        logger.warning("accept_failed error=%s", "none")
+    handler.close()
+    assert "repeated line=accept_failed more=1 in_s=10" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import replace
 
 from protos import verifier_pb2 as pb
-from rpc.contract import LEAVES_ROOM
+from rpc.contract import LEAVES_ROOM, problem_with_name
 from rpc.errors import InvalidRequest
 from verifier.api.chat import parse_conversation, parse_tool_use
 from verifier.api.constraint import check_constraint, is_constrained, parse_constraint
@@ -39,6 +39,8 @@ def parse_generate(message: pb.GenerateRequest, chat: ChatFormat, limits: Limits
     """Return the request, tokenized, or raise InvalidRequest naming what is wrong with it."""
     violations, tokenizer = Violations(), chat.tokenizer
     _check_request_id(message.request_id, violations)
+    problem = problem_with_name(message.account, may_be_empty=True)
+    violations.require(problem is None, "account", problem or "", message.account)
     check_input(message, limits, violations)
     sampling = parse_sampling(message.sampling, limits, violations)
     check_stopping(message, limits, violations)
@@ -76,6 +78,7 @@ def parse_generate(message: pb.GenerateRequest, chat: ChatFormat, limits: Limits
         grammar=_grammar(message, answer, chat),
         answer=answer if parts else None,
         draft_trees=message.output.draft_trees,
+        account=message.account,
     )
 
 

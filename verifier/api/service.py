@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
-from rpc.errors import ResourceExhausted, ServiceError, Unavailable
+from rpc.errors import InvalidRequest, ResourceExhausted, ServiceError, Unavailable
 from rpc.tracing import Span, Tracer
 from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
 from verifier.api.params import usable_defaults
@@ -25,7 +25,7 @@ from verifier.engine.scheduler import QueueFull
 from verifier.engine.sequence import Sequence
 from verifier.model.model import VerificationMode
 from verifier.request import Request
-from verifier.sampling.params import SamplingError
+from verifier.sampling.params import SamplingError, UnfulfillableError
 from verifier.telemetry.request_log import RequestLog, log_refusal
 from verifier.text.tokenizer import Tokenizer
 
@@ -186,10 +186,12 @@ def _submit(engine: Engine, request: Request) -> Sequence:
     try:
         return engine.submit(request)
     except QueueFull as error:
-        raise ResourceExhausted(str(error)) from error
+        raise ResourceExhausted(str(error), retry_after_s=engine.wait_s) from error
 
 
 def _fail(request: Request, error: Exception) -> NoReturn:
+    if isinstance(error, UnfulfillableError):
+        raise InvalidRequest.at(error.field, error.problem) from error
     logger.error("request_failed request_id=%s error=%s", request.request_id, error)
     raise ServiceError(str(error)) from error
 

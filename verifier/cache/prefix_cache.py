@@ -3,7 +3,8 @@
 Free slots keep their rows until they are taken again, least recently used first. Where another
 sequence is computing the rows of the same beginning just now, a new one follows it: it waits, and
 starts from a copy. Rows are shared inside a namespace only, so that nobody can time what others
-have asked.
+have asked. A sequence of no namespace shares nothing: it takes no rows, leaves none, and the slot
+it gets does not depend on what it says.
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ class PrefixCache:
         self._followers: dict[int, _Follower] = {}  # by slot, oldest first
 
     def take(
-        self, namespace: str, token_ids: Sequence[int], *, reuses: bool = True
+        self, namespace: str | None, token_ids: Sequence[int], *, reuses: bool = True
     ) -> tuple[int, int]:
         """A slot for the sequence, and how many leading tokens' rows it holds already.
 
@@ -53,6 +54,10 @@ class PrefixCache:
         """
         if isinstance(self._slots, StatefulSlots):
             return self._slots.allocate(), 0
+        if namespace is None:
+            slot = self._slots.allocate()
+            self._held.pop(slot, None)
+            return slot, 0
         source, length = self._longest(namespace, token_ids) if reuses else (-1, 0)
         if length < MIN_REUSED:
             slot, length = self._slots.allocate(), 0
@@ -81,7 +86,7 @@ class PrefixCache:
                 continue
             del self._followers[slot]
             # A leader that left early leaves its rows, unless its slot was taken again.
-            if self._held[follower.leader_slot] is follower.leader:
+            if self._held.get(follower.leader_slot) is follower.leader:
                 length = min(there, follower.length)
                 if length > self._slots.length(slot) and isinstance(self._slots, KVCache):
                     self._slots.copy(follower.leader_slot, slot, length)

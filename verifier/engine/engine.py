@@ -15,6 +15,7 @@ from verifier.config import VerifierConfig
 from verifier.engine.clock import PlainStep
 from verifier.engine.counters import Counters, PlainTime, StepStats
 from verifier.engine.draft_coordinator import DraftCoordinator
+from verifier.engine.pace import Pace
 from verifier.engine.scheduler import Scheduler
 from verifier.engine.sequence import NO_SLOT, Emission, Sequence
 from verifier.engine.step import Drafts, Planner, Result, StepResult, Work, run_step
@@ -62,6 +63,8 @@ class Engine:
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
         )
         self._prefixes = PrefixCache(model.slots)
+        self._pace = Pace(model.slots.num_slots)
+        self._max_unread = config.max_unread_tokens
         self._ids = itertools.count(1)
         self._wake = asyncio.Event()
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="torch")
@@ -74,8 +77,15 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """Sequences that wait for one."""
-        return self._scheduler.num_waiting
+        """Sequences that wait for one, those included that wait for their clients to read on."""
+        return self._scheduler.num_waiting + len(self._scheduler.parked)
+
+    @property
+    def wait_s(self) -> float:
+        """How long a request that comes now would wait for a slot."""
+        now = time.perf_counter()
+        running_s = [now - s.clock.admitted for s in self._scheduler.running]
+        return self._pace.wait_s(self.num_waiting, running_s)
 
     @property
     def kv_tokens_used(self) -> int:
@@ -115,6 +125,7 @@ class Engine:
         """Queue a request, or raise scheduler.QueueFull."""
         detokenizer = self._tokenizer.detokenizer(special_tokens=request.special_tokens)
         sequence = Sequence(next(self._ids), request, detokenizer)
+        sequence.on_read = self._wake.set
         self._scheduler.enqueue(sequence)
         self._wake.set()
         return sequence
@@ -124,20 +135,24 @@ class Engine:
         sequence.is_cancelled = True
         if sequence.slot == NO_SLOT:
             self._scheduler.remove(sequence)
+            if sequence.clock.admitted:  # it ran before
+                self.drafting.close(sequence, learn=False)
         self._wake.set()
 
     async def _run(self) -> None:
         self._step_ended = time.perf_counter()
         while True:
+            self._wake.clear()
             self._drop_cancelled()
+            self._park_unread()
             self._admit()
-            if not self._scheduler.running:
-                self._wake.clear()
+            ready = self._ready()
+            if not ready:
                 self.drafting.ask([])  # tells the drafter about those that just ended
                 await self._wake.wait()
                 self._step_ended = time.perf_counter()
                 continue
-            await self._step(self._ready())
+            await self._step(ready)
 
     async def _step(self, running: list[Sequence]) -> None:
         """One iteration: the drafts asked for after the last step, one pass, its consequences."""
@@ -150,7 +165,7 @@ class Engine:
         emissions = [self._settle(result, plain) for result in step.results]
         stats = self._measure(works, step, emissions, drafts)
         self.drafting.learn(step, stats)
-        self.drafting.ask(self._scheduler.running)
+        self.drafting.ask([s for s in self._scheduler.running if not self._is_paused(s)])
         self.counters.count_step(stats)
         # Let clients read and new requests in, even when no draft is waited for.
         await asyncio.sleep(0)
@@ -179,25 +194,53 @@ class Engine:
         return stats
 
     def _ready(self) -> list[Sequence]:
-        """The running sequences but those that wait for rows that another one computes."""
+        """The running sequences but those that wait for rows of another one or for their client."""
         held = self._prefixes.catch_up()
         for sequence in self._scheduler.running:
-            sequence.num_reused = held.get(sequence.slot, sequence.num_reused)
-        return [s for s in self._scheduler.running if not self._prefixes.is_waiting(s.slot)]
+            if not sequence.num_output:
+                sequence.num_reused = held.get(sequence.slot, sequence.num_reused)
+        return [
+            s
+            for s in self._scheduler.running
+            if not (self._prefixes.is_waiting(s.slot) or self._is_paused(s))
+        ]
 
     def _admit(self) -> None:
         for sequence in self._scheduler.admit():
-            sequence.slot, sequence.num_reused = self._prefixes.take(
-                sequence.namespace, sequence.token_ids, reuses=not sequence.is_scored
+            sequence.slot, num_reused = self._prefixes.take(
+                sequence.row_namespace, sequence.token_ids, reuses=not sequence.is_scored
             )
+            if sequence.clock.admitted:
+                continue  # it goes on
+            sequence.num_reused = num_reused
             sequence.clock.admitted = time.perf_counter()
             self.drafting.open(sequence)
+
+    def _is_paused(self, sequence: Sequence) -> bool:
+        """Whether its client has so much to read that it gets no more for now."""
+        return sequence.num_unread > self._max_unread
+
+    def _park_unread(self) -> None:
+        """Let those who wait have the slots of clients that do not read.
+
+        The words stay the same where rows have the same bits whenever they are computed.
+        """
+        for sequence in self._scheduler.parked:
+            if not self._is_paused(sequence):
+                self._scheduler.resume(sequence)
+        paused = [s for s in self._scheduler.running if self._is_paused(s)]
+        num_missing = self._scheduler.num_waiting - self._scheduler.num_free
+        for sequence in paused[: max(num_missing, 0) if self.model.bitwise else 0]:
+            self._prefixes.give(sequence.slot)
+            self._scheduler.park(sequence)
+            sequence.park()
 
     def _drop_cancelled(self) -> None:
         for sequence in [s for s in self._scheduler.running if s.is_cancelled]:
             self._release(sequence, learn=False)
 
     def _release(self, sequence: Sequence, *, learn: bool) -> None:
+        self._pace.ended(time.perf_counter() - sequence.clock.admitted)
         self._scheduler.remove(sequence)
         self._prefixes.give(sequence.slot)
         self.drafting.close(sequence, learn=learn)

@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
-from rpc.contract import Source
+from rpc.contract import Learn, Source
 from verifier.engine.clock import Clock, PlainStep
 from verifier.engine.events import Completion, Event, PromptRun, TokenRun, VerifiedDraft
 from verifier.request import Mode, Request
@@ -17,6 +17,7 @@ from verifier.text.detokenizer import Detokenizer
 from verifier.text.stopping import Finish, FinishReason, Output
 
 NO_SLOT = -1
+READ_PRICE = 0.25  # of a prompt's token: a pass reads many of them, and writes one or a few
 
 
 @dataclass(slots=True)  # not frozen, which would take three times as long to make
@@ -72,6 +73,9 @@ class Sequence:
         self.request = request
         self.token_ids = list(request.prompt_token_ids)
         self.num_prompt = len(self.token_ids)
+        self.num_known = self.num_prompt  # tokens whose rows come before the next one is chosen
+        self.num_unread = 0  # tokens that the client was told and has not taken
+        self.on_read: Callable[[], None] = lambda: None
         self.slot = NO_SLOT
         self.num_reused = 0  # leading prompt tokens whose rows were there already
         self.is_cancelled = False
@@ -89,8 +93,26 @@ class Sequence:
 
     @property
     def namespace(self) -> str:
-        """Whose turn it takes in the queue, and whose memory it uses."""
+        """Whose memory it uses."""
         return self.request.speculation.namespace
+
+    @property
+    def account(self) -> str:
+        """Who pays for it."""
+        return self.request.account
+
+    @property
+    def service(self) -> float:
+        """What it has received: its tokens, those of the prompt at their lower price."""
+        num_read = self.num_prompt - self.num_reused if self.num_output else 0
+        return self.num_output + READ_PRICE * num_read
+
+    @property
+    def row_namespace(self) -> str | None:
+        """Who may share its rows; None: nobody, since the request wants nothing remembered."""
+        speculation = self.request.speculation
+        shares = speculation.mode is not Mode.OFF and speculation.learn is Learn.ALL
+        return speculation.namespace if shares else None
 
     @property
     def uses_drafts(self) -> bool:
@@ -115,7 +137,12 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Its prompt is read: its first token is out."""
-        return len(self.token_ids) > self.num_prompt
+        return len(self.token_ids) > self.num_known
+
+    def park(self) -> None:
+        """Give the slot up; its rows are to be computed again from all its tokens."""
+        self.slot = NO_SLOT
+        self.num_known = len(self.token_ids)
 
     @property
     def num_left(self) -> int:
@@ -170,6 +197,7 @@ class Sequence:
         """Send the client what was emitted."""
         if not emission.num_tokens:
             return
+        self.num_unread += emission.num_tokens
         text, drafted_len = self.output.take_text()
         num_accepted = emission.num_accepted
         draft = None
@@ -229,3 +257,5 @@ class Sequence:
             yield event
             if isinstance(event, Completion):
                 return
+            self.num_unread -= len(event.token_ids)  # whoever asks for more has taken it
+            self.on_read()

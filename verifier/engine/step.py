@@ -109,7 +109,7 @@ class Planner:
         return works
 
     def _num_unread(self, sequence: Sequence) -> int:
-        return sequence.num_prompt - self._model.slots.length(sequence.slot)
+        return sequence.num_known - self._model.slots.length(sequence.slot)
 
     def _decode_work(self, sequence: Sequence, drafts: Drafts) -> Work:
         segment = draft_segment(
@@ -123,16 +123,17 @@ class Planner:
 
     def _prefill_work(self, sequence: Sequence, room: int, drafts: Drafts) -> Work:
         kv_len = self._model.slots.length(sequence.slot)
-        if sequence.is_scored:
+        is_scored = sequence.is_scored and not sequence.num_output
+        if is_scored:
             room = min(room, SCORED_ROWS)
-        end = min(kv_len + room, sequence.num_prompt)
+        end = min(kv_len + room, sequence.num_known)
         if self._model.form is VerificationMode.PLAIN:
-            end = sequence.num_prompt  # recurrent models take a prompt whole
+            end = sequence.num_known  # recurrent models take a prompt whole
         run = tuple(sequence.token_ids[kv_len:end])
-        if sequence.is_scored:
+        if is_scored:
             segment = scored_segment(sequence.slot, kv_len, run)
         else:
-            is_last = end == sequence.num_prompt
+            is_last = end == sequence.num_known
             segment = prompt_segment(sequence.slot, kv_len, run, is_last=is_last)
         return Work(sequence, segment, drafts.wants_successors(sequence))
 

@@ -9,6 +9,15 @@ class SamplingError(RuntimeError):
     """The logits allow no choice: not finite, or every token is banned."""
 
 
+class UnfulfillableError(SamplingError):
+    """The request's own wishes allow no choice."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field  # of the contract
+        self.problem = problem
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How tokens are chosen; the defaults are greedy."""

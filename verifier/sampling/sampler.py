@@ -17,7 +17,7 @@ from torch import Tensor
 
 from verifier.constraints.grammar import ConstraintMatcher, MatchError
 from verifier.sampling.filters import Floats, cutoff, draw
-from verifier.sampling.params import SamplingError, SamplingParams
+from verifier.sampling.params import SamplingError, SamplingParams, UnfulfillableError
 from verifier.sampling.ranking import Best, rank, top_ids
 from verifier.sampling.token_counts import TokenCounts
 
@@ -180,7 +180,7 @@ def _matching() -> Iterator[None]:
     try:
         yield
     except MatchError as error:
-        raise SamplingError(str(error)) from error
+        raise UnfulfillableError("constraint", str(error)) from error
 
 
 def uniform(seed: int, position: int) -> float:
@@ -209,6 +209,9 @@ def _full_draw(scores: Tensor, u: float) -> int:
 
 
 def _check(best: float) -> None:
+    if best == -math.inf:
+        problem = "no token can be chosen: the best of the processed logits is -inf"
+        raise UnfulfillableError("sampling.logit_bias", problem)
     if not math.isfinite(best):
         raise SamplingError(f"no token can be chosen: the best of the processed logits is {best}")
 

@@ -13,7 +13,7 @@ from lookahead.client.errors import LookaheadError
 from lookahead.gateway.answer import Answer
 from lookahead.gateway.choice import Choice
 from lookahead.gateway.concurrency import ClientGone, all_or_none, unless_gone
-from lookahead.gateway.errors import ApiError
+from lookahead.gateway.errors import ApiError, stopping
 from lookahead.gateway.streams.format import Event, Stream
 from lookahead.gateway.tolerance import ignored_header
 
@@ -59,6 +59,9 @@ class EventStream(Response):
             await unless_gone(receive, self._send_all(send))
         except ClientGone:
             pass  # the generations end with the answer
+        except asyncio.CancelledError:
+            # The server stops. What ends without a word looks like an answer that was cut.
+            await self._send_end(send, self._stream.fail(stopping()))
         except ClientTooSlow:
             logger.warning("client_too_slow request_id=%s", scope["state"]["request_id"])
             self._abort(scope)
@@ -79,6 +82,10 @@ class EventStream(Response):
         finally:
             keeping_alive.cancel()
             await asyncio.wait({keeping_alive})
+        await self._send_end(send, ())
+
+    async def _send_end(self, send: Send, events: Iterable[Event]) -> None:
+        await self._send_events(send, events)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _keep_alive(self, send: Send) -> None:

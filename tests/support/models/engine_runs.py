@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from bench.exactness.runs import AlwaysOn, FreeNodes
 from bench.serving.engine import StepRecorder
+from rpc.contract import Learn
 from tests.support.models.fake_drafts import FakeDrafts
 from verifier.config import VerifierConfig
 from verifier.engine.counters import StepStats
@@ -77,6 +78,7 @@ def make_request(
     *,
     mode: Mode = Mode.TREE,
     namespace: str = "default",
+    learn: Learn = Learn.ALL,
     sampling: SamplingParams | None = None,
     **stopping: Any,
 ) -> Request:
@@ -86,7 +88,9 @@ def make_request(
         prompt_token_ids=tuple(prompt),
         sampling=sampling or SamplingParams(),
         stopping=StoppingParams(max_tokens=num_tokens, **stopping),
-        speculation=Speculation(mode=mode, max_nodes=64, max_depth=64, namespace=namespace),
+        speculation=Speculation(
+            mode=mode, max_nodes=64, max_depth=64, namespace=namespace, learn=learn
+        ),
     )
 
 

@@ -46,16 +46,18 @@ class Scripted(pb_grpc.DrafterServiceServicer):
 
 @asynccontextmanager
 async def running(
-    servicer: Scripted, address: str = "127.0.0.1:0"
+    servicer: Scripted, address: str = "127.0.0.1:0", *, max_concurrent_rpcs: int | None = None
 ) -> AsyncIterator[tuple[RpcServer, grpc.aio.Channel]]:
     """Serve the script on this event loop."""
-    server = RpcServer([SERVICE])
+    server = RpcServer([SERVICE], max_concurrent_rpcs=max_concurrent_rpcs)
     pb_grpc.add_DrafterServiceServicer_to_server(servicer, server.grpc)
     port = await server.start(address)
     target = address if address.startswith("unix:") else f"127.0.0.1:{port}"
     async with grpc.aio.insecure_channel(target) as channel:
-        yield server, channel
-        await server.stop()
+        try:
+            yield server, channel
+        finally:
+            await server.stop()
 
 
 async def nothing() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from protos import verifier_pb2 as pb
 from tests.support.servers.running_verifier import TOKENIZER, copycat, ids_of, running, text_of
+from verifier.constraints.grammar import ConstraintMatcher, MatchError
 from verifier.model.model import TargetModel
 from verifier.server import drain, warm_up
 
@@ -234,6 +235,25 @@ async def test_logits_that_are_not_finite_fail_that_request_with_the_reason(
         poison["on"] = False
         events = await verifier.generate(text="the", stopping=pb.Stopping(max_tokens=3))
         assert events[-1].HasField("finished")
+
+
+async def test_a_constraint_too_complex_to_follow_is_the_requests_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def too_complex(self: ConstraintMatcher, token_id: int) -> None:
+        raise MatchError("the constraint cannot be followed any further: too many states")
+
+    async with running() as verifier:
+        monkeypatch.setattr(ConstraintMatcher, "push", too_complex)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await verifier.generate(text="the", constraint=pb.Constraint(regex="[a-z ]{20}"))
+        await verifier.until_idle()
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    details = error_details_pb2.BadRequest()
+    assert rpc_status.from_call(caught.value).details[0].Unpack(details)  # type: ignore[arg-type]
+    assert [violation.field for violation in details.field_violations] == ["constraint"]
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_calls_before_the_model_is_loaded_are_told_to_retry() -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
+from rpc.contract import Learn
 from tests.support.models.engine_runs import (
     collect,
     ids_of,
@@ -70,7 +72,7 @@ async def test_rows_past_an_end_inside_an_accepted_run_are_not_reused(model: Tar
     engine = make_engine(model, drafts)
     engine.start()
     await collect(engine, make_request(PROMPTS[0], 20, stop_token_ids=frozenset([answer[4]])))
-    runs, completion = await collect(engine, make_request(longer, 10, mode=Mode.OFF))
+    runs, completion = await collect(engine, make_request(longer, 10))
     await engine.stop()
     assert ids_of(runs) == generate(hf, longer, 10, [])
     assert completion.num_reused_tokens == len(PROMPTS[0]) + answer.index(answer[4]) + 1
@@ -169,3 +171,28 @@ async def test_a_leader_that_leaves_lets_its_followers_go_on(
     hf = FAMILIES[0].build()
     assert [ids_of(runs) for runs, _ in results] == [generate(hf, p, 12, []) for p in PROMPTS[:2]]
     assert num_prompt_rows(engine) <= len(PROMPTS[0]) + 12, "rows were computed twice"
+
+
+@pytest.mark.parametrize(
+    "private",
+    [{"mode": Mode.OFF}, {"learn": Learn.NONE}, {"learn": Learn.OUTPUT}],
+)
+async def test_a_private_request_leaves_no_rows_and_takes_none(
+    model: TargetModel, private: dict[str, Any]
+) -> None:
+    """Not even the slot that it takes depends on its words."""
+    engine = make_engine(model, None)
+    engine.start()
+    num_reused = []
+    for fields in ({}, private, {}, private):
+        prompt = PROMPTS[0] if fields else PROMPTS[2]
+        _, completion = await collect(engine, make_request(prompt, 5, namespace="a", **fields))
+        num_reused.append(completion.num_reused_tokens)
+    # While a private one computes its rows, nobody waits for them.
+    both = await asyncio.gather(
+        collect(engine, make_request([*DOCUMENT, 1], 5, namespace="b", **private)),
+        collect(engine, make_request([*DOCUMENT, 2], 5, namespace="b")),
+    )
+    await engine.stop()
+    assert num_reused == [0, 0, len(PROMPTS[2]) - 1, 0]
+    assert [completion.num_reused_tokens for _, completion in both] == [0, 0]

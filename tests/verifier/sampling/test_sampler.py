@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from verifier.sampling.params import SamplingError, SamplingParams
+from verifier.sampling.params import SamplingError, SamplingParams, UnfulfillableError
 from verifier.sampling.ranking import logprobs, rank, top_ids
 from verifier.sampling.sampler import Sampler, uniform
 from verifier.sampling.token_counts import TokenCounts
@@ -215,7 +215,7 @@ def test_banning_every_token_raises(temperature: float) -> None:
     params = SamplingParams(
         temperature=temperature, logit_bias=tuple((i, -100.0) for i in range(5))
     )
-    with pytest.raises(SamplingError, match="-inf"):
+    with pytest.raises(UnfulfillableError, match=r"logit_bias: .* -inf"):
         Sampler(params, ()).choose(random_logits(1, 5))
 
 
