@@ -30,7 +30,7 @@ from drafter.trie.snapshot import (
 SPACE = "vocabulary/namespace"
 POSITION = Position("base", (12, 3), 99, (("ab" * 16, 1, 5),), 1000)
 POINTER = Pointer(
-    "base", (Generation("snapshot-2", 2, (12, 3), 1000), Generation("s", 1, (5, 0), 7))
+    "base", (Generation("snapshot-2", 2, (12, 3), 1000), Generation("snapshot-1-ab", 1, (5, 0), 7))
 )
 
 
