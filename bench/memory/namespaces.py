@@ -92,7 +92,7 @@ class _Watch:
 @contextmanager
 def _drafter(redis: LocalRedis, max_bytes: int) -> Iterator[tuple[psutil.Process, str]]:
     address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "drafter", "--listen", address, "--log-level", "warning"]
+    command = [sys.executable, "-m", "drafter", "--listen", address, "--log-level", "WARNING"]
     settings = {
         "LOOKAHEAD_DRAFTER_REDIS_URL": redis.url,
         "LOOKAHEAD_DRAFTER_MAX_MEMORY_BYTES": str(max_bytes),
@@ -144,7 +144,7 @@ def _drain(stub: DrafterServiceStub, watch: _Watch) -> None:
         before = watch.process.cpu_times().user
         time.sleep(1.0)
         watch.look()
-        return watch.process.cpu_times().user - before < 0.3
+        return bool(watch.process.cpu_times().user - before < 0.3)
 
     wait_until(is_quiet, MAX_DRAIN_S)
 
@@ -159,7 +159,7 @@ def _back_ms(stub: DrafterServiceStub) -> float:
         del opening.token_ids[8:]
         opening.num_prompt_tokens, opening.max_nodes = 8, 16
         (response,) = stub.Draft(iter([pb.DraftRequest(step=1, open=[opening])]))
-        return expected in response.drafts[0].token_ids
+        return expected in list(response.drafts[0].token_ids)
 
     wait_until(drafts, 30)
     return 1000 * (time.monotonic() - began)

@@ -33,6 +33,8 @@ _SHRINK_S = 1.0
 _FLUSH_S = 1.0
 # So many new spaces are not waited for until room is made.
 _MAX_NEW = 256
+# What a space takes beside what it has learned.
+_SPACE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,8 @@ class SharedMemory:
 
     def _residents(self) -> Iterator[Resident]:
         for space, used_at in self._used_at.items():
-            yield Resident(space, self._num_bytes(space), used_at, self._outbox.has(space))
+            num_bytes = self._num_bytes(space) + _SPACE_BYTES
+            yield Resident(space, num_bytes, used_at, self._outbox.has(space))
 
     def _put_away(self, space: str) -> bool:
         """Let go of a space that nobody uses; it comes back from the log when it is used again."""

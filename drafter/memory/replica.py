@@ -16,7 +16,7 @@ from drafter.memory.status import Lag
 from drafter.memory.tombstones import Tombstones, incarnation_in
 from drafter.memory.transfer import SnapshotTransfer
 from drafter.runtime import Runtime
-from drafter.trie.snapshot import ZERO, Position, parse_pointer
+from drafter.trie.snapshot import UNREADABLE, ZERO, Position, parse_pointer
 from drafter.trie.store import Store, TokenTrie
 from drafter.trie.token_run import TokenRun
 
@@ -225,8 +225,8 @@ class Replica:
         if page.pointer is None:
             await self._resync_without_pointer()
             return
-        pointer, adrift = parse_pointer(page.pointer), None
-        for generation in pointer.generations if pointer else ():
+        pointer, adrift = parse_pointer(page.pointer) or UNREADABLE, None
+        for generation in pointer.generations:
             era = self._era
             loaded = await self._transfer.load(generation)
             if era != self._era:
@@ -349,7 +349,7 @@ class Replica:
 
 
 def _points_nowhere(page: Page) -> bool:
-    """Tell whether there is a pointer that no drafter wrote: unreadable, or beyond the log's end."""
+    """Tell whether no drafter wrote the pointer: it is unreadable, or beyond the end of the log."""
     pointer, end = parse_pointer(page.pointer), page.end.last_id
     if pointer is None:
         return False

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-# Spaces whose runs are still on their way stay up to here, as shares of the limits; beyond, the
-# runs of those longest unused are lost.
-_MOST_BYTES_SENDING = 1.2
-_MOST_SPACES_SENDING = 2.0
+# Spaces whose runs are still on their way stay up to so many times the limit. Beyond, and beyond
+# the bytes, the runs of those longest unused are lost.
+_MOST_SPACES_SENDING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +84,10 @@ class _Held:
         )
 
     def too_much(self, resident: Resident) -> bool:
-        return self._exceeds(1.0, 1.0)
+        return self._exceeds(self._limits.max_spaces)
 
     def far_too_much(self, resident: Resident) -> bool:
-        return self._exceeds(_MOST_BYTES_SENDING, _MOST_SPACES_SENDING)
+        return self._exceeds(_MOST_SPACES_SENDING * self._limits.max_spaces)
 
-    def _exceeds(self, bytes_share: float, spaces_share: float) -> bool:
-        limits = self._limits
-        return (
-            self._num_bytes > bytes_share * limits.max_bytes
-            or self._num_spaces > spaces_share * limits.max_spaces
-        )
+    def _exceeds(self, max_spaces: int) -> bool:
+        return self._num_bytes > self._limits.max_bytes or self._num_spaces > max_spaces

@@ -20,11 +20,9 @@ LIMITS = st.builds(
 )
 
 
-def within(held: list[Resident], limits: RoomLimits, share: tuple[float, float]) -> bool:
-    return (
-        sum(r.num_bytes for r in held) <= share[0] * limits.max_bytes
-        and len(held) <= share[1] * limits.max_spaces
-    )
+def within(held: list[Resident], limits: RoomLimits, times: int) -> bool:
+    num_bytes = sum(resident.num_bytes for resident in held)
+    return num_bytes <= limits.max_bytes and len(held) <= times * limits.max_spaces
 
 
 def tenants_too_large(held: list[Resident], limits: RoomLimits) -> set[str]:
@@ -75,8 +73,8 @@ def reference(residents: list[Resident], limits: RoomLimits, refusing: set[str])
             break
         held.remove(victim)
         gone.append(victim.space)
-    for share, sending in (((1.0, 1.0), False), ((1.2, 2.0), True)):
-        while not within(held, limits, share):
+    for times, sending in ((1, False), (2, True)):
+        while not within(held, limits, times):
             victim = first([r for r in held if sending or not r.sending])
             if victim is None:
                 break
