@@ -1,12 +1,15 @@
 """Whose turn it is: all spaces share a few workers, so idle ones cost neither tasks nor calls.
 
 A space that asks twice before its turn gets one turn; one that asks during its turn gets another.
+Tenants take turns, too, so that one with very many spaces keeps nobody waiting but itself.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+
+from drafter.memory.room import tenant_of
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +21,10 @@ Take = Callable[[str], Awaitable[float | None]]
 
 
 class TurnQueue:
-    """Spaces in the order in which they asked, and those whose turn it is."""
+    """Each tenant's spaces in the order in which they asked, and those whose turn it is."""
 
     def __init__(self) -> None:
-        self._due: OrderedDict[str, None] = OrderedDict()
+        self._due: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
         self._running: dict[str, bool] = {}  # whether it asked again meanwhile
 
     def ask(self, space: str) -> None:
@@ -29,13 +32,16 @@ class TurnQueue:
         if space in self._running:
             self._running[space] = True
         else:
-            self._due.setdefault(space)
+            self._due.setdefault(tenant_of(space), OrderedDict()).setdefault(space)
 
     def begin(self) -> str | None:
         """Return whose turn begins now, None where nobody asks."""
         if not self._due:
             return None
-        space, _ = self._due.popitem(last=False)
+        tenant, spaces = self._due.popitem(last=False)
+        space, _ = spaces.popitem(last=False)
+        if spaces:
+            self._due[tenant] = spaces
         self._running[space] = False
         return space
 
@@ -48,12 +54,16 @@ class TurnQueue:
         """Take a space out of the queue; False while its turn runs, and then nothing changed."""
         if space in self._running:
             return False
-        self._due.pop(space, None)
+        tenant = tenant_of(space)
+        spaces = self._due.get(tenant, OrderedDict())
+        spaces.pop(space, None)
+        if not spaces:
+            self._due.pop(tenant, None)
         return True
 
     def waits(self, space: str) -> bool:
         """Tell whether a space is due, or has its turn."""
-        return space in self._due or space in self._running
+        return space in self._running or space in self._due.get(tenant_of(space), ())
 
 
 class Turns:

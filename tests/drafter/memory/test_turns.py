@@ -62,6 +62,16 @@ def test_queue_is_the_reference(steps: list[tuple[str, str]]) -> None:
             assert queue.waits(name) == (name in reference.due + reference.running)
 
 
+def test_a_tenant_with_many_spaces_keeps_no_other_waiting() -> None:
+    queue = TurnQueue()
+    for number in range(1000):
+        queue.ask(f"v/flood.{number}")
+    queue.ask("v/polite.1")
+    queue.ask("v/polite.2")
+    begun = [queue.begin() for _ in range(5)]
+    assert begun == ["v/flood.0", "v/polite.1", "v/flood.1", "v/polite.2", "v/flood.2"]
+
+
 async def test_a_failing_turn_ends_and_comes_again_while_others_go_on() -> None:
     taken: list[str] = []
     done = asyncio.Event()
