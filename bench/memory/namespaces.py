@@ -52,7 +52,7 @@ def namespaces(number: int, max_memory_bytes: int = 256 << 20) -> Namespaces:
                 if response.step % 20 == 0:
                     watch.look()
             opened_s = time.monotonic() - began
-            _drain(stub, watch)
+            _drain(watch)
             watch.look()
             before, idle_from = process.cpu_times(), time.monotonic()
             time.sleep(IDLE_S)
@@ -78,14 +78,14 @@ class _Watch:
     """The most memory and connections that were seen."""
 
     def __init__(self, process: psutil.Process, redis: LocalRedis) -> None:
-        self.process, self._client = process, connect(redis)
+        self.process, self.client = process, connect(redis)
         self.most_mb = 0.0
         self.most_connections = 0
         self.look()
 
     def look(self) -> None:
         self.most_mb = max(self.most_mb, _mb(self.process))
-        others = len(self._client.client_list()) - 1
+        others = len(self.client.client_list()) - 1
         self.most_connections = max(self.most_connections, others)
 
 
@@ -137,14 +137,16 @@ def _tokens(seed: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     return np.random.default_rng(seed).integers(0, VOCABULARY, PROMPT_LEN)
 
 
-def _drain(stub: DrafterServiceStub, watch: _Watch) -> None:
-    """Wait until the drafter has nothing more to send or to read: it uses little time."""
+def _drain(watch: _Watch) -> None:
+    """Wait until all that was learned is in Redis: its news end."""
+    client, last = watch.client, -1
 
     def is_quiet() -> bool:
-        before = watch.process.cpu_times().user
-        time.sleep(1.0)
+        nonlocal last
+        before, last = last, client.xinfo_stream("lookahead:news")["entries-added"]
+        time.sleep(2.0)
         watch.look()
-        return bool(watch.process.cpu_times().user - before < 0.3)
+        return bool(before == last)
 
     wait_until(is_quiet, MAX_DRAIN_S)
 
