@@ -27,7 +27,30 @@ class DrafterConfig(ServerSettings):
         default=64 << 20, ge=1 << 20, description="Memory of one namespace's trie"
     )
     max_memory_bytes: int = Field(
-        default=1 << 30, ge=1 << 20, description="Memory of all tries together"
+        default=1 << 30,
+        ge=1 << 20,
+        description="Memory of all namespaces together; idle ones are put away to keep to it",
+    )
+    max_namespaces: int = Field(
+        default=4096,
+        ge=1,
+        description="Namespaces in memory at once; idle ones come back from Redis when asked for",
+    )
+    max_tenant_bytes: int | None = Field(
+        default=None,
+        ge=1 << 20,
+        description="Memory of one tenant's namespaces; a tenant is what stands before the first "
+        "dot of a namespace's name; unset: half of max_memory_bytes",
+    )
+    max_tenant_namespaces: int | None = Field(
+        default=None,
+        ge=1,
+        description="Namespaces of one tenant in memory at once; unset: half of max_namespaces",
+    )
+    max_tenant_learn_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens that one tenant may have learned in a minute; unset: no limit",
     )
     max_outbox_bytes: int = Field(
         default=64 << 20,

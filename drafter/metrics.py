@@ -54,12 +54,17 @@ class DrafterMetrics:
 def _tries(stats: SessionStats, status: MemoryStatus) -> Iterator[Metric]:
     yield gauge("trie_namespaces", "Namespaces in memory.", status.num_spaces)
     yield gauge("trie_tokens", "Tokens in the tries of all namespaces.", status.num_tokens)
-    yield gauge("trie_bytes", "Memory of the tries of all namespaces.", status.num_bytes)
+    yield gauge("trie_bytes", "Memory of what all namespaces have learned.", status.num_bytes)
     yield counter("trie_evictions", "Namespaces unloaded to make room for others.", status.unloaded)
     yield counter(
         "learn_tokens",
         "Tokens learned from all drafters.",
         status.applied_tokens if status.shared else stats.num_learned,
+    )
+    yield counter(
+        "learn_refused_tokens",
+        "Tokens not learned because their tenant had learned too many within a minute.",
+        status.refused_tokens,
     )
 
 
@@ -89,6 +94,14 @@ def _log(status: MemoryStatus) -> Iterator[Metric]:
     yield counter("replication_skipped", "Log entries that could not be read.", status.skipped)
     yield labelled_counter(
         "resync", "Replicas that restarted from a snapshot, by reason.", "reason", status.resyncs
+    )
+    yield gauge(
+        "namespaces_in_trouble",
+        "Namespaces that Redis holds in a form that cannot be followed.",
+        status.num_in_trouble,
+    )
+    yield labelled_counter(
+        "repair", "Repairs of what Redis held, by what was wrong.", "reason", status.repairs
     )
     yield gauge(
         "limit_mismatches",

@@ -10,6 +10,7 @@ from drafter.drafting.session_store import SessionStore
 from drafter.drafting.sessions import DraftSessions
 from drafter.kernels.dispatch import dispatch
 from drafter.memory.memory import MemoryLimits, SharedMemory
+from drafter.memory.room import RoomLimits
 from drafter.metrics import DrafterMetrics
 from drafter.trie.token_run import TokenRun
 from protos.drafter_pb2_grpc import add_DrafterServiceServicer_to_server
@@ -73,12 +74,23 @@ def build(config: DrafterConfig) -> tuple[DraftSessions, SharedMemory]:
         SessionStore(sessions, max_namespace_bytes=config.max_namespace_bytes),
         redis_url=config.redis_url.get_secret_value() or None,
         limits=MemoryLimits(
-            max_bytes=config.max_memory_bytes,
+            room=_room(config),
+            tenant_learn_tokens=config.max_tenant_learn_tokens,
             max_outbox_bytes=config.max_outbox_bytes,
             ttl_s=config.namespace_ttl_s,
         ),
     )
     return sessions, memory
+
+
+def _room(config: DrafterConfig) -> RoomLimits:
+    """Return what may be in memory; a tenant may have half of it unless told otherwise."""
+    return RoomLimits(
+        max_bytes=config.max_memory_bytes,
+        max_spaces=config.max_namespaces,
+        max_tenant_bytes=config.max_tenant_bytes or config.max_memory_bytes // 2,
+        max_tenant_spaces=config.max_tenant_namespaces or max(1, config.max_namespaces // 2),
+    )
 
 
 def warm_up() -> None:

@@ -1,7 +1,7 @@
 """The shared memory measured over real processes and a private server: `python -m bench.memory`.
 
 Latency from one drafter's close to another's trie, what a crash and faults of Redis cost, and the
-rates, sizes and start times at ten million tokens.
+rates, sizes and start times at ten million tokens, and what a flood of namespaces costs.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import Any
 from bench.memory.drafts import Drafting, drafting
 from bench.memory.fault_servers import KINDS
 from bench.memory.faults import fault_costs
+from bench.memory.namespaces import namespaces
 from bench.memory.plot import plot
 from bench.memory.runs import agreement, crash, latency
 from bench.memory.scale import scale
@@ -25,10 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is asked for and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=10_000_000, help="size of the scale figure")
-    sections = ["latency", "agreement", "crash", "drafts", "faults", "sizes", "scale"]
+    sections = ["latency", "agreement", "crash", "drafts", "faults", "sizes", "scale", "namespaces"]
     parser.add_argument("--only", choices=sections)
     parser.add_argument("--redis", choices=KINDS, nargs="+", help="faults of these servers only")
     parser.add_argument("--rounds", type=int, default=4, help="how often each fault is met")
+    parser.add_argument("--namespaces", type=int, default=100_000, help="size of their flood")
     parser.add_argument("--plot", type=Path, help="draw the scale figure at several sizes here")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "faults": lambda: fault_costs(options.redis or tuple(KINDS), options.rounds),
         "sizes": lambda: sizes(options.tokens),
         "scale": lambda: scale(options.tokens),
+        "namespaces": lambda: namespaces(options.namespaces),
     }
     found = {
         name: asdict(measure())  # type: ignore[call-overload]

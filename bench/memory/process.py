@@ -125,8 +125,8 @@ class _Worker:
         start = time.monotonic()
         await self._memory.start()
         self._memory.load(SPACE)
-        member = self._memory._members[SPACE]
-        while not member.replica.synced or member.replica.lag.caught_up_at is None:
+        replica = self._memory.replica(SPACE)
+        while not replica.synced or replica.lag.caught_up_at is None:
             await asyncio.sleep(0.001)
         return time.monotonic() - start
 
@@ -147,7 +147,7 @@ class _Worker:
 
     async def tokens(self) -> list[int]:
         """Return the first tokens of all runs that the trie holds."""
-        trie = self._memory._members[SPACE].replica.trie
+        trie = self._memory.replica(SPACE).trie
         assert isinstance(trie, Trie)
         live = trie.live_tokens()
         begins = np.concatenate([[True], live[:-1] < 0])[: len(live)]
@@ -159,7 +159,7 @@ class _Worker:
         assert found is not None
         _, digest = await self._memory.digest(SPACE)
         return State(
-            synced=self._memory._members[SPACE].replica.synced,
+            synced=self._memory.replica(SPACE).synced,
             num_tokens=found.num_tokens,
             outbox_runs=status.outbox_runs,
             position=found.position,
@@ -178,12 +178,12 @@ class _Worker:
 
     async def num_bytes(self) -> int:
         """Return what the trie takes."""
-        return self._memory._members[SPACE].replica.trie.num_bytes
+        return self._memory.replica(SPACE).trie.num_bytes
 
     async def snapshot(self) -> float:
         """Write a snapshot now; return how many seconds it took."""
         began = time.monotonic()
-        done = await self._memory._members[SPACE].replica.snapshot()
+        done = await self._memory.replica(SPACE).snapshot()
         assert done, "the snapshot was not published"
         return time.monotonic() - began
 

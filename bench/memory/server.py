@@ -12,9 +12,14 @@ from redis import Redis
 from bench.memory.process import SPACE, MemoryProcess
 from drafter.memory.memory import MemoryLimits
 from drafter.memory.replica import ReplicaLimits
+from drafter.memory.room import RoomLimits
 from lookahead.stack.private_redis import LocalRedis
 
-LIMITS = MemoryLimits(max_bytes=4 << 30, max_outbox_bytes=256 << 20, max_outbox_runs=1 << 20)
+LIMITS = MemoryLimits(
+    room=RoomLimits(max_bytes=4 << 30, max_tenant_bytes=4 << 30),
+    max_outbox_bytes=256 << 20,
+    max_outbox_runs=1 << 20,
+)
 NO_SNAPSHOTS = replace(LIMITS, replica=ReplicaLimits(snapshot_tokens=1 << 40))
 PREFIX = f"lookahead:{{{SPACE}}}:"
 LOG_KEY = f"{PREFIX}log"

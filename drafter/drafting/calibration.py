@@ -26,12 +26,19 @@ class Calibration:
     """The mixing model of one namespace, as one float32 array that the kernels update."""
 
     def __init__(self, model: NDArray[np.float32] | None = None) -> None:
-        self.model = (prior() if model is None else model).copy()
+        """Begin as the given model, or as the shipped prior, which nothing here changes."""
+        self.model = prior() if model is None else model
+        self._is_own = False
 
     @property
     def num_bytes(self) -> int:
-        """Memory the model takes."""
-        return self.model.nbytes
+        """Memory the model takes; nothing before the first outcome."""
+        return self.model.nbytes if self._is_own else 0
+
+    def reserve(self) -> None:
+        """Make the model one that may be changed."""
+        if not self._is_own:
+            self.model, self._is_own = self.model.copy(), True
 
     def check(self) -> None:
         """Assert that every chance, weight and count lies where the kernels keep it."""

@@ -32,7 +32,7 @@ _MIN_SPACE = 16
 class DraftRecord:
     """The last draft of one sequence: its nodes, all candidates beside them, and their evidence."""
 
-    __slots__ = ("chances_at", "ints", "max_nodes", "num_nodes", "rows", "tree_at")
+    __slots__ = ("chances_at", "ints", "is_unjudged", "max_nodes", "num_nodes", "rows", "tree_at")
 
     def __init__(self) -> None:
         self._make(_MIN_SPACE, layout.FULL_HIT_RATE // 2)
@@ -43,6 +43,7 @@ class DraftRecord:
 
     def _make(self, max_nodes: int, hit_rate: int) -> None:
         self.num_nodes = 0
+        self.is_unjudged = False
         self.max_nodes = max_nodes
         self.ints = layout.new_record(max_nodes, hit_rate)
         self.rows = layout.new_rows(max_nodes)
@@ -85,7 +86,7 @@ class Proposer:
             wanted,
             MIN_PROBABILITY,
         )
-        record.num_nodes = int(number)
+        record.num_nodes, record.is_unjudged = int(number), True
         return self._tree(record, record.num_nodes)
 
     def _tree(self, record: DraftRecord, number: int) -> DraftTree:

@@ -1,9 +1,11 @@
 """Puts the tries that follow the log where the live sequences draft from."""
 
+from contextlib import suppress
+
 from drafter.drafting.sessions import DraftSessions
 from drafter.trie.snapshot import Arrays
 from drafter.trie.store import TokenTrie
-from drafter.trie.trie import Trie
+from drafter.trie.trie import Trie, largest_capacity
 
 
 class SessionStore:
@@ -16,6 +18,10 @@ class SessionStore:
     @property
     def max_bytes(self) -> int:
         return self._max_namespace_bytes
+
+    @property
+    def max_tokens(self) -> int:
+        return largest_capacity(self._max_namespace_bytes)
 
     def build(self, arrays: Arrays | None) -> Trie:
         trie = Trie(max_bytes=self._max_namespace_bytes)
@@ -30,11 +36,12 @@ class SessionStore:
     def forget(self, space: str) -> None:
         self._sessions.forget(space)
 
-    def unload(self, space: str) -> bool:
-        try:
+    def num_bytes(self, space: str) -> int:
+        return self._sessions.num_bytes(space)
+
+    def in_use(self, space: str) -> bool:
+        return self._sessions.in_use(space)
+
+    def unload(self, space: str) -> None:
+        with suppress(KeyError):  # forgotten, and nothing was drafted since
             self._sessions.unload(space)
-        except KeyError:
-            return True
-        except ValueError:
-            return False
-        return True

@@ -32,6 +32,7 @@ class Memory:
     trie: Trie
     calibration: Calibration
     successors: Successors = field(default_factory=Successors)
+    num_open: int = 0  # sequences
 
     @property
     def num_bytes(self) -> int:
@@ -94,7 +95,7 @@ class DraftSessions:
         self._memories: dict[str, Memory] = {}
         self._proposer = Proposer()
         self._num_proposed = self._num_verified = self._num_accepted = self._num_emitted = 0
-        self._prior = Calibration(prior).model
+        self._prior = Calibration(prior).model.copy()
         Trie(max_bytes=max_namespace_bytes)
 
     def open(
@@ -120,9 +121,11 @@ class DraftSessions:
         """Start a sequence from what `prepare` made of it."""
         if sequence_id in self._sessions:
             raise ValueError(f"sequence_id: {sequence_id} is already open")
+        memory = self.memory(space)
+        memory.num_open += 1
         self._sessions[sequence_id] = Session(
             space=space,
-            memory=self.memory(space),
+            memory=memory,
             local=prepared.local,
             prompt_start=prepared.prompt_start,
             output_start=prepared.output_start,
@@ -151,14 +154,16 @@ class DraftSessions:
         session.local.reserve(len(run))
         arena, memory = session.local.arena, session.memory
         if rows is not None:
-            memory.successors.reserve()
+            memory.successors.reserve(len(run))
             dispatch.keep_successors(arena, memory.successors.table, run, rows.ravel(), len(run))
+        if record.is_unjudged:
+            memory.calibration.reserve()
         self._num_accepted += dispatch.observe(
             arena, memory.calibration.model, record.ints, record.rows, run, len(run), verified
         )
         self._num_verified += verified
         self._num_emitted += len(run)
-        record.num_nodes = 0
+        record.num_nodes, record.is_unjudged = 0, False
 
     def propose(self, sequence_id: int, max_nodes: int) -> DraftTree:
         """Draft what may follow the tokens observed so far, in at most `max_nodes` nodes."""
@@ -179,16 +184,14 @@ class DraftSessions:
 
     def close(self, sequence_id: int) -> None:
         """End a sequence and hand the run it leaves behind to the sink."""
-        session = self._session(sequence_id)
-        del self._sessions[sequence_id]
+        session = self._end(sequence_id)
         run = _finished_run(session)
         if len(run):
             self._sink(session.space, run)
 
     def drop(self, sequence_id: int) -> None:
         """End a sequence that goes on elsewhere: it leaves nothing behind here."""
-        self._session(sequence_id)
-        del self._sessions[sequence_id]
+        self._end(sequence_id)
 
     def learn(self, space: str, token_ids: TokenIds) -> None:
         """Learn a finished run: every context in it can be matched from now on."""
@@ -200,6 +203,7 @@ class DraftSessions:
         for session in self._sessions.values():
             if session.space == space:
                 session.memory = self.memory(space)
+                session.memory.num_open += 1
                 session.learn = Learn.NONE
 
     def memory(self, space: str) -> Memory:
@@ -214,13 +218,23 @@ class DraftSessions:
         """Return the trie of a space, an empty one where it is new."""
         return self.memory(space).trie
 
-    def unload(self, space: str) -> Memory:
+    def num_bytes(self, space: str) -> int:
+        """Memory of what a space has learned; 0 where nothing is held of it."""
+        memory = self._memories.get(space)
+        return memory.num_bytes if memory else 0
+
+    def in_use(self, space: str) -> bool:
+        """Tell whether sequences of a space are open."""
+        memory = self._memories.get(space)
+        return memory is not None and memory.num_open > 0
+
+    def unload(self, space: str) -> None:
         """Take an idle space out of memory; ValueError while sequences of it are open."""
         if space not in self._memories:
             raise KeyError(f"space: {space!r} is not loaded")
-        if any(session.space == space for session in self._sessions.values()):
+        if self.in_use(space):
             raise ValueError(f"space: {space!r} has open sequences")
-        return self._memories.pop(space)
+        del self._memories[space]
 
     def stats(self) -> SessionStats:
         """Count what is held and what was done."""
@@ -240,11 +254,19 @@ class DraftSessions:
 
     def check(self) -> None:
         """Walk the invariants of everything held."""
-        for memory in self._memories.values():
+        for space, memory in self._memories.items():
             memory.trie.check()
             memory.calibration.check()
+            num_open = sum(session.space == space for session in self._sessions.values())
+            assert memory.num_open == num_open, f"{space}: {memory.num_open} sequences"
         for session in self._sessions.values():
             session.local.check()
+
+    def _end(self, sequence_id: int) -> Session:
+        session = self._session(sequence_id)
+        del self._sessions[sequence_id]
+        session.memory.num_open -= 1
+        return session
 
     def _session(self, sequence_id: int) -> Session:
         session = self._sessions.get(sequence_id)

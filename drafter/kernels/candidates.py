@@ -37,6 +37,8 @@ from drafter.kernels.trie import (
     token_after,
 )
 
+# Where a successor row stands: the token times this, shifted right by that.
+SUCCESSOR_MIX, SUCCESSOR_SHIFT = -7046029254386353131, 24
 LEVEL_OF = np.array(
     [0, 0, 1, 2, 3, 3, 4, 4, 4] + [5] * 7 + [6] * 16 + [7], np.int64
 )  # by match length, up to MAX_MATCH_LEN
@@ -157,5 +159,5 @@ def successor_row(successors: Ints, token: Int) -> Int:
     num_rows = np.int64(successors[0])
     if num_rows == 0 or token < 0:
         return np.int64(0)
-    mixed = (token * np.int64(-7046029254386353131)) >> 24
+    mixed = (token * np.int64(SUCCESSOR_MIX)) >> SUCCESSOR_SHIFT
     return 1 + (mixed & (num_rows - 1)) * (mixing.SUCCESSOR_RANKS + 1)

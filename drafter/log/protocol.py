@@ -1,9 +1,14 @@
 """The log as a replica sees it: pages of entries, a lease, one step that publishes a snapshot."""
 
+import zlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from drafter.trie.snapshot import ZERO, EntryId, Pointer
+from drafter.trie.snapshot import ZERO, EntryId, Pointer, Position, parse_pointer
+
+
+class WrongType(ConnectionError):
+    """A key of the space holds what none of ours would write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,18 @@ class Page:
     pointer: bytes | None
     wanted: bool  # somebody found no snapshot that it can load
     end: LogEnd
+
+    def begins(self, cursor: EntryId, check: int) -> bool:
+        """Tell whether it begins with a certain entry, byte for byte."""
+        first = self.entries[0] if self.entries else (ZERO, b"")
+        return (first[0], zlib.crc32(first[1])) == (cursor, check)
+
+    def leads_on(self, position: Position) -> bool:
+        """Tell whether the log goes on from a position, from whose cursor on this was read."""
+        if position.cursor > ZERO:
+            return self.begins(position.cursor, position.check)
+        pointer = parse_pointer(self.pointer)
+        return pointer is None or [g.covered for g in pointer.generations][-1:] == [ZERO]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +72,10 @@ class Publication:
 
 
 class Log(Protocol):
-    """The log of every space. Any call may raise ConnectionError, applied or not."""
+    """The log of every space. Any call may raise ConnectionError, applied or not.
+
+    WrongType is raised until `remove` has deleted what `wrong_keys` names.
+    """
 
     async def read(self, space: str, cursor: EntryId) -> Page: ...
     async def append(self, space: str, data: bytes) -> None: ...
@@ -66,3 +86,5 @@ class Log(Protocol):
     async def publish(self, space: str, lease: Lease, publication: Publication) -> bool: ...
     async def want_snapshot(self, space: str) -> None: ...
     async def forget(self, space: str) -> None: ...
+    async def wrong_keys(self, space: str) -> set[str]: ...
+    async def remove(self, space: str, names: set[str]) -> None: ...

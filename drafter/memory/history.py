@@ -8,13 +8,10 @@ import zlib
 from dataclasses import asdict, dataclass
 
 from drafter.log.entry import EntryError, decode
-from drafter.log.protocol import Page
 from drafter.memory.tombstones import incarnation_of
-from drafter.trie.snapshot import ZERO, EntryId, Position
+from drafter.trie.snapshot import MAX_PRODUCERS, ZERO, EntryId, Position
 from drafter.trie.store import TokenTrie
 
-# Dedupe remembers this many (producer, boot) pairs, the latest in log order, the same everywhere.
-MAX_PRODUCERS = 1024
 START = Position(base="", cursor=ZERO, check=0, producers=(), num_tokens=0)
 
 
@@ -58,11 +55,6 @@ class History:
     def name(self) -> str:
         """Name the position: equal names mean equal tries."""
         return f"{self.base[:12] or 'root'}:{self.cursor[0]}-{self.cursor[1]}"
-
-    def begins(self, page: Page) -> bool:
-        """Tell whether a page begins with the entry at the cursor, byte for byte."""
-        first = page.entries[0] if page.entries else (ZERO, b"")
-        return (first[0], zlib.crc32(first[1])) == (self.cursor, self._check)
 
     def apply(self, entry_id: EntryId, data: bytes) -> None:
         """Learn the next entry, unless it is a copy of one before, or nothing that can be read."""

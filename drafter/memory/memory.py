@@ -7,17 +7,19 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from drafter.memory.following import Done, Following
 from drafter.memory.local import LocalMemory
 from drafter.memory.outbox import Outbox
-from drafter.memory.replica import ReplicaLimits
+from drafter.memory.quota import LearnQuota
+from drafter.memory.replica import Replica, ReplicaLimits
+from drafter.memory.room import Resident, RoomLimits, make_room, tenant_of
 from drafter.memory.status import MemoryStatus, SpaceStatus
-from drafter.memory.tombstones import Tombstones, forget_in_log
-from drafter.memory.worker import MemberTimes, SpaceWorker, end, going_on
+from drafter.memory.turns import end, going_on
+from drafter.memory.worker import MemberTimes
 from drafter.trie.snapshot import digest
 from drafter.trie.store import Store, TokenTrie
 from drafter.trie.token_run import TokenRun, as_run
@@ -27,24 +29,29 @@ if TYPE_CHECKING:
     from drafter.log.redis_log import RedisLog
 
 logger = logging.getLogger(__name__)
-_MONITOR_S = 1.0
+_SHRINK_S = 1.0
 _FLUSH_S = 1.0
+# So many new spaces are not waited for until room is made.
+_MAX_NEW = 256
+# What a space takes beside what it has learned.
+_SPACE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimits:
     """Bounds of the shared memory in this process and in Redis."""
 
-    max_bytes: int = 1 << 30  # tries of all spaces together
+    room: RoomLimits = field(default_factory=RoomLimits)
     max_outbox_runs: int = 100_000
     max_outbox_bytes: int = 64 << 20
+    tenant_learn_tokens: int | None = None  # a minute
     ttl_s: int | None = None  # an idle space is forgotten after this
     replica: ReplicaLimits = field(default_factory=ReplicaLimits)
     times: MemberTimes = field(default_factory=MemberTimes)
 
 
 class SharedMemory:
-    """Follows and feeds the log of each space in use. One event loop owns it."""
+    """Holds the spaces in use, and puts idle ones away. One event loop owns it."""
 
     def __init__(
         self,
@@ -55,7 +62,6 @@ class SharedMemory:
         limits: MemoryLimits | None = None,
     ) -> None:
         self._store, self._limits = store, limits or MemoryLimits()
-        self._log = _open_log(redis_url, self._limits.ttl_s) if redis_url else None
         self._url = redis_url
         self._outbox = Outbox(
             producer or uuid.uuid4().bytes,
@@ -63,52 +69,52 @@ class SharedMemory:
             max_runs=self._limits.max_outbox_runs,
             max_bytes=self._limits.max_outbox_bytes,
         )
-        self._members: dict[str, SpaceWorker] = {}
+        self._quota = LearnQuota(self._limits.tenant_learn_tokens)
+        self._following = self._follow_log(redis_url) if redis_url else None
         self._local: dict[str, LocalMemory] = {}
         self._used_at: dict[str, float] = {}
-        self._tombstones = Tombstones()
-        self._instance_id = ""
+        self._num_new = 0
         self._unloaded = 0
-        self._connected = False
-        self._last_error = ""
-        # Of spaces that were unloaded.
-        self._past_counts: Counter[str] = Counter()
-        self._past_resyncs: Counter[str] = Counter()
-        self._monitor: asyncio.Task[None] | None = None
+        self._shrinking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Return at once; connects in the background, however long that takes."""
         where = _describe(self._url) if self._url else "none, memory dies with the process"
         logger.info("shared memory log=%s", where)
-        self._monitor = asyncio.create_task(self._watch(), name="memory monitor")
+        if self._following is not None:
+            self._following.start()
+        self._shrinking = asyncio.create_task(self._keep_within(), name="memory limit")
 
     async def stop(self) -> None:
         """Send what waits, for at most a second, and end all tasks."""
         deadline = time.monotonic() + _FLUSH_S
-        while self._outbox.spaces() and self._log and time.monotonic() < deadline:
+        while self._outbox.spaces() and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         for local in self._local.values():
             local.stop()
-        await asyncio.gather(*(member.stop() for member in self._members.values()))
-        if self._monitor is not None:
-            await end([self._monitor])
-        if self._log is not None:
-            try:
-                await self._log.close()
-            except ConnectionError as error:
-                logger.info("closing the log: %s", error)
+        if self._shrinking is not None:
+            await end([self._shrinking])
+        if self._following is not None:
+            await self._following.stop()
+            await self._following.close()
 
-    def append(self, space: str, token_ids: Sequence[int] | TokenRun) -> None:
-        """Learn a finished run, here and on all replicas; never waits."""
+    def append(self, space: str, token_ids: Sequence[int] | TokenRun) -> bool:
+        """Learn a finished run, here and on all replicas; never waits.
+
+        False where its tenant has learned too much of late; then it is not learned.
+        """
         run = as_run("token_ids", token_ids)
         self._use(space)
         if not len(run):
-            return
-        if self._log is None:
+            return True
+        if not self._quota.take(tenant_of(space), len(run)):
+            return False
+        if self._following is None:
             self._local[space].learn(run)
-            return
-        self._outbox.add(space, run)
-        self._members[space].wake(run)
+        else:
+            self._outbox.add(space, run)
+            self._following.wake(space, run)
+        return True
 
     def load(self, space: str) -> None:
         """Begin to follow a space, in the background."""
@@ -122,13 +128,11 @@ class SharedMemory:
         trie = self._trie(space)
         num_tokens = trie.num_tokens if trie else 0
         self._outbox.discard(space)
-        if space in self._members:
-            self._members[space].replica.forget()
-        elif space in self._local:
+        if space in self._local:
             self._store.forget(space)
             self._local[space].forget()
-        if self._log is not None:
-            await forget_in_log(self._log, _checked(space), self._tombstones)
+        if self._following is not None:
+            await self._following.forget(_checked(space))
         return num_tokens
 
     def spaces(self) -> list[str]:
@@ -137,12 +141,18 @@ class SharedMemory:
 
     def describe(self, space: str) -> SpaceStatus | None:
         """Describe a space if it is in memory."""
-        trie, member = self._trie(space), self._members.get(space)
-        if trie is None:
+        if self._following is not None:
+            return self._following.describe(space)
+        local = self._local.get(space)
+        if local is None:
             return None
-        if member is not None:
-            return member.status()
-        return SpaceStatus(space, trie.num_tokens, trie.num_bytes)
+        return SpaceStatus(space, local.trie.num_tokens, self._num_bytes(space))
+
+    def replica(self, space: str) -> Replica:
+        """Return the replica of a space that follows the log; KeyError where there is none."""
+        if self._following is None:
+            raise KeyError(f"space: {space!r} follows no log")
+        return self._following.members[space].replica
 
     async def digest(self, space: str) -> tuple[str, str]:
         """Return a space's position and the digest there; hashes in a thread."""
@@ -154,7 +164,7 @@ class SharedMemory:
     @property
     def reaches_others(self) -> bool:
         """Whether there is a log, and it answered lately."""
-        return self._log is not None and self._connected
+        return self._following is not None and self._following.connected
 
     @property
     def waiting_bytes(self) -> int:
@@ -163,14 +173,12 @@ class SharedMemory:
 
     def status(self) -> MemoryStatus:
         """Count; cheap enough for every second."""
-        counts, resyncs = self._past_counts.copy(), self._past_resyncs.copy()
-        for member in self._members.values():
-            counts.update(member.replica.history.counts.as_dict())
-            resyncs.update(member.replica.resyncs)
+        done = self._following.counted() if self._following else Done()
+        counts = done.counts
         spaces = [status for space in self.spaces() if (status := self.describe(space))]
         return MemoryStatus(
-            shared=self._log is not None,
-            connected=self._connected,
+            shared=self._following is not None,
+            connected=self.reaches_others,
             spaces=tuple(spaces),
             num_bytes=sum(space.num_bytes for space in spaces),
             num_tokens=sum(space.num_tokens for space in spaces),
@@ -184,86 +192,83 @@ class SharedMemory:
             skipped=counts["skipped"],
             snapshots=counts["snapshots"],
             unloaded=self._unloaded,
-            resyncs=dict(resyncs),
+            refused_tokens=self._quota.refused_tokens,
+            resyncs=dict(done.resyncs),
+            repairs=dict(done.repairs),
         )
+
+    def _follow_log(self, redis_url: str) -> Following:
+        return Following(
+            _open_log(redis_url, self._limits.ttl_s),
+            self._store,
+            self._outbox,
+            limits=self._limits.replica,
+            times=self._limits.times,
+            emptied=self._watch_forgotten,
+        )
+
+    def _watch_forgotten(self, spaces: set[str]) -> None:
+        for space in spaces:
+            self._use(space)
 
     def _use(self, space: str) -> None:
         """Note that a space is in use, and follow it if it is not followed yet."""
         if space not in self._used_at:
-            self._follow(_checked(space))
+            self._begin(_checked(space))
         self._used_at[space] = time.monotonic()
 
-    def _follow(self, space: str) -> None:
-        if self._log is None:
+    def _begin(self, space: str) -> None:
+        self._num_new += 1
+        if self._num_new >= _MAX_NEW:
+            self._shrink()
+        if self._following is None:
             self._local[space] = LocalMemory(space, self._store)
-            return
-        member = SpaceWorker(
-            space,
-            self._store,
-            self._log,
-            self._outbox,
-            self._tombstones,
-            limits=self._limits.replica,
-            times=self._limits.times,
-        )
-        self._members[space] = member
-        member.start()
+        else:
+            self._following.follow(space)
 
     def _trie(self, space: str) -> TokenTrie | None:
-        member, local = self._members.get(space), self._local.get(space)
-        if member is not None:
-            return member.replica.trie
+        if self._following is not None:
+            return self._following.trie(space)
+        local = self._local.get(space)
         return local.trie if local else None
 
-    def _num_bytes(self) -> int:
-        tries = [self._trie(space) for space in self._used_at]
-        return sum(trie.num_bytes for trie in tries if trie)
+    def _num_bytes(self, space: str) -> int:
+        if self._following is not None:
+            return self._following.members[space].num_bytes
+        return self._store.num_bytes(space) + self._local[space].waiting_bytes
 
-    async def _watch(self) -> None:
-        """Once a second: is Redis there, is memory within its limit."""
+    async def _keep_within(self) -> None:
+        """Once a second, see that memory is within its limits."""
         while going_on():
             try:
-                if self._log is not None:
-                    await self._greet(self._log)
-                await self._shrink()
+                self._shrink()
             except Exception:
-                logger.exception("watching the memory failed")
-            await asyncio.sleep(_MONITOR_S)
+                logger.exception("making room failed")
+            await asyncio.sleep(_SHRINK_S)
 
-    async def _greet(self, log: "RedisLog") -> None:
-        try:
-            self._meet(await log.instance_id())
-            if not self._connected:
-                logger.info("shared memory connected")
-            self._connected, self._last_error = True, ""
-        except ConnectionError as error:
-            if self._connected or not self._last_error:
-                logger.warning("shared memory unreachable: %s", error)
-            self._connected, self._last_error = False, str(error)
+    def _shrink(self) -> None:
+        self._num_new = 0
+        make_room(self._residents(), self._limits.room, self._put_away)
 
-    def _meet(self, instance_id: str) -> None:
-        """In a Redis that lost everything, look after the spaces that were forgotten."""
-        if self._instance_id and instance_id != self._instance_id:
-            for space in self._tombstones.spaces():
-                self._use(space)
-        self._instance_id = instance_id
+    def _residents(self) -> Iterator[Resident]:
+        for space, used_at in self._used_at.items():
+            num_bytes = self._num_bytes(space) + _SPACE_BYTES
+            yield Resident(space, num_bytes, used_at, self._outbox.has(space))
 
-    async def _shrink(self) -> None:
-        """Unload the spaces that nobody used for longest, until the rest fits."""
-        for space in sorted(self._used_at, key=self._used_at.__getitem__):
-            if self._num_bytes() <= self._limits.max_bytes:
-                return
-            if self._outbox.has(space) or not self._store.unload(space):
-                continue
-            self._unloaded += 1
-            del self._used_at[space]
-            local, member = self._local.pop(space, None), self._members.pop(space, None)
-            if local is not None:
-                local.stop()
-            if member is not None:
-                self._past_counts.update(member.replica.history.counts.as_dict())
-                self._past_resyncs.update(member.replica.resyncs)
-                await member.stop()
+    def _put_away(self, space: str) -> bool:
+        """Let go of a space that nobody uses; it comes back from the log when it is used again."""
+        if self._store.in_use(space):
+            return False
+        if self._following is not None and not self._following.leave(space):
+            return False
+        local = self._local.pop(space, None)
+        if local is not None:
+            local.stop()
+        self._store.unload(space)
+        self._outbox.leave(space)
+        self._unloaded += 1
+        del self._used_at[space]
+        return True
 
 
 def _checked(space: str) -> str:

@@ -47,7 +47,8 @@ class Outbox:
         self._producer, self._boot_epoch = producer, boot_epoch
         self._max_runs, self._max_bytes = max_runs, max_bytes
         self._queues: dict[str, _Queue] = {}
-        self._sequences: dict[str, int] = {}
+        # Per space: the epoch in which it numbers its entries, and the last number.
+        self._sequences: dict[str, tuple[int, int]] = {}
         self._now = now
 
     def add(self, space: str, run: TokenRun) -> None:
@@ -107,6 +108,14 @@ class Outbox:
             self._count(-1, run)
         self._queues.pop(space, None)
 
+    def leave(self, space: str) -> None:
+        """Drop what a space waits for, and its numbers: when it comes back, a new epoch begins."""
+        waiting = self.waiting(space)
+        self.discard(space)
+        self.dropped += len(waiting)
+        if self._sequences.pop(space, None):
+            self._boot_epoch += 1
+
     def _next_entry(self, space: str, queue: _Queue) -> Entry:
         queue.in_flight_since, first = queue.runs.popleft()
         runs = [first]
@@ -114,8 +123,9 @@ class Outbox:
         while queue.runs and len(queue.runs[0][1]) <= room and len(runs) < MAX_ENTRY_RUNS:
             runs.append(queue.runs.popleft()[1])
             room -= len(runs[-1])
-        self._sequences[space] = self._sequences.get(space, 0) + 1
-        return Entry(self._producer, self._boot_epoch, self._sequences[space], tuple(runs))
+        epoch, last = self._sequences.get(space, (self._boot_epoch, 0))
+        self._sequences[space] = epoch, last + 1
+        return Entry(self._producer, epoch, last + 1, tuple(runs))
 
     def _drop_oldest(self) -> bool:
         queues = [queue for queue in self._queues.values() if queue.runs]

@@ -3,21 +3,24 @@
 Everything here works on any Log; nothing here knows Redis.
 """
 
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from drafter.log.protocol import Lease, Log, Page
+from drafter.log.protocol import Lease, Log, Page, WrongType
 from drafter.memory.history import START, History
 from drafter.memory.overlay import Overlay
 from drafter.memory.status import Lag
 from drafter.memory.tombstones import Tombstones, incarnation_in
 from drafter.memory.transfer import SnapshotTransfer
 from drafter.runtime import Runtime
-from drafter.trie.snapshot import ZERO, Position, parse_pointer
+from drafter.trie.snapshot import UNREADABLE, ZERO, Position, parse_pointer
 from drafter.trie.store import Store, TokenTrie
 from drafter.trie.token_run import TokenRun
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class ReplicaLimits:
 
     snapshot_tokens: int = 200_000
     snapshot_growth: float = 0.25
-    max_snapshot_bytes: int = 4 << 30
+    max_snapshot_bytes: int = (4 << 26) + 64  # of the largest trie that there may be
     patience_s: float = 3.0
 
 
@@ -48,6 +51,9 @@ class Replica:
         self.space = space
         self.history = History(store.build(None))
         self.resyncs: Counter[str] = Counter()
+        self.repairs: Counter[str] = Counter()
+        # Why the space cannot be followed; empty where it can.
+        self.trouble = ""
         self.synced = False
         self.lag = Lag(runtime.now())
         self.rolled_back_at: float | None = None
@@ -61,6 +67,8 @@ class Replica:
         self._pointer: bytes | None = None
         self._instance_id: str | None = None
         self._stranded_at: float | None = None
+        # A snapshot that can be read, from which the log does not go on.
+        self._adrift: tuple[Position, TokenTrie] | None = None
         self._wanted = False
         # Raised by whatever replaces the state under a running poll.
         self._era = 0
@@ -79,7 +87,11 @@ class Replica:
     async def poll(self) -> int:
         """Read once and apply; return how many entries were applied. Resyncs where it must."""
         era = self._era
-        page = await self._log.read(self.space, self.history.cursor)
+        try:
+            page = await self._log.read(self.space, self.history.cursor)
+        except WrongType as error:
+            await self.repair(str(error))
+            return 0
         if era != self._era:
             return 0
         if await self._forget_again(page):
@@ -87,6 +99,8 @@ class Replica:
         reason = self._examine(page)
         if reason is not None:
             self.resyncs[reason] += self.synced or not self.resyncs
+            if self.synced and await self._replace_pointer(page):
+                return 0
             self.synced = False
             await self._resync(page)
             return 0
@@ -113,6 +127,7 @@ class Replica:
         self._tombstones.saw(self.space, self.history.incarnation)
         self._tombstones.end(self.space)
         self._store.forget(self.space)
+        self._adrift = None
         self._clear()
 
     def snapshot_age_s(self) -> float | None:
@@ -136,17 +151,31 @@ class Replica:
         covered = pointer.newest.num_tokens if pointer else 0
         grown = int(self._limits.snapshot_growth * self.trie.num_tokens)
         enough = max(self._limits.snapshot_tokens, grown)
-        return self._wanted or self.history.num_tokens - covered >= enough
+        # Fewer than were covered: the pointer's number is not one that was counted.
+        return self._wanted or not 0 <= self.history.num_tokens - covered < enough
 
     async def snapshot(self) -> bool:
         """Write the state at the cursor as the newest generation, unless somebody else does."""
-        lease = await self._log.acquire(self.space)
-        if lease is None or not self.synced or self.ahead:
-            return False
         old = parse_pointer(self._pointer)
         if old and old.newest.covered > self.history.cursor:
             return False
+        lease = await self._acquire()
+        if lease is None or not self.synced or self.ahead:
+            return False
         return await self._upload(lease, self.history.position(), self._pointer)
+
+    async def repair(self, error: str) -> None:
+        """Delete what is none of ours. Where the log was lost so, the memory is a new base."""
+        self._complain(f"keys in Redis are of another type than ours ({error})")
+        names = await self._log.wrong_keys(self.space)
+        await self._log.remove(self.space, names - {"log"})
+        holds_it = self.synced and self.trie.num_tokens > 0
+        expected = None if "pointer" in names else self._pointer
+        if holds_it and names & {"log", "pointer"} and not await self._reseed(expected):
+            return
+        await self._log.remove(self.space, names & {"log"})
+        self.repairs["type"] += len(names)
+        self.synced = False
 
     def _examine(self, page: Page) -> str | None:
         """Return why the state cannot simply go on from the cursor, or None."""
@@ -155,10 +184,10 @@ class Replica:
         pointer = parse_pointer(page.pointer)
         if (pointer.base if pointer else "") != self.history.base:
             return "base"
-        if self.history.cursor == ZERO:
-            return "gap" if pointer and pointer.generations[-1].covered > ZERO else None
+        if _points_nowhere(page):
+            return "pointer"
         # Trimming and failover both show here: the cursor's own entry is gone, or is another.
-        return None if self.history.begins(page) else "moved"
+        return None if page.leads_on(self.history.position()) else "moved"
 
     async def _go_on(self, page: Page) -> int:
         """Apply what lies behind the cursor, unless the state is replaced on the way."""
@@ -196,17 +225,24 @@ class Replica:
         if page.pointer is None:
             await self._resync_without_pointer()
             return
-        pointer = parse_pointer(page.pointer)
-        for generation in pointer.generations if pointer else ():
+        pointer, adrift = parse_pointer(page.pointer) or UNREADABLE, None
+        for generation in pointer.generations:
             era = self._era
             loaded = await self._transfer.load(generation)
             if era != self._era:
                 return
-            if loaded:
+            if loaded is None:
+                continue
+            there = await self._log.read(self.space, loaded[0].cursor)
+            if era != self._era or there.pointer != page.pointer:
+                return  # look again
+            if there.leads_on(loaded[0]) and loaded[0].base == pointer.base:
                 self._stand_at(*loaded)
                 await self._synced(page.pointer)
                 return
-        await self._strand(page)
+            self._transfer.refuse(generation, f"{generation.key}: the log does not go on from it")
+            adrift = adrift or loaded
+        await self._strand(page, adrift)
 
     async def _resync_without_pointer(self) -> None:
         instance_id, era = await self._log.instance_id(), self._era
@@ -235,16 +271,43 @@ class Replica:
         await self._log.forget(self.space)
         return True
 
-    async def _strand(self, page: Page) -> None:
-        """No generation can be loaded: ask for a new one, then found a history on what is left."""
+    async def _strand(self, page: Page, adrift: tuple[Position, TokenTrie] | None) -> None:
+        """No generation leads on: ask for a new one, then found a history on what is left."""
+        self._complain("no snapshot in Redis can be used")
         await self._log.want_snapshot(self.space)
+        if adrift is not None and adrift[0].incarnation not in self._tombstones:
+            self._adrift = adrift
         if self._stranded_at is None:
             self._stranded_at = self._runtime.now()
         if self._runtime.now() - self._stranded_at >= self._limits.patience_s:
             self._clear()
-            pointer = parse_pointer(page.pointer)
-            self.history.incarnation = pointer.incarnation if pointer else ""
-            await self._reseed(page.pointer)
+            if self._adrift is not None:
+                self._stand_at(*self._adrift)
+            else:
+                pointer = parse_pointer(page.pointer)
+                self.history.incarnation = pointer.incarnation if pointer else ""
+            self.repairs["snapshot"] += await self._reseed(page.pointer)
+
+    async def _replace_pointer(self, page: Page) -> bool:
+        """Give Redis a pointer to what this replica holds, where its own is none."""
+        if not _points_nowhere(page) or not self.trie.num_tokens:
+            return False
+        self._complain("the pointer to the snapshots is none")
+        done = await self._reseed(page.pointer)
+        self.repairs["pointer"] += done
+        return done
+
+    async def _acquire(self) -> Lease | None:
+        try:
+            return await self._log.acquire(self.space)
+        except WrongType as error:
+            await self.repair(str(error))
+            return None
+
+    def _complain(self, trouble: str) -> None:
+        if not self.trouble:
+            logger.warning("space in trouble space=%s: %s", self.space, trouble)
+        self.trouble = trouble
 
     async def _reseed(self, expected: bytes | None) -> bool:
         """Make this replica's state the base that all others start from."""
@@ -260,7 +323,10 @@ class Replica:
     async def _synced(self, pointer: bytes | None) -> None:
         self._instance_id = await self._log.instance_id()
         self._pointer = pointer
-        self._stranded_at = None
+        self._stranded_at = self._adrift = None
+        if self.trouble:
+            logger.info("space recovered space=%s", self.space)
+        self.trouble = ""
         self.synced = True
 
     async def _upload(self, lease: Lease, position: Position, expected: bytes | None) -> bool:
@@ -280,3 +346,11 @@ class Replica:
         self.lag.restart()
         self._ahead.trie = None
         self._store.place(self.space, trie)
+
+
+def _points_nowhere(page: Page) -> bool:
+    """Tell whether no drafter wrote the pointer: it is unreadable, or beyond the end of the log."""
+    pointer, end = parse_pointer(page.pointer), page.end.last_id
+    if pointer is None:
+        return False
+    return not pointer.generations or (end > ZERO and pointer.newest.covered > end)

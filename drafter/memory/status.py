@@ -18,6 +18,7 @@ class SpaceStatus:
     lag_entries: int = 0  # known to stand in the log, not applied yet
     lag_s: float = 0.0  # for how long this replica is behind, or may be
     snapshot_age_s: float | None = None  # how far the newest lies behind, in the log's time
+    trouble: str = ""  # why it cannot be followed
     other_limit: int | None = None  # bytes per trie at the newest's writer, if not as here
 
 
@@ -40,7 +41,9 @@ class MemoryStatus:
     skipped: int
     snapshots: int
     unloaded: int  # spaces, to make room
+    refused_tokens: int  # not learned, for their tenant had learned too much of late
     resyncs: dict[str, int]  # by reason
+    repairs: dict[str, int]  # of spaces that Redis held unusable, by what was wrong
 
     @property
     def num_spaces(self) -> int:
@@ -54,6 +57,10 @@ class MemoryStatus:
     def num_other_limits(self) -> int:
         """Spaces that a replica with another limit holds, too: they evict at other tokens."""
         return sum(space.other_limit is not None for space in self.spaces)
+
+    @property
+    def num_in_trouble(self) -> int:
+        return sum(bool(space.trouble) for space in self.spaces)
 
     @property
     def lag_s(self) -> float:
@@ -105,8 +112,13 @@ class Lag:
         """Forget what was known of the log; it is another one."""
         self.entries, self._rank = 0, None
 
-    def seconds(self, now_s: float) -> float:
-        """Return for how long this replica is behind, or may be; 0 while it waits at the end."""
-        since_s = now_s - (self._started_at if self.caught_up_at is None else self.caught_up_at)
-        waiting = self.caught_up_at is not None and self.entries == 0 and since_s < _QUIET_S
-        return 0.0 if waiting else since_s
+    def seconds(self, now_s: float, heard_at: float | None = None) -> float:
+        """Return for how long this replica is behind, or may be; 0 while it waits at the end.
+
+        `heard_at` is when there was last known to be nothing new.
+        """
+        since_s = self._started_at if self.caught_up_at is None else self.caught_up_at
+        at_end = self.caught_up_at is not None and self.entries == 0
+        if at_end and heard_at is not None:
+            since_s = max(since_s, heard_at)
+        return 0.0 if at_end and now_s - since_s < _QUIET_S else now_s - since_s

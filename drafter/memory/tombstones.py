@@ -36,13 +36,16 @@ class Tombstones:
 
     def __init__(self, max_incarnations: int = _MAX_INCARNATIONS) -> None:
         self._ended: OrderedDict[str, str] = OrderedDict()  # incarnation: space
-        self._seen: dict[str, set[str]] = {}
+        self._seen: OrderedDict[str, set[str]] = OrderedDict()  # the latest of very many spaces
         self._max_incarnations = max_incarnations
 
     def saw(self, space: str, incarnation: str) -> None:
         """Note an incarnation that a space has or had; an empty name is none."""
         if incarnation and incarnation not in self._ended:
             self._seen.setdefault(space, set()).add(incarnation)
+            self._seen.move_to_end(space)
+        while len(self._seen) > self._max_incarnations:
+            self._seen.popitem(last=False)
 
     def end(self, space: str) -> None:
         """Note that a space is forgotten, in whichever incarnation its runs were learned."""

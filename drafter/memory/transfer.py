@@ -8,6 +8,7 @@ from drafter.trie.snapshot import (
     ZERO,
     Arrays,
     Generation,
+    Header,
     Inflater,
     Pointer,
     Position,
@@ -21,6 +22,10 @@ from drafter.trie.snapshot import (
 from drafter.trie.store import Store, TokenTrie
 
 logger = logging.getLogger(__name__)
+# A generation that was refused is not fetched again before this.
+_PAUSE_S = 1.0
+# The arrays of a trie, which is all that a snapshot may hold.
+_DIMENSIONS = {"tokens": ("<i4", 1), "num_learned": ("<i8", 1)}
 
 
 class SnapshotTransfer:
@@ -37,17 +42,24 @@ class SnapshotTransfer:
     ) -> None:
         self._space, self._store, self._log = space, store, log
         self._runtime, self._max_len = runtime, max_len
-        self._broken: set[str] = set()
+        self._broken: dict[str, float] = {}  # when they were refused last
 
     async def load(self, generation: Generation) -> tuple[Position, TokenTrie] | None:
         """Fetch one generation; None when it is missing or refused."""
+        now_s = self._runtime.now()
+        if now_s - self._broken.get(generation.key, -_PAUSE_S) < _PAUSE_S:
+            return None
         try:
             return await self._load(generation)
-        except ValueError as error:
-            if generation.key not in self._broken:
-                logger.warning("snapshot refused space=%s: %s", self._space, error)
-            self._broken.add(generation.key)
+        except (ValueError, MemoryError) as error:
+            self.refuse(generation, str(error))
             return None
+
+    def refuse(self, generation: Generation, reason: str) -> None:
+        """Note that a generation is of no use here."""
+        if generation.key not in self._broken:
+            logger.warning("snapshot refused space=%s: %s", self._space, reason)
+        self._broken[generation.key] = self._runtime.now()
 
     async def upload(
         self, lease: Lease, position: Position, arrays: Arrays, expected: bytes | None
@@ -80,7 +92,8 @@ class SnapshotTransfer:
         header = load_header(head, space=self._space, max_len=self._max_len)
         if header.position.cursor != generation.covered:
             raise SnapshotError(f"{generation.key}: covers {header.position.cursor}")
-        inflater = Inflater(header)
+        _check_arrays(header)
+        inflater = Inflater(header, self._store.max_tokens)
         for index in range(header.num_chunks):
             frame = await self._part(generation, str(index))
             await self._runtime.offload(inflater.add, index, frame)
@@ -111,3 +124,10 @@ class SnapshotTransfer:
         if old.base != position.base:
             return []
         return [g for g in old.generations if g.key not in self._broken][:1]
+
+
+def _check_arrays(header: Header) -> None:
+    """Refuse arrays that are not a trie's, before memory is taken for them."""
+    known = {name: (dtype, len(shape)) for name, dtype, shape in header.arrays}
+    if any(_DIMENSIONS.get(name) != found for name, found in known.items()):
+        raise SnapshotError(f"arrays: {known} are not those of a trie")

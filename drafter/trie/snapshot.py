@@ -1,6 +1,7 @@
 """A snapshot: a trie's arrays and the log position they stand for, as a header and zstd chunks.
 
-Nothing is allocated before the header's checksum, space and declared size are accepted.
+Nothing is allocated before the header's checksum, space and declared size are accepted, and then no
+more than its reader can use. Every field is checked, for anybody may have written it.
 """
 
 import hashlib
@@ -9,11 +10,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
 # Milliseconds and sequence number, ordered as Redis orders them.
 EntryId = tuple[int, int]
@@ -22,6 +24,9 @@ Arrays = dict[str, NDArray[Any]]
 ZERO: EntryId = (0, 0)
 CHUNK_LEN = 4 << 20
 MAX_HEADER_LEN = 1 << 20
+MAX_POINTER_LEN = 1 << 12
+# Dedupe remembers this many (producer, boot) pairs, the latest in log order, the same everywhere.
+MAX_PRODUCERS = 1024
 
 _MAGIC = b"LOOKAHEAD-SNAPSHOT-1\n"
 _DTYPES = frozenset(["|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8"])
@@ -31,36 +36,46 @@ class SnapshotError(ValueError):
     """The bytes are not a snapshot that may be loaded here."""
 
 
+_Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+_Word = Annotated[int, Field(ge=0, lt=1 << 64)]  # as Redis and the log's entries hold them
+_Check = Annotated[int, Field(ge=0, lt=1 << 32)]
+_Name = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{0,64}$")]
+_Key = Annotated[str, Field(pattern=r"^snapshot-[0-9A-Za-z.-]{1,64}$")]
+_Producer = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+_Producers = Annotated[tuple[tuple[_Producer, _Word, _Word], ...], Field(max_length=MAX_PRODUCERS)]
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """A point in one history of a space: everything up to `cursor` on top of `base` is applied."""
 
-    base: str  # which snapshot the history grew from; "" for the empty trie
-    cursor: EntryId
-    check: int  # CRC-32 of the entry at the cursor; 0 at ZERO
-    producers: tuple[tuple[str, int, int], ...]  # hex id, boot epoch, last sequence; oldest first
-    num_tokens: int  # ever applied in this history
-    incarnation: str = ""  # named for the first entry of all; empty while nothing was learned
+    base: _Name  # which snapshot the history grew from; "" for the empty trie
+    cursor: tuple[_Word, _Word]
+    check: _Check  # CRC-32 of the entry at the cursor; 0 at ZERO
+    producers: _Producers  # hex id, boot epoch, last sequence; oldest first
+    num_tokens: _Count  # ever applied in this history
+    # Named for the first entry of all; empty while nothing was learned. Stored as "life".
+    incarnation: Annotated[_Name, Field(alias="life")] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One snapshot in Redis: where it lies and what it covers."""
 
-    key: str
-    epoch: int
-    covered: EntryId
-    num_tokens: int  # applied up to there
+    key: _Key
+    epoch: _Word
+    covered: tuple[_Word, _Word]
+    num_tokens: _Count  # applied up to there
 
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
     """What a reader starts from: the newest snapshot first, then the one before."""
 
-    base: str
-    generations: tuple[Generation, ...]
-    incarnation: str = ""
-    max_bytes: int = 0  # that a trie of the newest one's writer may take
+    base: _Name
+    generations: Annotated[tuple[Generation, ...], Field(min_length=1, max_length=2)]
+    incarnation: Annotated[_Name, Field(alias="life")] = ""
+    max_bytes: _Count = 0  # that a trie of the newest one's writer may take
 
     @property
     def newest(self) -> Generation:
@@ -80,43 +95,52 @@ def _as_json(value: "Pointer | Header") -> bytes:
 
 def load_pointer(data: bytes) -> Pointer:
     """Parse a pointer; raises SnapshotError."""
+    if len(data) > MAX_POINTER_LEN:
+        raise SnapshotError(f"pointer: {len(data)} bytes, at most {MAX_POINTER_LEN} are read")
     try:
         if int(data[:8], 16) != zlib.crc32(data[8:]):
             raise SnapshotError("pointer: the checksum does not match")
-        fields = json.loads(data[8:])
-        found = tuple(
-            Generation(
-                str(g["key"]), int(g["epoch"]), _entry_id(g["covered"]), int(g["num_tokens"])
-            )
-            for g in fields["generations"]
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise SnapshotError(f"pointer: {error}") from error
-    if not 1 <= len(found) <= 2:
-        raise SnapshotError(f"pointer: {len(found)} generations")
-    incarnation, max_bytes = str(fields.get("life", "")), int(fields.get("max_bytes", 0))
-    return Pointer(str(fields["base"]), found, incarnation, max_bytes)
+        return _POINTER.validate_json(data[8:], strict=True)
+    except ValueError as error:
+        raise SnapshotError(f"pointer: {_first_line(error)}") from error
 
 
-@lru_cache(maxsize=1024)
+UNREADABLE = Pointer("unreadable", ())
+
+
+@lru_cache(maxsize=1024)  # of short ones: the others are not even parsed
+def _parse_pointer(data: bytes) -> Pointer:
+    try:
+        return load_pointer(data)
+    except SnapshotError:
+        return UNREADABLE
+
+
 def parse_pointer(data: bytes | None) -> Pointer | None:
     """Read a pointer; an unreadable one is a pointer to nothing on a base that nobody has."""
-    try:
-        return load_pointer(data) if data is not None else None
-    except SnapshotError:
-        return Pointer("unreadable", ())
+    if data is None:
+        return None
+    return _parse_pointer(data) if len(data) <= MAX_POINTER_LEN else UNREADABLE
+
+
+_Array = tuple[
+    Annotated[str, Field(max_length=64)],
+    Annotated[str, Field(max_length=8)],
+    Annotated[tuple[_Count, ...], Field(max_length=4)],
+]
+_Table = Annotated[tuple[_Array, ...], Field(max_length=16)]
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a snapshot says about itself."""
 
-    space: str
+    space: Annotated[str, Field(max_length=512)]
     position: Position
-    epoch: int
-    arrays: tuple[tuple[str, str, tuple[int, ...]], ...]  # name, dtype, shape
-    raw_len: int
-    sha256: str
+    epoch: _Word
+    arrays: _Table  # name, dtype, shape
+    raw_len: _Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
     @property
     def num_chunks(self) -> int:
@@ -155,9 +179,11 @@ def load_header(data: bytes, *, space: str, max_len: int) -> Header:
     if hashlib.sha256(data[start:]).digest() != data[len(_MAGIC) : start]:
         raise SnapshotError("header: the checksum does not match")
     try:
-        header = _header(json.loads(data[start:]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise SnapshotError(f"header: {error}") from error
+        header = _HEADER.validate_json(data[start:], strict=True)
+    except ValueError as error:
+        raise SnapshotError(f"header: {_first_line(error)}") from error
+    if unknown := {dtype for _, dtype, _ in header.arrays} - _DTYPES:
+        raise SnapshotError(f"header: {sorted(unknown)} are refused")
     declared = sum(_nbytes(dtype, shape) for _, dtype, shape in header.arrays)
     if header.space != space:
         raise SnapshotError(f"header: space {header.space!r} is not {space!r}")
@@ -176,74 +202,55 @@ def chunks(arrays: Arrays) -> Iterator[bytes]:
 
 
 class Inflater:
-    """Fills the arrays that a header declares, chunk by chunk, and never allocates more."""
+    """Fills the arrays that a header declares, chunk by chunk, and never allocates more.
 
-    def __init__(self, header: Header) -> None:
+    Of an array with more than `max_rows` rows it keeps the last ones only.
+    """
+
+    def __init__(self, header: Header, max_rows: int | None = None) -> None:
         self._header = header
-        self._arrays = {
-            name: np.empty(shape, np.dtype(dtype)) for name, dtype, shape in header.arrays
-        }
-        self._places = [
-            array.data.cast("B")[start:stop]
-            for array in self._arrays.values()
-            if array.nbytes
-            for start, stop in _cuts(array.nbytes)
-        ]
+        self._arrays: Arrays = {}
+        # Per chunk: the bytes of an array that are kept, how many before them are not, its place.
+        self._places: list[tuple[memoryview, int, tuple[int, int]]] = []
+        self._digest = hashlib.sha256()
+        self._num_added = 0
+        for name, dtype, shape in header.arrays:
+            kept = (min(shape[0], max_rows), *shape[1:]) if shape and max_rows else shape
+            array = self._arrays[name] = np.empty(kept, np.dtype(dtype))
+            size = _nbytes(dtype, shape)
+            row = array.data.cast("B") if array.nbytes else memoryview(b"")
+            self._places += [(row, size - array.nbytes, cut) for cut in _cuts(size)]
 
     def add(self, index: int, frame: bytes) -> None:
-        """Put one chunk in its place; raises SnapshotError."""
-        place = self._places[index]
+        """Put the next chunk in its place; raises SnapshotError."""
+        if index != self._num_added:
+            raise SnapshotError(f"chunk {index}: comes after {self._num_added} others")
+        kept, skipped, (start, stop) = self._places[index]
         try:
             # The declared size is what zstandard allocates, so it is compared first.
-            if zstandard.frame_content_size(frame) != len(place):
-                raise SnapshotError(f"chunk {index}: declares another size than {len(place)}")
+            if zstandard.frame_content_size(frame) != stop - start:
+                raise SnapshotError(f"chunk {index}: declares another size than {stop - start}")
             data = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise SnapshotError(f"chunk {index}: {error}") from error
-        if len(data) != len(place):
-            raise SnapshotError(f"chunk {index}: {len(data)} bytes for {len(place)}")
-        place[:] = data
+        if len(data) != stop - start:
+            raise SnapshotError(f"chunk {index}: {len(data)} bytes for {stop - start}")
+        self._digest.update(data)
+        self._num_added += 1
+        if stop > skipped:
+            first = max(start, skipped)
+            kept[first - skipped : stop - skipped] = memoryview(data)[first - start :]
 
     def finish(self) -> Arrays:
         """Return the arrays if all their bytes are the ones that were hashed."""
-        digest = hashlib.sha256()
-        for array in self._arrays.values():
-            digest.update(_row(array))
-        if digest.hexdigest() != self._header.sha256:
+        if self._digest.hexdigest() != self._header.sha256:
             raise SnapshotError("arrays: the checksum does not match")
         return self._arrays
 
 
-def _header(fields: dict[str, Any]) -> Header:
-    position = fields["position"]
-    table = tuple(
-        (str(name), str(dtype), tuple(int(n) for n in shape))
-        for name, dtype, shape in fields["arrays"]
-    )
-    if any(dtype not in _DTYPES or min(shape, default=0) < 0 for _, dtype, shape in table):
-        raise ValueError(f"arrays {table} hold a dtype or shape that is refused")
-    return Header(
-        space=str(fields["space"]),
-        position=Position(
-            base=str(position["base"]),
-            cursor=_entry_id(position["cursor"]),
-            check=int(position["check"]),
-            producers=tuple(
-                (bytes.fromhex(p).hex(), int(b), int(s)) for p, b, s in position["producers"]
-            ),
-            num_tokens=int(position["num_tokens"]),
-            incarnation=str(position.get("life", "")),
-        ),
-        epoch=int(fields["epoch"]),
-        arrays=table,
-        raw_len=int(fields["raw_len"]),
-        sha256=str(fields["sha256"]),
-    )
-
-
-def _entry_id(pair: list[int]) -> EntryId:
-    ms, sequence = pair
-    return int(ms), int(sequence)
+def _first_line(error: ValueError) -> str:
+    """Shorten what is said of a bad field; the field itself may be long."""
+    return " ".join(str(error).split())[:200]
 
 
 def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
@@ -263,3 +270,6 @@ def _row(array: NDArray[Any]) -> memoryview:
     if not array.nbytes:
         return memoryview(b"")
     return np.ascontiguousarray(array).data.cast("B")
+
+
+_POINTER, _HEADER = TypeAdapter(Pointer), TypeAdapter(Header)

@@ -29,6 +29,10 @@ class Store(Protocol):
     def max_bytes(self) -> int:
         """Bytes that one trie may take; replicas with another limit evict at another token."""
 
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that one trie may hold: of a longer export only the newest are of use."""
+
     def build(self, arrays: Arrays | None) -> TokenTrie:
         """Make a trie from an export, or an empty one; ValueError if refused. Any thread."""
 
@@ -38,5 +42,11 @@ class Store(Protocol):
     def forget(self, space: str) -> None:
         """Drop the trie and all else that the space has taught, by its owner's wish."""
 
-    def unload(self, space: str) -> bool:
-        """Drop the trie to free its memory; False while it is in use."""
+    def num_bytes(self, space: str) -> int:
+        """Memory of all that is kept for a space."""
+
+    def in_use(self, space: str) -> bool:
+        """Tell whether drafts are made for a space."""
+
+    def unload(self, space: str) -> None:
+        """Drop all that is kept for a space that is not in use."""

@@ -12,7 +12,7 @@ from drafter.kernels.dispatch import dispatch
 from drafter.trie.snapshot import digest
 from drafter.trie.token_run import MAX_TOKEN_ID, TokenRun, as_run
 
-MIN_CAPACITY = 1 << 10
+MIN_CAPACITY = 1 << 8
 MAX_CAPACITY = 1 << 26
 DEFAULT_MAX_BYTES = 1 << 30
 _INTS_PER_TOKEN = 1 + 2 * kernels.NUM_ORDERS
@@ -26,11 +26,13 @@ _BOUNDARY = np.array([kernels.BOUNDARY], np.int32)
 class Trie:
     """Learned token runs, bounded in bytes, oldest tokens evicted first. One thread at a time."""
 
-    def __init__(self, *, max_bytes: int = DEFAULT_MAX_BYTES, capacity: int = MIN_CAPACITY) -> None:
-        self._max_capacity = _largest_capacity(max_bytes)
+    def __init__(self, *, max_bytes: int = DEFAULT_MAX_BYTES, capacity: int = 0) -> None:
+        self._max_capacity = largest_capacity(max_bytes)
         self._renumbered = 0
         self._room = 0  # so many tokens may come before the arena has to be looked at
-        self.arena = _new_arena(min(_power_of_two(capacity), self._max_capacity))
+        self.arena = _EMPTY
+        if capacity:
+            self.arena = _new_arena(min(_power_of_two(capacity), self._max_capacity))
 
     @property
     def num_tokens(self) -> int:
@@ -44,8 +46,8 @@ class Trie:
 
     @property
     def num_bytes(self) -> int:
-        """Memory reserved for the tokens and their index."""
-        return self.arena.nbytes
+        """Memory reserved for the tokens and their index; nothing before the first token."""
+        return 0 if self.arena is _EMPTY else self.arena.nbytes
 
     @property
     def crowded(self) -> bool:
@@ -143,7 +145,8 @@ class Trie:
         """Grow or renumber where needed; count how many more tokens need neither."""
         head, capacity = self.arena.item(kernels.HEAD), self.arena.item(kernels.CAPACITY)
         needed = self.num_tokens + num_tokens
-        if (needed > capacity < self._max_capacity) or head + num_tokens > _MAX_POSITION:
+        full = needed > capacity < self._max_capacity
+        if self.arena is _EMPTY or full or head + num_tokens > _MAX_POSITION:
             self._rebuild(self.live_tokens(), min(_power_of_two(needed), self._max_capacity))
             head, capacity = self.arena.item(kernels.HEAD), self.arena.item(kernels.CAPACITY)
         self._room = _MAX_POSITION - head - num_tokens
@@ -192,7 +195,8 @@ def _power_of_two(number: int) -> int:
     return max(MIN_CAPACITY, 1 << max(number - 1, 0).bit_length())
 
 
-def _largest_capacity(max_bytes: int) -> int:
+def largest_capacity(max_bytes: int) -> int:
+    """Return how many tokens a trie of at most so many bytes may hold."""
     capacity = MAX_CAPACITY
     while 4 * _arena_len(capacity) > max_bytes:
         capacity //= 2
@@ -221,3 +225,7 @@ def _checked_export(
     if not len(tokens) <= learned[0] < 1 << 62:
         raise ValueError(f"num_learned: {learned[0]} for {len(tokens)} tokens")
     return tokens.astype(np.int32), int(learned[0])
+
+
+# What all tries without a token have in common; nothing writes to it.
+_EMPTY = _new_arena(MIN_CAPACITY)

@@ -22,8 +22,9 @@ from lookahead.doctor.machine import (
 )
 from lookahead.doctor.memory import check_redis
 from lookahead.doctor.model import check_model, check_served
+from lookahead.doctor.spaces import check_spaces
 from lookahead.stack.demo_models import DEMO
-from lookahead.stack.model_cache import cache_directory
+from lookahead.stack.model_cache import DEMO, cache_directory
 from lookahead.terminal import options
 
 doctor = typer.Typer()
@@ -99,6 +100,7 @@ def _set_up(model: str, redis: str) -> Iterator[Finding]:
     yield check_gpu(os.environ)
     yield from check_model(model)
     yield from check_redis(redis)
+    yield from check_spaces(redis)
 
 
 def _addresses(

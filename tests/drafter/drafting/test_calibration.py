@@ -105,7 +105,7 @@ def test_a_missing_prior_is_named_and_not_replaced(
     ],
 )
 def test_a_hostile_model_is_refused(index: int, value: float) -> None:
-    hostile = Calibration().model
+    hostile = Calibration().model.copy()
     hostile[index] = value
     with pytest.raises(ValueError, match="model"):
         checked_model(hostile)
@@ -120,9 +120,13 @@ def test_a_model_of_another_shape_is_refused(model: np.ndarray) -> None:
 def test_what_comes_true_raises_the_measured_chance_of_its_kind() -> None:
     sessions = DraftSessions()
     sessions.open(1, space="a", token_ids=[1, 2, 3, 4, 5, 1, 2])
-    model = sessions.memory("a").calibration.model
-    before = model[kernels.BIN_CHANCE : kernels.BIN_COUNT].copy()
+    prior, bins = (
+        sessions.memory("a").calibration.model,
+        slice(kernels.BIN_CHANCE, kernels.BIN_COUNT),
+    )
+    before = prior[bins].copy()
     assert sessions.propose(1, 1).token_ids.tolist() == [3]
     sessions.observe(1, [3])
-    after = model[kernels.BIN_CHANCE : kernels.BIN_COUNT]
+    after = sessions.memory("a").calibration.model[bins]
+    assert (prior[bins] == before).all(), "what all new spaces begin with has changed"
     assert (after > before).any()

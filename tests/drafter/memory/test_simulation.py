@@ -63,6 +63,10 @@ class RingStore:
     def max_bytes(self) -> int:
         return self.capacity
 
+    @property
+    def max_tokens(self) -> int:
+        return self.capacity
+
     def build(self, arrays: Arrays | None) -> Ring:
         ring = Ring(self.capacity)
         if arrays is not None:
@@ -76,8 +80,14 @@ class RingStore:
     def forget(self, space: str) -> None:
         self.ring = Ring(self.capacity)
 
-    def unload(self, space: str) -> bool:
-        return False
+    def num_bytes(self, space: str) -> int:
+        return 0
+
+    def in_use(self, space: str) -> bool:
+        return True
+
+    def unload(self, space: str) -> None:
+        raise AssertionError("a space in use is not unloaded")
 
 
 class WorldRuntime:
@@ -143,6 +153,8 @@ class Simulation:
             (0.008, "forget", self.forget),
             (0.02, "corrupt", self.world.corrupt),
             (0.02, "spoil", self.world.spoil_log),
+            (0.008, "replace", self.world.replace_log),
+            (0.008, "trim", self.world.trim),
         ]
         self.actions = common + [action for action in rare if self.rng.random() < 0.4]
 
@@ -302,7 +314,7 @@ class Simulation:
         starts = [t for i, t in enumerate(tokens) if i == 0 or tokens[i - 1] != t]
         if len(starts) != len(set(starts)):
             return "a run was counted twice"
-        harmful = {"fail over", "empty", "corrupt"} & self.history.faults.keys()
+        harmful = {"fail over", "empty", "corrupt", "replace", "trim"} & self.history.faults.keys()
         if self.capacity > 1000 and not harmful:
             missing = set(self.history.acknowledged) - set(tokens) - self.history.forgotten
             if missing and not self.history.faults["forget"]:

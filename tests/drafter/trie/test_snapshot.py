@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from drafter.trie.snapshot import (
 SPACE = "vocabulary/namespace"
 POSITION = Position("base", (12, 3), 99, (("ab" * 16, 1, 5),), 1000)
 POINTER = Pointer(
-    "base", (Generation("snapshot-2", 2, (12, 3), 1000), Generation("s", 1, (5, 0), 7))
+    "base", (Generation("snapshot-2", 2, (12, 3), 1000), Generation("snapshot-1-ab", 1, (5, 0), 7))
 )
 
 
@@ -188,3 +189,42 @@ def test_foreign_bytes_are_no_pointer_and_no_header(data: bytes) -> None:
         load_pointer(data)
     with pytest.raises(SnapshotError):
         load_header(data, space=SPACE, max_len=1 << 30)
+
+
+@given(st.integers(0, 300), st.integers(1, 300), st.integers(1, 64))
+def test_only_the_last_rows_are_kept_of_a_longer_array(
+    length: int, max_rows: int, chunk_tokens: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "CHUNK_LEN", 4 * chunk_tokens)
+        arrays = some_arrays(length)
+        head, frames = save(arrays)
+        inflater = Inflater(load_header(head, space=SPACE, max_len=1 << 20), max_rows)
+        for index, frame in enumerate(frames):
+            inflater.add(index, frame)
+        found = inflater.finish()
+    for name, array in arrays.items():
+        assert np.array_equal(found[name], array[-max_rows:])
+
+
+def test_a_small_snapshot_of_a_large_trie_takes_no_more_than_the_reader_can_use() -> None:
+    """150 KB of zeros that stand for 4 GiB: refused, or inflated a chunk at a time."""
+    num_tokens = 1 << 26
+    header = Header(
+        SPACE, POSITION, 1, (("tokens", "<i4", (num_tokens,)),), 4 * num_tokens, "0" * 64
+    )
+    with pytest.raises(SnapshotError, match="max"):
+        load_header(dump_header(header), space=SPACE, max_len=4 * num_tokens - 1)
+    frame = next(chunks({"tokens": np.zeros(snapshot.CHUNK_LEN // 4, np.int32)}))
+    assert len(frame) * header.num_chunks < 150_000
+    tracemalloc.start()
+    try:
+        inflater = Inflater(header, max_rows=1 << 20)
+        for index in range(header.num_chunks):
+            inflater.add(index, frame)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < (4 << 20) + 3 * snapshot.CHUNK_LEN
+    with pytest.raises(SnapshotError, match="checksum"):
+        inflater.finish()

@@ -34,7 +34,7 @@ class Peer:
         self.memory = SharedMemory(store, redis_url=url, limits=limits)
 
     def replica(self, space: str = SPACE) -> Replica:
-        return self.memory._members[space].replica
+        return self.memory.replica(space)
 
     def digest(self, space: str = SPACE) -> str:
         trie = self.memory._trie(space)

@@ -8,10 +8,11 @@ import copy
 import random
 import zlib
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from drafter.log.protocol import Lease, LogEnd, Page, Publication
+from drafter.log.protocol import Lease, LogEnd, Page, Publication, WrongType
 from drafter.trie.snapshot import ZERO, EntryId, load_pointer
 
 Result = TypeVar("Result")
@@ -31,6 +32,7 @@ class Server:
     epoch: int = 0
     wanted: bool = False
     instance_id: str | None = None
+    is_log_wrong: bool = False  # something else stands in its place
 
 
 class Turn:
@@ -111,6 +113,21 @@ class World:
         junk = self.rng.randbytes(self.rng.choice([0, 10, 60]))
         server.entries.append((server.last_id, junk))
 
+    def replace_log(self) -> None:
+        """Put something else in the log's place, as no writer of ours would."""
+        server = self.change()
+        server.entries, server.is_log_wrong = [], True
+
+    def trim(self) -> None:
+        """Drop the beginning of the log, whatever its snapshots cover, as no writer of ours would.
+
+        Without a snapshot nobody could tell.
+        """
+        if self.server.pointer is None:
+            return
+        server = self.change()
+        server.entries = server.entries[self.rng.randint(0, len(server.entries)) :]
+
     def corrupt(self) -> None:
         """Flip a bit somewhere in a snapshot, drop a part, or damage the pointer."""
         server = self.server
@@ -129,7 +146,8 @@ class World:
     def land_late(self) -> None:
         """Apply one call that its caller has long given up."""
         if self._late:
-            self._late.pop(self.rng.randrange(len(self._late)))()
+            with suppress(ConnectionError):
+                self._late.pop(self.rng.randrange(len(self._late)))()
 
     def drop_late(self) -> None:
         self._late.clear()
@@ -170,6 +188,8 @@ class SimulatedLog:
     def read(self, space: str, cursor: EntryId) -> Call[Page]:
         def do() -> Page:
             server = self._world.server
+            if server.is_log_wrong:
+                raise WrongType("the log is none")
             found = [entry for entry in server.entries if entry[0] >= cursor][:8]
             return Page(found, server.pointer, server.wanted, LogEnd())
 
@@ -177,6 +197,8 @@ class SimulatedLog:
 
     def append(self, space: str, data: bytes) -> Call[None]:
         def do() -> None:
+            if self._world.server.is_log_wrong:
+                raise WrongType("the log is none")
             server = self._world.change()
             # A coarse clock, so that a replica with another one gives out the same ids again.
             now_ms = 500 * int((self._world.now_s + self._world.skew_s) * 2)
@@ -257,5 +279,16 @@ class SimulatedLog:
         def do() -> None:
             instance_id = self._world.change().instance_id
             self._world.server = Server(instance_id=instance_id)
+
+        return self._world.call(do)
+
+    def wrong_keys(self, space: str) -> Call[set[str]]:
+        return self._world.call(lambda: {"log"} if self._world.server.is_log_wrong else set())
+
+    def remove(self, space: str, names: set[str]) -> Call[None]:
+        def do() -> None:
+            if "log" in names:
+                server = self._world.change()
+                server.is_log_wrong, server.entries = False, []
 
         return self._world.call(do)
