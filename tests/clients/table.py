@@ -54,6 +54,13 @@ CLIENTS = (
     Client("Pydantic AI", "pydantic-ai-slim[openai]", "2.68.0", "pydantic_ai_client.py"),
     Client("smolagents", "smolagents[openai]", "1.26.0", "smolagents_client.py"),
     Client(
+        "AutoGen",
+        "autogen-agentchat",
+        "0.7.5",
+        "autogen_client.py",
+        beside=("autogen-ext[openai]==0.7.5",),
+    ),
+    Client(
         "AI SDK (Node)",
         "@ai-sdk/openai-compatible",
         "3.0.92",
