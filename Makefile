@@ -1,5 +1,5 @@
 .PHONY: install demo test test-fast measured-fast coverage coverage-summary speed-test lint format protos settings
-.PHONY: bench up images sbom deploy-test release-check clean
+.PHONY: bench up images sbom deploy-test clients-test release-check clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -86,6 +86,10 @@ deploy-test: install
 # The sdist and the wheel, built and installed as a user gets them.
 release-check: install
 	$(BIN)/python -m pytest tests/system/check_release.py
+
+# Other people's clients, each installed in an environment of its own, against the running stack.
+clients-test: install
+	$(BIN)/python -m pytest tests/clients/check_clients.py
 
 # How much sooner drafts bring the demo model's words, on this machine.
 speed-test: install

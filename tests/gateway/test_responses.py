@@ -10,7 +10,7 @@ from openai import BadRequestError, OpenAI
 
 from protos import verifier_pb2 as pb
 from tests.support.servers.fake_verifier import serving
-from tests.support.servers.parts_verifier import FULL_ANSWER, PartsVerifier, said
+from tests.support.servers.parts_verifier import FULL_ANSWER, PartsVerifier, call, said
 from tests.support.servers.running_gateway import gateway, host
 
 pytestmark = pytest.mark.clients
@@ -108,6 +108,25 @@ def test_items_of_earlier_answers_become_one_message(
         '{"city": "Oslo"}',
     ]
     assert [m.tool_call_id for m in sent.messages[3:]] == [call.id for call in answer.tool_calls]
+
+
+def test_functions_in_a_namespace_are_called_there_and_back(
+    client: OpenAI, verifier: PartsVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "parts", [call('{"city": "Rome"}', name="sky__weather")])
+    tools = [{"type": "namespace", "name": "sky", "description": "All above.", "tools": [WEATHER]}]
+    answer = ask(client, tools=tools)
+    assert [tool.name for tool in verifier.requests[-1].chat.tools] == ["sky__weather"]
+    (made,) = answer.output
+    assert (made.namespace, made.name) == ("sky", "weather")
+    streamed = list(ask(client, tools=tools, stream=True))
+    items = [event.item for event in streamed if event.type.startswith("response.output_item")]
+    assert [(item.namespace, item.name) for item in items] == [("sky", "weather")] * 2
+    result = {"type": "function_call_output", "call_id": made.call_id, "output": "22"}
+    given = [{"role": "user", "content": "Rome?"}, made.model_dump(), result]
+    ask(client, tools=tools, input=given)
+    (repeated,) = verifier.requests[-1].chat.messages[1].tool_calls
+    assert repeated.name == "sky__weather"
 
 
 def test_parameters_arrive_in_the_contracts_fields(client: OpenAI, verifier: PartsVerifier) -> None:

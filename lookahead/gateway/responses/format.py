@@ -9,6 +9,7 @@ from lookahead.gateway.choice import Choice, Piece
 from lookahead.gateway.errors import ApiError
 from lookahead.gateway.responses.items import STARTS, deltas, ended, item, part
 from lookahead.gateway.responses.schema import ResponsesRequest
+from lookahead.gateway.responses.tools import names_of
 from lookahead.gateway.streams.blocks import Blocks, Step, blocks_of
 from lookahead.gateway.streams.format import Event
 from lookahead.gateway.usage import Usage, parameters, speculation
@@ -28,7 +29,8 @@ class ResponsesFormat:
         status = STATUS[choice.finish_reason]
         key = answer.caller.request_id
         found = self.response(answer, status)
-        found["output"] = [item(block, key, status) for block in blocks_of(choice)]
+        names = names_of(self.request.tools)
+        found["output"] = [item(block, key, status, names) for block in blocks_of(choice)]
         found["usage"] = _usage(Usage.of(answer))
         found["lookahead"] = speculation(answer)
         if status == "incomplete":
@@ -75,6 +77,7 @@ class EventWriter:
     def __init__(self, form: ResponsesFormat, answer: Answer) -> None:
         self._format = form
         self._answer = answer
+        self._names = names_of(form.request.tools)
         self._blocks = Blocks()
         self._number = 0
 
@@ -104,11 +107,11 @@ class EventWriter:
     def _step(self, step: Step) -> Iterable[Event]:
         block, key = step.block, self._answer.caller.request_id
         place = {"output_index": block.index}
-        inner = {**place, "item_id": item(block, key, "in_progress")["id"]}
+        inner = {**place, "item_id": item(block, key, "in_progress", self._names)["id"]}
         if block.kind != "call":
             inner["content_index"] = 0
         if step.begins:
-            begun = item(block, key, "in_progress", is_empty=True)
+            begun = item(block, key, "in_progress", self._names, is_empty=True)
             yield self._event("response.output_item.added", item=begun, **place)
             if block.kind in STARTS:
                 yield self._event("response.content_part.added", part=part(block.kind, ""), **inner)
@@ -116,9 +119,9 @@ class EventWriter:
             name, fields = deltas(block, step.text)
             yield self._event(name, **inner, **fields)
         if step.ends:
-            for name, fields in ended(block):
+            for name, fields in ended(block, self._names):
                 yield self._event(name, **inner, **fields)
-            done = item(block, key, "completed")
+            done = item(block, key, "completed", self._names)
             yield self._event("response.output_item.done", item=done, **place)
 
     def _event(self, name: str, /, **fields: object) -> Event:

@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from lookahead.gateway.chat.format import call_id
+from lookahead.gateway.responses.tools import Names
 from lookahead.gateway.streams.blocks import Block
 
 # What the parts of an item are called, and its id begins with.
 STARTS = {"reasoning": ("reasoning_text", "rs"), "text": ("output_text", "msg")}
 
 
-def item(block: Block, key: str, status: str, *, is_empty: bool = False) -> dict[str, Any]:
+def item(
+    block: Block, key: str, status: str, names: Names, *, is_empty: bool = False
+) -> dict[str, Any]:
     """Return an item; `key` makes the ids of one answer its own."""
     if block.kind == "call":
         assert block.call is not None
@@ -18,7 +21,7 @@ def item(block: Block, key: str, status: str, *, is_empty: bool = False) -> dict
             "type": "function_call",
             "id": f"fc_{block.call.key}",
             "call_id": call_id(block.call),
-            "name": block.call.name,
+            **names.get(block.call.name, {"name": block.call.name}),
             "arguments": "" if is_empty else block.text,
             "status": status,
         }
@@ -43,12 +46,12 @@ def deltas(block: Block, text: str) -> tuple[str, dict[str, Any]]:
     return f"response.{STARTS[block.kind][0]}.delta", {"delta": text, **more}
 
 
-def ended(block: Block) -> Iterator[tuple[str, dict[str, Any]]]:
+def ended(block: Block, names: Names) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the events of a block's end."""
     if block.kind == "call":
         assert block.call is not None
-        done = {"arguments": block.text, "name": block.call.name}
-        yield "response.function_call_arguments.done", done
+        named = names.get(block.call.name, {"name": block.call.name})
+        yield "response.function_call_arguments.done", {"arguments": block.text, **named}
         return
     more: dict[str, Any] = {"logprobs": []} if block.kind == "text" else {}
     yield f"response.{STARTS[block.kind][0]}.done", {"text": block.text, **more}

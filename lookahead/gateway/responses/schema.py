@@ -40,6 +40,7 @@ class FunctionCall(Part):
     type: Literal["function_call"]
     call_id: str
     name: str
+    namespace: str = ""
     arguments: str = ""  # JSON
     id: str = ""
     status: str = ""
@@ -90,6 +91,26 @@ class FunctionTool(Part):
     strict: bool = True  # arguments always satisfy the schema
 
 
+class NamespaceTool(Part):
+    """Functions that share a namespace."""
+
+    type: Literal["namespace"]
+    name: str
+    description: str = ""
+    tools: list[FunctionTool]
+
+
+def _tool_kind(tool: object) -> object:
+    given = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "[namespace]" if given == "namespace" else "[function]"
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("[function]")] | Annotated[NamespaceTool, Tag("[namespace]")],
+    Discriminator(_tool_kind),
+]
+
+
 class NamedTool(Part):
     """The tool that must be called."""
 
@@ -136,7 +157,7 @@ class ResponsesRequest(Part):
     model: str | None = None
     input: Annotated[list[Item], BeforeValidator(_one_message), Field(min_length=1)]
     instructions: str = ""
-    tools: list[FunctionTool] = Field(default_factory=list)
+    tools: list[Tool] = Field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True
     reasoning: ReasoningOptions = ReasoningOptions()

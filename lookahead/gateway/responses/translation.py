@@ -18,6 +18,7 @@ from lookahead.gateway.responses.schema import (
     ResponsesRequest,
     TextForm,
 )
+from lookahead.gateway.responses.tools import functions, name_of
 from protos import verifier_pb2 as pb
 
 FIELD_NAMES = (
@@ -67,9 +68,9 @@ def _conversation(request: ResponsesRequest) -> pb.ChatMessages:
         chat.messages.add(role="system", content=request.instructions)
     for item in request.input:
         _add(chat, item)
-    for tool in request.tools:
+    for name, tool in functions(request.tools):
         schema = "" if tool.parameters is None else json.dumps(tool.parameters, ensure_ascii=False)
-        chat.tools.add(name=tool.name, description=tool.description, parameters=schema)
+        chat.tools.add(name=name, description=tool.description, parameters=schema)
     choice = request.tool_choice
     if isinstance(choice, NamedTool):
         chat.tool_choice, chat.tool_name = CHOICES["required"], choice.name
@@ -86,7 +87,8 @@ def _add(chat: pb.ChatMessages, item: Item) -> None:
         content = _text(item.output)
         chat.messages.add(role="tool", content=content, tool_call_id=item.call_id)
     elif isinstance(item, FunctionCall):
-        call = pb.ToolCall(id=item.call_id, name=item.name, arguments=item.arguments)
+        name = name_of(item.name, item.namespace)
+        call = pb.ToolCall(id=item.call_id, name=name, arguments=item.arguments)
         _answer(chat).tool_calls.append(call)
     elif isinstance(item, InputMessage):
         role = ROLES.get(item.role, item.role)

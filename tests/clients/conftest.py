@@ -1,0 +1,58 @@
+"""One stack for all clients, on the instruct model."""
+
+import json
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.serving.peers.instruct_model import INSTRUCT
+from bench.serving.peers.weights import find_weights
+from lookahead.stack.stack import NO_REDIS, StackConfig, running
+
+# Agents' first prompts are longer than the default.
+MAX_CONTEXT = "8192"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running stack as clients see it."""
+
+    url: str
+    model: str
+    model_folder: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        """What each program is told."""
+        return [self.url, self.model, str(self.model_folder)]
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """All services with a gateway on a port of this machine."""
+    folder = find_weights(INSTRUCT, Console(stderr=True)).checkpoint
+    config = StackConfig.apart(
+        str(folder),
+        tmp_path_factory.mktemp("stack"),
+        environ=os.environ | {"LOOKAHEAD_VERIFIER_MAX_CONTEXT": MAX_CONTEXT},
+        redis=NO_REDIS,
+        gateway_address=f"127.0.0.1:{free_port()}",
+    )
+    with running(config):
+        url = f"http://{config.gateway_address}"
+        with urllib.request.urlopen(f"{url}/v1/models") as answer:
+            (model,) = json.load(answer)["data"]
+        yield Served(url, model["id"], folder)
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
