@@ -24,7 +24,7 @@ from lookahead.doctor.memory import check_redis
 from lookahead.doctor.model import check_model, check_served
 from lookahead.doctor.spaces import check_spaces
 from lookahead.stack.demo_models import DEMO
-from lookahead.stack.model_cache import DEMO, cache_directory
+from lookahead.stack.model_cache import cache_directory
 from lookahead.terminal import options
 
 doctor = typer.Typer()
