@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verifier.cache.chain_slots import MARK_EVERY
+from verifier.cache.prefix_cache import MIN_REUSED
 from verifier.engine.sequence import Sequence
 from verifier.model.batch import Segment, draft_segment, prompt_segment
 from verifier.model.model import TargetModel, VerificationMode
@@ -108,15 +110,31 @@ class Planner:
     def _prefill_work(self, sequence: Sequence, room: int, drafts: Drafts) -> Work:
         kv_len = self._model.slots.length(sequence.slot)
         end = min(kv_len + room, sequence.num_prompt)
+        is_marked = False
         if self._model.form is VerificationMode.PLAIN:
             end = sequence.num_prompt  # recurrent models take a prompt whole
+        elif self._model.form is VerificationMode.CHAIN:
+            end, is_marked = chain_run(kv_len, end, sequence.num_prompt)
         segment = prompt_segment(
             sequence.slot,
             kv_len,
             tuple(sequence.token_ids[kv_len:end]),
             is_last=end == sequence.num_prompt,
+            is_marked=is_marked,
         )
         return Work(sequence, segment, drafts.wants_successors(sequence))
+
+
+def chain_run(start: int, end: int, num_prompt: int) -> tuple[int, bool]:
+    """Where a run of a prompt ends, and whether the state there is kept for other sequences.
+
+    That is so at every `MARK_EVERY` tokens and before the last one, whose logits whoever begins
+    the same must compute, too.
+    """
+    end = min(end, start - start % MARK_EVERY + MARK_EVERY)
+    if end == num_prompt and end - start > MIN_REUSED:
+        end -= 1
+    return end, end % MARK_EVERY == 0 or end == num_prompt - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +154,14 @@ class StepResult:
     """A step's results and how long its forward pass took."""
 
     results: list[Result]
-    num_rows: int
+    num_rows: int  # pending ones included
     forward_s: float
 
 
 @torch.inference_mode()
 def run_step(model: TargetModel, works: list[Work]) -> StepResult:
     """Run one forward pass over all works and settle each."""
+    num_rows = sum(w.segment.num_rows + model.slots.num_pending(w.segment.slot) for w in works)
     started = time.perf_counter()
     logits = model.forward([work.segment for work in works])
     ranking = rank(logits, SUCCESSORS_PER_TOKEN)
@@ -152,7 +171,6 @@ def run_step(model: TargetModel, works: list[Work]) -> StepResult:
         end = start + work.segment.num_logit_rows
         results.append(_settle(model, work, logits[start:end], ranking[start:end]))
         start = end
-    num_rows = sum(work.segment.num_rows for work in works)
     return StepResult(results, num_rows, forward_s)
 
 

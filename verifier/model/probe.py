@@ -15,6 +15,7 @@ from verifier.cache.kv_cache import LayerShape
 from verifier.cache.memory import allowed_bytes, fitting_slots
 from verifier.model import attention, invariance
 from verifier.model.batch import draft_segment, prompt_segment
+from verifier.model.chain_probe import choose_chains, tolerance
 from verifier.model.model import Masks, TargetModel, VerificationMode
 from verifier.speculation.tree import DraftTree
 
@@ -41,13 +42,17 @@ def choose_form(
     """
     attention.register()
     reason = _why_plain(hf, model.max_context)
-    shapes = [] if reason else _layer_shapes(model)
+    shapes = [] if reason or hf._is_stateful else _layer_shapes(model)
     if not reason and not shapes:
-        reason = "its cache is not made of plain key-value layers"
+        reason = choose_chains(
+            model, hf, num_slots=num_slots, draft_rows=draft_rows, kv_memory=kv_memory
+        )
+        if not reason:
+            return
     capacity = model.max_context + draft_rows
     for form, masks in [] if reason else list(_candidates(hf)):
         error = _try_form(model, form, shapes, masks)
-        if error <= _tolerance(model.dtype):
+        if error <= tolerance(model.dtype):
             slots = fitting_slots(
                 shapes,
                 capacity=capacity,
@@ -85,8 +90,6 @@ def _check_bits(
 
 def _why_plain(hf: PreTrainedModel, max_context: int) -> str:
     config = hf.config.get_text_config()
-    if getattr(hf, "_is_stateful", False):
-        return "it has recurrent layers, whose state cannot be rolled back"
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         return "it has chunked attention layers"
     rope = getattr(config, "rope_parameters", None) or {}
@@ -168,8 +171,3 @@ def _tree_error(model: TargetModel) -> float:
         model.commit(slots[1], [0])
         first, second = [*first, 4, 6, 7], [*second, 1]
     return max(errors) if all(e == e for e in errors) else float("inf")
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    """Room for rounding, far below what a wrong mask or position does."""
-    return 1e-4 if dtype == torch.float32 else 6e-2
