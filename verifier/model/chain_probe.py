@@ -58,6 +58,8 @@ def choose_chains(
     model: TargetModel, hf: PreTrainedModel, *, num_slots: int, draft_rows: int, kv_memory: str
 ) -> str:
     """Set the model up to verify chains; or say why it cannot."""
+    if model.num_processes > 1:
+        return "its cache is not made of plain key-value layers"  # states are not cut
     layers = _chain_layers(model)
     if not layers:
         return "its cache is not made of key-value layers and states"

@@ -17,10 +17,9 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedConfig
 
-from verifier.cache.chain_slots import ChainLayer
 from verifier.cache.kv_cache import KVCache, LayerShape
 from verifier.model.batch import Segment
-from verifier.model.model import ChainWay, Masks, TargetModel, VerificationMode
+from verifier.model.model import Masks, TargetModel, VerificationMode
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +80,6 @@ class RankZeroModel(TargetModel):
         """Refuse: the caches of sequences that draft nothing are not kept on all ranks."""
         raise ParallelError(f"{self.name} cannot be cut over processes: {reason}")
 
-    def use_chains(
-        self, layers: list[ChainLayer], way: ChainWay, *, num_slots: int, capacity: int
-    ) -> None:
-        """Refuse: states are not cut."""
-        raise ParallelError(f"{self.name} cannot be cut over processes: it keeps a state")
-
     def use_slots(
         self,
         form: VerificationMode,
@@ -117,11 +110,6 @@ class RankZeroModel(TargetModel):
         """The cache of a short pass over all ranks."""
         self._tell("short_cache")
         return super().short_cache()
-
-    def own_cache(self) -> Any:
-        """The model's own cache of a short pass over all ranks."""
-        self._tell("own_cache")
-        return super().own_cache()
 
     def stop(self) -> None:
         """Let the others end; nothing runs after this."""
