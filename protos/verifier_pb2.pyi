@@ -1338,6 +1338,8 @@ class GetModelResponse(_message.Message):
         """Trees, one sequence per forward pass."""
         VERIFICATION_NONE: GetModelResponse._Verification.ValueType  # 3
         """Not at all: the model is served without drafting."""
+        VERIFICATION_CHAIN: GetModelResponse._Verification.ValueType  # 4
+        """Chains, one sequence per forward pass: the model keeps a state."""
 
     class Verification(_Verification, metaclass=_VerificationEnumTypeWrapper):
         """How drafts are verified."""
@@ -1350,6 +1352,8 @@ class GetModelResponse(_message.Message):
     """Trees, one sequence per forward pass."""
     VERIFICATION_NONE: GetModelResponse.Verification.ValueType  # 3
     """Not at all: the model is served without drafting."""
+    VERIFICATION_CHAIN: GetModelResponse.Verification.ValueType  # 4
+    """Chains, one sequence per forward pass: the model keeps a state."""
 
     MODEL_FIELD_NUMBER: _builtins.int
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int

@@ -35,6 +35,7 @@ NAME = "lookahead.v1.VerifierService"
 VERIFICATIONS = {
     VerificationMode.PACKED: pb.GetModelResponse.VERIFICATION_TREE,
     VerificationMode.SINGLE: pb.GetModelResponse.VERIFICATION_TREE_SINGLE,
+    VerificationMode.CHAIN: pb.GetModelResponse.VERIFICATION_CHAIN,
     VerificationMode.PLAIN: pb.GetModelResponse.VERIFICATION_NONE,
 }
 

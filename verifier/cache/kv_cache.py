@@ -100,6 +100,10 @@ class SlotLayers(Cache):
         """Hand the rows to their layer."""
         return super().update(key_states, value_states, layer_idx)
 
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions and masks are always passed in, so no model needs this."""
+        return 0
+
 
 class KVCache:
     """Slots for running sequences. Owns their committed lengths and the free list."""
@@ -125,7 +129,7 @@ class KVCache:
         self._lengths = [0] * num_slots
         self._free = list(range(num_slots))  # least recently used first
         self._storages = _allocate(shapes, num_slots, capacity, dtype, device)
-        self.cache = SlotLayers(layers=[SlotLayer(self, k, v) for k, v in _views(self._storages)])
+        self.cache = SlotLayers(layers=[SlotLayer(self, k, v) for k, v in self.row_views()])
 
     @property
     def num_free(self) -> int:
@@ -155,6 +159,18 @@ class KVCache:
         """Committed rows of a slot."""
         return self._lengths[slot]
 
+    def reusable(self, slot: int, length: int) -> int:
+        """How many of the slot's first `length` rows another sequence can start from."""
+        return length
+
+    def promised(self, length: int, num_prompt: int) -> int:
+        """How many of its first `length` rows a prompt that is being read will leave to others."""
+        return length
+
+    def num_pending(self, slot: int) -> int:
+        """Committed tokens that the slot's next pass runs again."""
+        return 0
+
     def commit(self, slot: int, rows: list[int]) -> None:
         """Keep these rows of the last forward pass (rising, relative to the committed length)."""
         length = self._lengths[slot]
@@ -165,6 +181,11 @@ class KVCache:
         moved = [length + row for row in rows[first:]]
         self.on_move("gather_rows", slot, length + first, moved)
         self.gather_rows(slot, length + first, moved)
+
+    def row_views(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer: [slots, heads, capacity, dim]."""
+        pairs = zip(self._storages[::2], self._storages[1::2], strict=True)
+        return [layer for keys, values in pairs for layer in zip(keys, values, strict=True)]
 
     def copy_rows(self, source: int, target: int, length: int) -> None:
         """Move the tensors of `copy`."""
@@ -203,8 +224,3 @@ def _allocate(
             size = (len(run), num_slots, run[0].num_heads, capacity, dim)
             storages.append(torch.zeros(size, dtype=dtype, device=device))
     return storages
-
-
-def _views(storages: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    pairs = zip(storages[::2], storages[1::2], strict=True)
-    return [layer for keys, values in pairs for layer in zip(keys, values, strict=True)]

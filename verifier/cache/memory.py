@@ -29,18 +29,38 @@ def allowed_bytes(setting: str, device: torch.device) -> int:
 
 
 def fitting_slots(
-    shapes: Sequence[LayerShape], *, capacity: int, item_size: int, wanted: int, allowed: int
+    shapes: Sequence[LayerShape],
+    *,
+    capacity: int,
+    item_size: int,
+    wanted: int,
+    allowed: int,
+    state_bytes: int = 0,
 ) -> int:
-    """Slots of `capacity` rows that fit into `allowed` bytes, at most `wanted`."""
+    """Slots of `capacity` rows that fit into `allowed` bytes, at most `wanted`.
+
+    `state_bytes`: what a slot takes beside its rows.
+    """
     row_bytes = sum(s.num_heads * (s.key_dim + s.value_dim) for s in shapes) * item_size
-    fitting = allowed // (row_bytes * capacity)
+    slot_bytes = row_bytes * capacity + state_bytes
+    fitting = allowed // slot_bytes
     if not fitting:
         raise KVMemoryError(
-            f"the KV cache of one sequence takes {gib(row_bytes * capacity)} ({capacity} tokens "
-            f"of {row_bytes} bytes), and kv_memory allows {gib(allowed)}: "
-            f"max_context up to {allowed // row_bytes} would fit"
+            f"the KV cache of one sequence takes {gib(slot_bytes)} ({capacity} tokens "
+            f"of {row_bytes} bytes{_and_states(state_bytes)}), and kv_memory allows {gib(allowed)}"
+            + _what_fits(allowed - state_bytes, row_bytes)
         )
     return min(wanted, fitting)
+
+
+def _and_states(state_bytes: int) -> str:
+    return f" and {gib(state_bytes)} for the states" if state_bytes else ""
+
+
+def _what_fits(allowed: int, row_bytes: int) -> str:
+    if not row_bytes or allowed < row_bytes:
+        return ""
+    return f": max_context up to {allowed // row_bytes} would fit"
 
 
 CGROUP = Path("/sys/fs/cgroup")

@@ -87,12 +87,19 @@ class PrefixCache:
             del self._followers[slot]
             # A leader that left early leaves its rows, unless its slot was taken again.
             if self._held.get(follower.leader_slot) is follower.leader:
-                length = min(there, follower.length)
-                if length > self._slots.length(slot) and isinstance(self._slots, KVCache):
-                    self._slots.copy(follower.leader_slot, slot, length)
-                    held[slot] = length
+                held |= self._copy(follower.leader_slot, slot, min(there, follower.length))
             self._follow(slot, self._slots.length(slot))
         return held
+
+    def _copy(self, source: int, slot: int, length: int) -> dict[int, int]:
+        """Copy what of the first rows is of use; return the slot and the rows it holds then."""
+        if not isinstance(self._slots, KVCache):
+            return {}
+        length = self._slots.reusable(source, length)
+        if length <= self._slots.length(slot):
+            return {}
+        self._slots.copy(source, slot, length)
+        return {slot: length}
 
     def give(self, slot: int) -> None:
         """Take a slot back; its rows may serve another sequence."""
@@ -109,6 +116,8 @@ class PrefixCache:
             if leader.namespace != own.namespace:
                 continue
             shared = _shared(leader.token_ids, own.token_ids[:-1])
+            if isinstance(self._slots, KVCache):
+                shared = self._slots.promised(shared, len(leader.token_ids))
             # Rows that are there are taken at once; beyond its prompt a leader promises nothing.
             if self._slots.length(leader_slot) < shared and shared > best:
                 best = shared
@@ -123,6 +132,8 @@ class PrefixCache:
                 continue
             # An end inside an accepted run leaves rows of tokens that were never emitted.
             shared = _shared(held.token_ids[: self._slots.length(slot)], wanted)
+            if isinstance(self._slots, KVCache):
+                shared = self._slots.reusable(slot, shared)
             key = (shared, slot not in self._running)
             if key > best_key:
                 best, best_key = slot, key

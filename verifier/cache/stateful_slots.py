@@ -36,6 +36,10 @@ class StatefulSlots:
         """Rows the slot's cache holds."""
         return self._lengths[slot]
 
+    def num_pending(self, slot: int) -> int:
+        """Nothing is run again."""
+        return 0
+
     def commit(self, slot: int, rows: list[int]) -> None:
         """Nothing moves: without drafts every row is kept."""
         self._lengths[slot] += len(rows)

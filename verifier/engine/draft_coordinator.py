@@ -20,6 +20,7 @@ from verifier.speculation.budget import Offer, choose_nodes
 from verifier.speculation.controller import Controller, DraftBackoff
 from verifier.speculation.draft_client import DraftClient
 from verifier.speculation.grammar_draft import grammar_draft, merged
+from verifier.speculation.renewal import Renewals
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, best_chain, limit_depth, prefix
 
 # A draft may take this share of a plain step before the step goes on without it.
@@ -38,6 +39,7 @@ class DraftCoordinator:
         self._model = model
         self._measured = measured
         self._backoff = DraftBackoff()
+        self._renewals = Renewals(measured.curve)
         self._has_asked = False  # after the last step
         self._has_closed = False  # a sequence, and the drafter was not told yet
 
@@ -72,6 +74,7 @@ class DraftCoordinator:
 
     def close(self, sequence: Sequence, *, learn: bool) -> None:
         """Let go of a sequence; the drafter is told with the next request."""
+        self._renewals.forget(sequence.id)
         if self.client is not None:
             self.client.close(sequence.id, learn=learn)
             self._backoff.forget(sequence.id)
@@ -90,6 +93,10 @@ class DraftCoordinator:
         drafted = [sequence for sequence in decoding if self._may_verify(sequence)]
         trees = [self._tree(sequence, uses_drafter=is_drafting) for sequence in drafted]
         counts = self._budget(drafted, trees, len(decoding), uses_trust=is_drafting)
+        counts = [
+            0 if n and self._must_renew(s, t, n) else n
+            for s, t, n in zip(drafted, trees, counts, strict=True)
+        ]
         cuts = {s.id: prefix(t, n) for s, t, n in zip(drafted, trees, counts, strict=True) if n}
         return Drafts(cuts, is_drafting, wait_s, self.is_connected)
 
@@ -169,7 +176,7 @@ class DraftCoordinator:
         if state is not None:
             implied = grammar_draft(state, speculation.max_nodes, max_depth)
             tree = merged(implied, tree) if implied else tree
-        if speculation.mode is Mode.CHAIN:
+        if speculation.mode is Mode.CHAIN or self._model.form is VerificationMode.CHAIN:
             return best_chain(tree, speculation.max_nodes)
         return prefix(tree, speculation.max_nodes)
 
@@ -187,14 +194,24 @@ class DraftCoordinator:
         if not free:
             return counts
         offers = [self._offer(drafted[i], trees[i], uses_trust=uses_trust) for i in free]
-        if self._model.form is VerificationMode.SINGLE:  # each sequence has a pass of its own
-            chosen = [choose_nodes(self._measured.curve, [offer], 1, 1)[0] for offer in offers]
+        if self._model.form is not VerificationMode.PACKED:  # each sequence has its own pass
+            num_rows = [1 + self._model.slots.num_pending(drafted[i].slot) for i in free]
+            chosen = [
+                choose_nodes(self._measured.curve, [offer], 1, rows)[0]
+                for offer, rows in zip(offers, num_rows, strict=True)
+            ]
         else:
-            num_rows = num_decoding + sum(counts) - sum(counts[i] for i in free)
-            chosen = choose_nodes(self._measured.curve, offers, num_decoding, num_rows)
+            fixed = num_decoding + sum(counts) - sum(counts[i] for i in free)
+            chosen = choose_nodes(self._measured.curve, offers, num_decoding, fixed)
         for i, count in zip(free, chosen, strict=True):
             counts[i] = count
         return counts
+
+    def _must_renew(self, sequence: Sequence, tree: DraftTree, num_nodes: int) -> bool:
+        """Whether the sequence's next pass renews its checkpoint instead of verifying a draft."""
+        num_pending = self._model.slots.num_pending(sequence.slot)
+        expected = sum(tree.probabilities[:num_nodes])
+        return self._renewals.is_due(sequence.id, num_pending, num_nodes, expected)
 
     def _offer(self, sequence: Sequence, tree: DraftTree, *, uses_trust: bool) -> Offer:
         """A tree as the budget sees it. What a constraint implies needs no trust."""

@@ -20,7 +20,7 @@ from verifier.engine.scheduler import Scheduler
 from verifier.engine.sequence import NO_SLOT, Emission, Sequence
 from verifier.engine.step import Drafts, Planner, Result, StepResult, Work, run_step
 from verifier.model.measurements import Measurements
-from verifier.model.model import TargetModel
+from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Request
 from verifier.speculation.draft_client import DraftClient
 from verifier.text.stopping import Finish, FinishReason
@@ -189,7 +189,8 @@ class Engine:
         )
         self._step_ended = now
         self._plain_time.track(stats.step_s - stats.forward_s - stats.draft_wait_s)
-        if not stats.num_prompt_rows:
+        is_one_pass = self.model.form is VerificationMode.PACKED or len(works) == 1
+        if is_one_pass and not stats.num_prompt_rows:
             self._curve.track(step.num_rows, step.forward_s)
         return stats
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verifier.cache.chain_slots import MARK_EVERY
+from verifier.cache.prefix_cache import MIN_REUSED
 from verifier.engine.events import PromptRun
 from verifier.engine.sequence import Sequence
 from verifier.model.batch import Segment, draft_segment, prompt_segment, scored_segment
@@ -77,7 +79,7 @@ class Work:
     @property
     def is_inside_prompt(self) -> bool:
         """Whether some of the prompt is left to read after it."""
-        return self.segment.tree is None and self.segment.kv_span < self.sequence.num_prompt
+        return self.segment.tree is None and self.segment.kv_span < self.sequence.num_known
 
 
 class Planner:
@@ -126,16 +128,32 @@ class Planner:
         is_scored = sequence.is_scored and not sequence.num_output
         if is_scored:
             room = min(room, SCORED_ROWS)
-        end = min(kv_len + room, sequence.num_known)
+        end, is_marked = min(kv_len + room, sequence.num_known), False
         if self._model.form is VerificationMode.PLAIN:
             end = sequence.num_known  # recurrent models take a prompt whole
+        elif self._model.form is VerificationMode.CHAIN:
+            end, is_marked = chain_run(kv_len, end, sequence.num_known)
         run = tuple(sequence.token_ids[kv_len:end])
         if is_scored:
             segment = scored_segment(sequence.slot, kv_len, run)
         else:
             is_last = end == sequence.num_known
-            segment = prompt_segment(sequence.slot, kv_len, run, is_last=is_last)
+            segment = prompt_segment(
+                sequence.slot, kv_len, run, is_last=is_last, is_marked=is_marked
+            )
         return Work(sequence, segment, drafts.wants_successors(sequence))
+
+
+def chain_run(start: int, end: int, num_prompt: int) -> tuple[int, bool]:
+    """Where a run of a prompt ends, and whether the state there is kept for other sequences.
+
+    That is so at every `MARK_EVERY` tokens and before the last one, whose logits whoever begins
+    the same must compute, too.
+    """
+    end = min(end, start - start % MARK_EVERY + MARK_EVERY)
+    if end == num_prompt and end - start > MIN_REUSED:
+        end -= 1
+    return end, end % MARK_EVERY == 0 or end == num_prompt - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +174,14 @@ class StepResult:
     """A step's results and how long its forward pass took."""
 
     results: list[Result]
-    num_rows: int
+    num_rows: int  # pending ones included
     forward_s: float
 
 
 @torch.inference_mode()
 def run_step(model: TargetModel, works: list[Work]) -> StepResult:
     """Run one forward pass over all works and settle each."""
+    num_rows = sum(w.segment.num_rows + model.slots.num_pending(w.segment.slot) for w in works)
     started = time.perf_counter()
     logits = model.forward([work.segment for work in works])
     ranking = rank(logits, SUCCESSORS_PER_TOKEN)
@@ -172,7 +191,6 @@ def run_step(model: TargetModel, works: list[Work]) -> StepResult:
         end = start + work.segment.num_logit_rows
         results.append(_settle(model, work, logits[start:end], ranking[start:end]))
         start = end
-    num_rows = sum(work.segment.num_rows for work in works)
     return StepResult(results, num_rows, forward_s)
 
 

@@ -27,6 +27,7 @@ class Segment:
     tree: DraftTree | None  # None: the rows are a chain
     needs_logits: bool
     is_scored: bool = False  # the logits of all rows of a prompt's run are wanted
+    is_marked: bool = False  # a state at its end is kept, for sequences that begin the same
 
     @property
     def kv_span(self) -> int:
@@ -58,9 +59,16 @@ class Batch:
     logit_rows: IntArray  # rows whose logits are wanted
 
 
-def prompt_segment(slot: int, kv_len: int, token_ids: tuple[int, ...], *, is_last: bool) -> Segment:
+def prompt_segment(
+    slot: int,
+    kv_len: int,
+    token_ids: tuple[int, ...],
+    *,
+    is_last: bool,
+    is_marked: bool = False,
+) -> Segment:
     """A run of the prompt; only its last run needs logits, and only of its last row."""
-    return Segment(slot, kv_len, token_ids, None, is_last)
+    return Segment(slot, kv_len, token_ids, None, is_last, is_marked=is_marked)
 
 
 def scored_segment(slot: int, kv_len: int, token_ids: tuple[int, ...]) -> Segment:
@@ -91,6 +99,19 @@ def make_batch(segments: list[Segment]) -> Batch:
         indices=np.concatenate([s.kv_len + np.arange(s.num_rows) for s in segments]),
         logit_rows=np.concatenate([np.empty(0, np.int64), *logit_rows]),
     )
+
+
+def make_chain(segment: Segment, pending: tuple[int, ...], *, is_padded: bool) -> Batch:
+    """The rows of a segment as a chain that begins with tokens before it.
+
+    One that `is_padded` ends with a row that nothing reads.
+    """
+    token_ids = (*pending, *segment.token_ids)
+    padding = token_ids[-1:] if is_padded else ()
+    start = segment.kv_len - len(pending)
+    batch = make_batch([Segment(segment.slot, start, token_ids + padding, None, False)])
+    first = len(token_ids) - segment.num_logit_rows
+    return replace(batch, logit_rows=np.arange(first, len(token_ids)))
 
 
 def make_table(batch: Batch) -> RowTable:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from verifier.cache.kv_cache import KVCache
 from verifier.model.batch import Segment, draft_segment, prompt_segment
-from verifier.model.model import TargetModel
-from verifier.speculation.tree import EMPTY_TREE, DraftTree
+from verifier.model.model import TargetModel, VerificationMode
+from verifier.speculation.tree import EMPTY_TREE, DraftTree, chain
 
 NUM_SLOTS = 3
 PROMPT_LEN = 70  # more than a block of positions
@@ -46,13 +46,15 @@ def _ways(
         "a row's bits depend on the other rows of its pass",
         lambda slots: _plain(model, slots[0], prompt, rest, runs=length, beside=slots[1]),
     )
+    is_chain = model.form is VerificationMode.CHAIN
+    drafted, copied = (_chained, _chain_copied) if is_chain else (_drafted, _copied)
     yield (
         "a row's bits depend on what is drafted beside it",
-        lambda slots: _drafted(model, slots[0], prompt, rest),
+        lambda slots: drafted(model, slots[0], prompt, rest),
     )
     yield (
         "a row's bits depend on whether its prompt's rows were copied",
-        lambda slots: _copied(model, slots, prompt, rest),
+        lambda slots: copied(model, slots, prompt, rest),
     )
 
 
@@ -127,3 +129,26 @@ def _copied(model: TargetModel, slots: list[int], prompt: list[int], rest: list[
     model.slots.copy(first, second, len(prompt) + NUM_ROWS - 1)
     again = model.forward([draft_segment(second, len(prompt) + NUM_ROWS - 1, rest[-1], EMPTY_TREE)])
     return torch.cat([logits[:-1], again])
+
+
+def _chained(model: TargetModel, slot: int, prompt: list[int], rest: list[int]) -> Tensor:
+    """Two passes: a draft whose end is wrong, and the rest after what was right of it."""
+    _read(model, slot, prompt, len(prompt))
+    half = len(rest) // 2
+    right = rest[1:half]
+    first = chain([*right, rest[half] ^ 1, rest[half]])
+    logits = model.forward([draft_segment(slot, len(prompt), rest[0], first)])[:half]
+    model.commit(slot, list(range(half)))
+    last = draft_segment(slot, len(prompt) + half, rest[half], chain(rest[half + 1 :]))
+    return torch.cat([logits, model.forward([last])])
+
+
+def _chain_copied(
+    model: TargetModel, slots: list[int], prompt: list[int], rest: list[int]
+) -> Tensor:
+    """The prompt's state is taken over by another slot, which decodes."""
+    assert isinstance(model.slots, KVCache)
+    first, second, _ = slots
+    _read(model, first, prompt, len(prompt))
+    model.slots.copy(first, second, len(prompt))
+    return torch.cat([_step(model, second, token, None, prompt) for token in rest])

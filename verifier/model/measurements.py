@@ -17,7 +17,7 @@ from torch import Tensor
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.speculation.budget import ROW_COUNTS, StepCurve
-from verifier.speculation.tree import EMPTY_TREE, DraftTree
+from verifier.speculation.tree import chain
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,7 @@ class Runner:
     def logits(self, rows: int, kv_len: int) -> Tensor:
         """Logits [rows, vocabulary] of a chain after so many rows, whatever these hold."""
         tokens = [2 + (kv_len + i) * 7 % (self.model.vocabulary_size - 2) for i in range(rows)]
-        tree = _chain(tokens[1:])
-        return self.model.forward([draft_segment(self.slot, kv_len, tokens[0], tree)])
+        return self.model.forward([draft_segment(self.slot, kv_len, tokens[0], chain(tokens[1:]))])
 
 
 def agree(first: Sequence[float], second: Sequence[float]) -> bool:
@@ -96,13 +95,6 @@ def agree(first: Sequence[float], second: Sequence[float]) -> bool:
     if worst > STEADY:
         logger.warning("steps_unsteady ratio=%.2f limit=%.2f: measured, not kept", worst, STEADY)
     return worst <= STEADY
-
-
-def _chain(token_ids: list[int]) -> DraftTree:
-    if not token_ids:
-        return EMPTY_TREE
-    count = len(token_ids)
-    return DraftTree(tuple(token_ids), tuple(range(-1, count - 1)), (1.0,) * count)
 
 
 def _seconds(run: Runner, rows: int, kv_len: int = PROMPT_LEN) -> float:

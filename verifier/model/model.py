@@ -1,11 +1,13 @@
 """The target model: segments of token ids in, logits out. The only file that runs transformers.
 
 A loaded model is served in the strongest form that a probe finds right (`probe.py`): PACKED runs
-trees of many sequences in one pass, SINGLE one sequence per pass, PLAIN without drafts.
+trees of many sequences in one pass, SINGLE one sequence per pass, CHAIN one sequence per pass and
+drafts without branches, PLAIN no drafts.
 """
 
 import enum
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Mapping
@@ -15,8 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
+from verifier.cache.chain_slots import ChainLayer, ChainSlots
 from verifier.cache.kv_cache import KVCache, LayerShape
 from verifier.cache.placement import Kernel, Placement
 from verifier.cache.stateful_slots import StatefulSlots
@@ -27,6 +30,7 @@ from verifier.model.batch import (
     Batch,
     Segment,
     make_batch,
+    make_chain,
     make_masks,
     make_table,
     pad_batch,
@@ -44,6 +48,7 @@ class VerificationMode(enum.Enum):
 
     PACKED = "trees, many sequences in one forward pass"
     SINGLE = "trees, one sequence per forward pass"
+    CHAIN = "chains, one sequence per forward pass"
     PLAIN = "no drafts"
 
 
@@ -53,6 +58,15 @@ class Masks:
 
     by_layer_type: bool  # a dict of masks by layer type, or one mask for all layers
     window: int | None  # width of the sliding-window layers
+
+
+@dataclass(frozen=True, slots=True)
+class ChainWay:
+    """How the passes of a model that keeps a state are made."""
+
+    masks: Masks
+    is_packed: bool  # with our attention
+    is_never_alone: bool  # a row alone would go another way through the model, which is not right
 
 
 class TargetModel:
@@ -84,6 +98,9 @@ class TargetModel:
         self._masks = Masks(False, None)
         self._compiled: CompiledLayers | None = None
         self._stock_attention = model.config._attn_implementation
+        self._is_never_alone = False
+        names = inspect.signature(model.forward).parameters
+        self._cache_name = "cache_params" if "cache_params" in names else "past_key_values"
 
     @property
     def attention(self) -> str:
@@ -129,6 +146,25 @@ class TargetModel:
         )
         self._set_attention(attention.NAME if is_packed else self._stock_attention)
 
+    def use_chains(
+        self, layers: list[ChainLayer], way: ChainWay, *, num_slots: int, capacity: int
+    ) -> None:
+        """Serve chains, from slots that keep states beside keys and values."""
+        self.form, self.reason, self._masks = VerificationMode.CHAIN, "", way.masks
+        self._is_never_alone = way.is_never_alone
+        if way.is_packed and self._kernel is Kernel.POSITIONAL:
+            layers = [layer.padded_to(LANES) for layer in layers]
+        self.slots = ChainSlots(
+            layers,
+            num_slots=num_slots,
+            capacity=capacity + 1,  # a chain may end with a row that only pads it
+            dtype=self.dtype,
+            device=self.device,
+            is_packed=way.is_packed,
+            kernel=self._kernel,
+        )
+        self._set_attention(attention.NAME if way.is_packed else self._stock_attention)
+
     @property
     def is_compiled(self) -> bool:
         """Whether passes of few rows run compiled."""
@@ -149,6 +185,8 @@ class TargetModel:
         """Run the rows; return float32 logits [rows that want them, vocabulary] in order."""
         if isinstance(self.slots, StatefulSlots):
             return self._forward_plain(segments, self.slots)
+        if isinstance(self.slots, ChainSlots):
+            return torch.cat([self._forward_chain(each, self.slots) for each in segments])
         if self.form is VerificationMode.PACKED:
             return self._forward_slots(make_batch(segments), self.slots)
         batches = [make_batch([segment]) for segment in segments]
@@ -159,6 +197,17 @@ class TargetModel:
         with torch.inference_mode():
             self.slots.commit(slot, rows)
 
+    def _forward_chain(self, segment: Segment, slots: ChainSlots) -> Tensor:
+        """One pass over the slot's pending tokens and the segment's."""
+        num_rows = slots.num_pending(segment.slot) + segment.num_rows
+        is_padded = self._is_never_alone and num_rows == 1
+        pending = slots.begin(
+            segment.slot, segment.token_ids, is_padded=is_padded, is_marked=segment.is_marked
+        )
+        logits = self._forward_slots(make_chain(segment, pending, is_padded=is_padded), slots)
+        slots.end(segment.slot)
+        return logits
+
     def _forward_slots(self, batch: Batch, slots: KVCache) -> Tensor:
         with kernels_only() if self._kernel is Kernel.POSITIONAL else nullcontext():
             return self._forward_rows(batch, slots)
@@ -168,12 +217,12 @@ class TargetModel:
         if num_rows is not None:
             batch = pad_batch(batch, num_rows, slots.capacity - 1)
         slots.placement = self._place(batch, slots)
-        masks = self._handed_masks(slots.placement)
+        masks = self._handed_masks(slots)
         inputs = {
             "input_ids": self._tensor(batch.token_ids)[None],
             "position_ids": self._tensor(batch.positions)[None],
             "attention_mask": masks,
-            "past_key_values": slots.cache,
+            self._cache_name: slots.cache,
             "use_cache": True,
         }
         if len(batch.logit_rows) == 0:
@@ -186,33 +235,33 @@ class TargetModel:
 
     def _place(self, batch: Batch, slots: KVCache) -> Placement:
         """Where the rows go and what they attend to, as the attention of this form wants it."""
-        is_packed = self.form is VerificationMode.PACKED
+        is_packed = slots.is_packed
         window = self._masks.window
         ranges = _row_ranges(batch.segments)
         where = (self._tensor(batch.slots), self._tensor(batch.indices), ranges)
         if is_packed and slots.kernel is Kernel.POSITIONAL:
             return Placement(*where, window=window or 0, table=make_table(batch))
-        masks = tuple(map(self._mask_tensor, make_masks(batch, window)))
+        masks = tuple(self._mask_tensor(m, is_packed) for m in make_masks(batch, window))
         together = make_together(ranges, self.device) if is_packed else None
         return Placement(*where, together=together, masks=masks)
 
-    def _handed_masks(self, placement: Placement) -> Any:
+    def _handed_masks(self, slots: KVCache) -> Any:
         """The masks as the model's forward takes them; placeholders for packed attention."""
-        masks = placement.masks
-        if self.form is VerificationMode.PACKED:
+        masks = slots.placement.masks
+        if slots.is_packed:
             # A placeholder's last dimension tells its kind; see `packed_attention`.
             kinds = range(1 if self._masks.window is None else 2)
             shapes = [(1, 1, 1, 1 + kind) for kind in kinds]
             masks = tuple(torch.ones(s, dtype=torch.bool, device=self.device) for s in shapes)
         if not self._masks.by_layer_type:
             return masks[-1]  # a model whose layers all have windows takes theirs
-        return dict(zip(("full_attention", "sliding_attention"), masks, strict=False))
+        return _MaskByType(zip(("full_attention", "sliding_attention"), masks, strict=False))
 
-    def _mask_tensor(self, mask: Any) -> Tensor:
+    def _mask_tensor(self, mask: Any, is_packed: bool) -> Tensor:
         """[1, 1, rows, kv_len]: bool for our attention, additive where the model has its own,
         since an eager model adds whatever it gets."""
         allowed = self._tensor(mask)[None, None]
-        if self.form is VerificationMode.PACKED:
+        if is_packed:
             return allowed
         lowest = torch.finfo(self.dtype).min
         return torch.zeros_like(allowed, dtype=self.dtype).masked_fill(~allowed, lowest)
@@ -238,6 +287,14 @@ class TargetModel:
             self._model(input_ids=ids, past_key_values=cache, use_cache=True)
         return cache
 
+    def own_cache(self) -> Cache | None:
+        """What a short pass leaves in the cache that the model makes for itself."""
+        with torch.inference_mode():
+            ids = torch.tensor([[1, 2]], device=self.device)
+            output = self._model(input_ids=ids, use_cache=True)
+        cache = getattr(output, self._cache_name, None)
+        return cache if isinstance(cache, Cache) else None
+
     def stock_logits(self, token_ids: list[int]) -> Tensor:
         """Logits [rows, vocabulary] of one uncached pass with the model's own attention."""
         current = self._model.config._attn_implementation
@@ -254,6 +311,13 @@ class TargetModel:
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+class _MaskByType(dict[str, Tensor]):
+    """Masks by the type of a layer; a layer that keeps a state needs none."""
+
+    def __missing__(self, layer_type: str) -> None:
+        return None
 
 
 def _row_ranges(segments: tuple[Segment, ...]) -> tuple[tuple[int, int, int, int], ...]:

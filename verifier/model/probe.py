@@ -16,6 +16,7 @@ from verifier.cache.kv_cache import LayerShape
 from verifier.cache.memory import allowed_bytes, fitting_slots
 from verifier.model import attention, invariance
 from verifier.model.batch import draft_segment, prompt_segment
+from verifier.model.chain_probe import choose_chains, tolerance
 from verifier.model.model import Masks, TargetModel, VerificationMode
 from verifier.speculation.tree import DraftTree
 
@@ -42,13 +43,17 @@ def choose_form(
     """
     attention.register()
     reason = _why_plain(hf, model.max_context)
-    shapes = [] if reason else _layer_shapes(model)
+    shapes = [] if reason or hf._is_stateful else _layer_shapes(model)
     if not reason and not shapes:
-        reason = "its cache is not made of plain key-value layers"
+        reason = choose_chains(
+            model, hf, num_slots=num_slots, draft_rows=draft_rows, kv_memory=kv_memory
+        )
+        if not reason:
+            return
     capacity = model.max_context + draft_rows
     for form, masks in [] if reason else list(_candidates(hf)):
         error = _try_form(model, form, shapes, masks)
-        if error <= _tolerance(model.dtype):
+        if error <= tolerance(model.dtype):
             slots = fitting_slots(
                 shapes,
                 capacity=capacity,
@@ -86,8 +91,6 @@ def _check_bits(
 
 def _why_plain(hf: PreTrainedModel, max_context: int) -> str:
     config = hf.config.get_text_config()
-    if getattr(hf, "_is_stateful", False):
-        return "it has recurrent layers, whose state cannot be rolled back"
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         return "it has chunked attention layers"
     rope = getattr(config, "rope_parameters", None) or {}
@@ -143,7 +146,7 @@ def _try_form(
         for step in (1, model.vocabulary_size // 8, model.vocabulary_size // 13 + 1):
             model.use_slots(form, shapes, masks, num_slots=2, capacity=24)
             error = _tree_error(model, step)
-            if error <= _tolerance(model.dtype):
+            if error <= tolerance(model.dtype):
                 break
         return error
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
@@ -181,8 +184,3 @@ def _tree_error(model: TargetModel, step: int) -> float:
         first += words(4, 6, 7)
         second += words(1)
     return max(errors) if all(e == e for e in errors) else float("inf")
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    """Room for rounding, far below what a wrong mask or position does."""
-    return 1e-4 if dtype == torch.float32 else 6e-2

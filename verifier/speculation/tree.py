@@ -83,6 +83,12 @@ def _check_probabilities(probabilities: Sequence[float]) -> None:
         last = probability
 
 
+def chain(token_ids: Sequence[int]) -> DraftTree:
+    """A tree without branches, whose nodes are sure."""
+    count = len(token_ids)
+    return DraftTree(tuple(token_ids), tuple(range(-1, count - 1)), (1.0,) * count)
+
+
 def depths(parents: Sequence[int]) -> list[int]:
     """Distance of each node from the root; children of the root have 1."""
     result: list[int] = []

@@ -7,7 +7,13 @@ from verifier.model.model import TargetModel, VerificationMode
 
 PATH = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families: begin -->\n", "<!-- families: end -->"
-HEAD = ["| family | served with |", "|---|---|"]
+HEAD = ["| family | served with | bitwise |", "|---|---|---|"]
+# Which of its effects the check at load meets first depends on the machine.
+WHY_NOT_BITWISE = {
+    VerificationMode.PACKED: "a layer rounds by the shape of its pass",
+    VerificationMode.SINGLE: "its own attention rounds by the shape of its pass",
+    VerificationMode.CHAIN: "its states are scanned in chunks, which round by where they begin",
+}
 OUT_OF_DATE = "docs/models.md is out of date: run python -m tests.support.models.models_page"
 
 
@@ -16,9 +22,11 @@ def row(family: Family, model: TargetModel) -> str:
     served = {
         VerificationMode.PACKED: "trees; many sequences in one pass",
         VerificationMode.SINGLE: "trees; one sequence per pass",
+        VerificationMode.CHAIN: "chains; one sequence per pass",
         VerificationMode.PLAIN: f"without drafting: {model.reason}",
     }[model.form]
-    return f"| `{family.model_type}` | {served} |"
+    bitwise = "yes" if model.bitwise else f"no: {WHY_NOT_BITWISE[model.form]}"
+    return f"| `{family.model_type}` | {served} | {bitwise} |"
 
 
 def listed() -> list[str]:

@@ -1,6 +1,7 @@
 """Greedy text with any drafts equals transformers' generate, for every family of models."""
 
 import random
+from functools import partial
 
 import pytest
 
@@ -56,9 +57,10 @@ class Strategies:
 def test_greedy_text_with_any_drafts_equals_generate(family: Family) -> None:
     hf = family.build()
     some = prompts(1, 5)
-    free = [generate(hf, prompt, NUM_TOKENS, []) for prompt in some]
+    greedy = partial(generate, hf, num_tokens=NUM_TOKENS, may_cache=family.may_cache)
+    free = [greedy(prompt, eos_token_ids=[]) for prompt in some]
     eos = free[0][NUM_TOKENS // 2]  # ends some answers in the middle
-    answers = [generate(hf, prompt, NUM_TOKENS, [eos]) for prompt in some]
+    answers = [greedy(prompt, eos_token_ids=[eos]) for prompt in some]
     model = target_model(hf, max_sequences=3, max_context=64)
     drafts = FakeDrafts(
         Strategies(

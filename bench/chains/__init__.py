@@ -1,0 +1,1 @@
+"""What drafts are worth to a model that keeps a state."""

@@ -1,0 +1,108 @@
+"""Requests whose answers were recorded: the model computes all of it, and is not listened to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.replay.sources import Ours
+from bench.replay.traces import Request as Recorded
+from verifier.engine.engine import Engine
+from verifier.engine.events import Completion
+from verifier.request import Mode, Request, Speculation
+from verifier.sampling.params import SamplingParams
+from verifier.speculation.tree import DraftTree, checked_tree
+from verifier.text.stopping import StoppingParams
+
+
+class ForcedSampler:
+    """Chooses what was recorded."""
+
+    grammar_state = None
+
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self._left = iter(token_ids)
+
+    def choose(self, logits: Any, *, best: Any = None) -> int:
+        """The next recorded token."""
+        return next(self._left)
+
+    def push(self, token_id: int) -> None:
+        """It is known already."""
+
+
+class SourceDrafts:
+    """The surface of DraftClient over a draft source in this process; one sequence at a time."""
+
+    is_connected = True
+    num_replies = num_deadline_misses = num_invalid = 0
+
+    def __init__(self, vocabulary_size: int) -> None:
+        self._source = Ours()
+        self._vocabulary_size = vocabulary_size
+        self._tokens: list[int] = []
+        self._num_told = 0
+        self._open = 0  # the sequence that drafts, if one does
+        self._tree = checked_tree([], [], [], vocabulary_size=vocabulary_size, max_nodes=0)
+
+    def start(self) -> None:
+        """Nothing to connect."""
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+    def open(self, sequence_id: int, token_ids: list[int], num_prompt: int, *_: object) -> None:
+        """Read the prompt."""
+        self._open = sequence_id
+        self._tokens, self._num_told = token_ids, num_prompt
+        self._source.open(token_ids[:num_prompt])
+
+    def close(self, sequence_id: int, *, learn: bool) -> None:
+        """Learn from the answer."""
+        if sequence_id == self._open:
+            self._source.close()
+            self._open = 0
+
+    def tree(self, sequence_id: int) -> DraftTree:
+        """What was proposed after the last step."""
+        return self._tree
+
+    def observe(self, sequence_id: int, *, num_verified: int, successors: object) -> None:
+        """Tell what was emitted."""
+        if sequence_id != self._open:
+            return
+        self._source.observe(self._tokens[self._num_told :], num_verified)
+        self._num_told = len(self._tokens)
+
+    def request(self, wanted: dict[int, int]) -> None:
+        """Propose at once."""
+        for max_nodes in wanted.values():
+            draft = self._source.propose(max_nodes)
+            assert draft.probabilities is not None
+            self._tree = checked_tree(
+                list(map(int, draft.token_ids)),
+                list(map(int, draft.parents)),
+                list(map(float, draft.probabilities)),
+                vocabulary_size=self._vocabulary_size,
+                max_nodes=max_nodes,
+            )
+        if not wanted:
+            self._tree = checked_tree([], [], [], vocabulary_size=1, max_nodes=0)
+
+    async def wait(self, deadline_s: float) -> None:
+        """Trees are always there."""
+
+
+async def answer(engine: Engine, recorded: Recorded, mode: Mode) -> Completion:
+    """Run one recorded request to the end of its answer."""
+    request = Request(
+        request_id=recorded.request_id,
+        prompt_token_ids=tuple(recorded.prompt),
+        sampling=SamplingParams(),
+        stopping=StoppingParams(max_tokens=len(recorded.output)),
+        speculation=Speculation(mode=mode, max_nodes=16, max_depth=16, namespace="bench"),
+    )
+    sequence = engine.submit(request)
+    sequence.sampler = ForcedSampler(recorded.output)  # type: ignore[assignment]
+    async for event in sequence.stream():
+        if isinstance(event, Completion):
+            return event
+    raise RuntimeError("the stream ended without a completion")

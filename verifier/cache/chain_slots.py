@@ -1,0 +1,238 @@
+"""Slots of models that keep a recurrent state, which cannot go back but can be kept and caught up.
+
+A slot keeps the state at its last certain position, the checkpoint, and the accepted tokens after
+it, which are pending. A pass runs the pending tokens, the last token and its draft as one chain on
+a copy of the checkpoint. Where all of it was right, the copy is the new checkpoint; else what was
+accepted is pending, too. States that are convolutions alone remember their inputs, and go back.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DummyLayer, LinearAttentionLayer
+
+from verifier.cache.kv_cache import KVCache, LayerShape, SlotLayer, SlotLayers
+from verifier.cache.placement import Kernel
+from verifier.cache.states import States, StateShape
+
+MARKS_PER_SLOT = 2  # kept states beside a slot's checkpoint, on average
+MARK_EVERY = 1024  # tokens of a prompt between states that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class ChainLayer:
+    """What one layer of a model keeps: keys and values, states, both or nothing."""
+
+    rows: LayerShape | None
+    states: tuple[StateShape, ...] = ()
+
+    def padded_to(self, multiple: int) -> "ChainLayer":
+        """The same with keys and values whose dimensions are multiples of a number."""
+        rows = None if self.rows is None else self.rows.padded_to(multiple)
+        return ChainLayer(rows, self.states)
+
+
+def state_bytes(layers: list[ChainLayer]) -> int:
+    """What a slot's states take: the checkpoint, the copy that a pass runs on, and marks."""
+    places = 2 + MARKS_PER_SLOT
+    return places * sum(state.num_bytes for layer in layers for state in layer.states)
+
+
+class StateSlotLayer(LinearAttentionLayer, SlotLayer):  # type: ignore[override]
+    """A layer with keys and values and a state."""
+
+    is_compileable = False
+
+    def __init__(self, owner: KVCache, keys: Tensor, values: Tensor, num_states: int) -> None:
+        SlotLayer.__init__(self, owner, keys, values)
+        LinearAttentionLayer.__init__(self, number_of_states=num_states)
+
+
+@dataclass(slots=True)
+class _Run:
+    """The last pass of a slot, until it is committed."""
+
+    token_ids: tuple[int, ...]  # without those that were pending
+    is_padded: bool
+    is_marked: bool
+    had_state: bool
+    recorded: list[Tensor] = field(default_factory=list)  # inputs of its convolutions
+
+
+class ChainSlots(KVCache):
+    """Slots with checkpoints."""
+
+    def __init__(
+        self,
+        layers: list[ChainLayer],
+        *,
+        num_slots: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        is_packed: bool,
+        kernel: Kernel = Kernel.MASKED,
+    ) -> None:
+        super().__init__(
+            [layer.rows for layer in layers if layer.rows is not None],
+            num_slots=num_slots,
+            capacity=capacity,
+            dtype=dtype,
+            device=device,
+            is_packed=is_packed,
+            kernel=kernel,
+        )
+        shapes = [state for layer in layers for state in layer.states]
+        num_marks = MARKS_PER_SLOT * num_slots
+        self._states = States(shapes, 2 * num_slots + num_marks, device)
+        self.goes_back = all(shape.is_convolution for shape in shapes)
+        self._checkpoints = list(range(num_slots))  # places of states
+        self._spares = list(range(num_slots, 2 * num_slots))
+        self._free_marks = list(range(2 * num_slots, 2 * num_slots + num_marks))
+        self._marks: dict[tuple[int, int], int] = {}  # (slot, position): place, oldest use first
+        self._pending: list[list[int]] = [[] for _ in range(num_slots)]
+        self._runs: dict[int, _Run] = {}
+        self._state_layers: list[tuple[Any, tuple[StateShape, ...]]] = []
+        self.cache = SlotLayers(layers=list(self._make_layers(layers)))
+
+    def num_pending(self, slot: int) -> int:
+        """Committed tokens that the slot's next pass runs again."""
+        return len(self._pending[slot])
+
+    def begin(
+        self, slot: int, token_ids: tuple[int, ...], *, is_padded: bool, is_marked: bool
+    ) -> tuple[int, ...]:
+        """Set the states up for a pass over these tokens; return the pending ones before them.
+
+        One that `is_padded` runs a row more, and leaves no state to keep. `is_marked`: others may
+        start from its end.
+        """
+        pending = tuple(self._pending[slot])
+        had_state = self._lengths[slot] > len(pending)
+        place = self._checkpoints[slot]
+        if not self.goes_back:
+            if had_state:
+                self._states.copy(place, self._spares[slot])
+            place = self._spares[slot]
+        self._runs[slot] = _Run(token_ids, is_padded, is_marked, had_state)
+        self._show(place, had_state)
+        return pending
+
+    def end(self, slot: int) -> None:
+        """Take what the pass left in the layers, before another slot's pass."""
+        if self.goes_back:
+            self._runs[slot].recorded = [
+                layer.conv_states[state.index]
+                for layer, states in self._state_layers
+                for state in states
+            ]
+
+    def commit(self, slot: int, rows: list[int]) -> None:
+        """Keep the first rows of the last pass."""
+        assert rows == list(range(len(rows))), "the rows of a chain are kept from the first on"
+        run = self._runs.pop(slot)
+        super().commit(slot, rows)
+        if self.goes_back:
+            self._states.roll(self._checkpoints[slot], run.recorded, run.had_state, len(rows))
+        elif len(rows) == len(run.token_ids) and not run.is_padded:
+            pair = self._spares[slot], self._checkpoints[slot]
+            self._checkpoints[slot], self._spares[slot] = pair
+            self._pending[slot].clear()
+        else:
+            self._pending[slot] += run.token_ids[: len(rows)]
+        if run.is_marked and not self._pending[slot]:
+            self._mark(slot)
+
+    def allocate(self, slot: int | None = None, *, length: int = 0) -> int:
+        """Take a free slot; `length`: rows that are kept, as `reusable` said."""
+        at = None if slot is None else self._place_at(slot, length)
+        slot = super().allocate(slot, length=length)
+        if at is not None:
+            self._restore(at, slot)
+        self._pending[slot].clear()
+        for owner, position in [key for key in self._marks if key[0] == slot]:
+            if position > length:
+                self._free_marks.append(self._marks.pop((owner, position)))
+        return slot
+
+    def reusable(self, slot: int, length: int) -> int:
+        """The last position up to `length` whose state is kept."""
+        known = [position for owner, position in self._marks if owner == slot]
+        known.append(self._checkpoint_len(slot))
+        return max((position for position in known if position <= length), default=0)
+
+    def promised(self, length: int, num_prompt: int) -> int:
+        """The last position up to `length` at which the state of a prompt will be kept."""
+        return num_prompt - 1 if length >= num_prompt - 1 else length - length % MARK_EVERY
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give a slot the first rows of another one, and their state."""
+        at = self._place_at(source, length)
+        super().copy(source, target, length)
+        if at is not None:
+            self._restore(at, target)
+        self._pending[target].clear()
+
+    def _checkpoint_len(self, slot: int) -> int:
+        return self._lengths[slot] - len(self._pending[slot])
+
+    def _place_at(self, slot: int, length: int) -> int | None:
+        """Where the state after the slot's first `length` rows lies; None for the very first."""
+        if not length:
+            return None
+        if length == self._checkpoint_len(slot):
+            return self._checkpoints[slot]
+        place = self._marks.pop((slot, length))
+        self._marks[slot, length] = place  # used last
+        return place
+
+    def _restore(self, place: int, slot: int) -> None:
+        if place != self._checkpoints[slot]:
+            self._states.copy(place, self._checkpoints[slot])
+
+    def _mark(self, slot: int) -> None:
+        """Keep the state where the slot is now, in the place of the one used longest ago."""
+        key = slot, self._lengths[slot]
+        if key in self._marks:
+            return
+        if not self._free_marks:
+            self._free_marks.append(self._marks.pop(next(iter(self._marks))))
+        place = self._free_marks.pop()
+        self._states.copy(self._checkpoints[slot], place)
+        self._marks[key] = place
+
+    def _make_layers(self, layers: list[ChainLayer]) -> Iterator[Any]:
+        """The layers as the model's forward knows them."""
+        rows = iter(self.row_views())
+        for layer in layers:
+            made: Any = DummyLayer()
+            num_states = 1 + max((state.index for state in layer.states), default=0)
+            if layer.rows is not None and layer.states:
+                made = StateSlotLayer(self, *next(rows), num_states)
+            elif layer.rows is not None:
+                made = SlotLayer(self, *next(rows))
+            elif layer.states:
+                made = LinearAttentionLayer(number_of_states=num_states)
+            if layer.states:
+                self._prepare(made, layer.states)
+            yield made
+
+    def _prepare(self, layer: Any, states: tuple[StateShape, ...]) -> None:
+        """Let a layer take its states for its own."""
+        self._state_layers.append((layer, states))
+        layer.record_past = self.goes_back
+        for state in states:
+            getattr(layer, f"is_{state.kind}_initialized")[state.index] = True
+            if state.is_convolution:
+                layer.conv_kernel_size[state.index] = state.shape[-1]
+
+    def _show(self, place: int, had_state: bool) -> None:
+        """Let the layers work on the states of a place."""
+        views = iter(self._states.views(place))
+        for layer, states in self._state_layers:
+            for state in states:
+                getattr(layer, state.kind)[state.index] = next(views)
+            layer.has_previous_state = dict.fromkeys(layer.has_previous_state, had_state)
