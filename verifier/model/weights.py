@@ -32,8 +32,8 @@ def load_weights(name: str, *, device: str, dtype: str, num_processes: int = 1) 
         raise OSError(f"{name}: `lookahead verifier` and `lookahead serve` convert such files")
     if num_processes > 1:
         options["distributed_config"] = DistributedConfig(tp_size=num_processes)
-    model: Any
-    model, found = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+    load: Any = AutoModelForCausalLM.from_pretrained
+    model, found = load(name, output_loading_info=True, **options)
     check_complete(name, found["missing_keys"], found["unexpected_keys"])
     loaded: PreTrainedModel = model.eval() if num_processes > 1 else model.eval().to(where)
     return loaded
