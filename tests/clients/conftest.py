@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.serving.peers.instruct_model import INSTRUCT
-from bench.serving.peers.weights import find_weights
+from lookahead.stack.demo_models import DEMO
+from lookahead.stack.model_cache import resolve_model
 from lookahead.stack.stack import NO_REDIS, StackConfig, running
 
 # Agents' first prompts are longer than the default.
@@ -36,7 +36,7 @@ class Served:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """All services with a gateway on a port of this machine."""
-    folder = find_weights(INSTRUCT, Console(stderr=True)).checkpoint
+    folder = Path(resolve_model(DEMO, Console(stderr=True)))
     config = StackConfig.apart(
         str(folder),
         tmp_path_factory.mktemp("stack"),
