@@ -7,9 +7,9 @@ import platform
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 
-from verifier.kernels.vectors import INT, INT64, operation, pointer
+from verifier.kernels.vectors import INT, INT64, call, operation, pointer
 
 NUM_SPINS = 50_000  # about a millisecond; then others may have the processor
 _HAS_PAUSE = platform.machine().lower() in ("x86_64", "amd64")
@@ -49,7 +49,7 @@ def enter(builder: Any, entry: Any, argument: Any) -> Any:
 @operation(types.void, types.int64)
 def sleep(builder: Any, semaphore: Any) -> Any:
     """Wait in the operating system until somebody posts the semaphore."""
-    _call(builder, "sem_wait", [pointer(builder, semaphore, ir.IntType(8))])
+    call(builder, "sem_wait", [pointer(builder, semaphore, ir.IntType(8))], INT)
 
 
 @operation(types.int64, types.int64)
@@ -58,14 +58,7 @@ def spin(builder: Any, num_spins: Any) -> Any:
     with builder.if_else(builder.icmp_signed("<", num_spins, INT64(NUM_SPINS))) as (few, many):
         with few:
             if _HAS_PAUSE:
-                _call(builder, "llvm.x86.sse2.pause", [], ir.VoidType())
+                call(builder, "llvm.x86.sse2.pause", [], ir.VoidType())
         with many:
-            _call(builder, "sched_yield", [])
+            call(builder, "sched_yield", [], INT)
     return builder.add(num_spins, INT64(1))
-
-
-def _call(builder: Any, name: str, values: list[Any], result: Any = INT) -> Any:
-    """Call a function of the C library, or of LLVM."""
-    kind = ir.FunctionType(result, [value.type for value in values])
-    find: Any = cgutils.get_or_insert_function
-    return builder.call(find(builder.module, kind, name), values)

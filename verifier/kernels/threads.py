@@ -28,13 +28,11 @@ class Call:
 
     def run(self, scratch_size: int) -> None:
         """Share the pieces of work with the team; each thread gets so many bytes to work in."""
-        team = _local.team
-        count = 1 if team is None else team.num_threads
-        self.fields[:NUM_SHARED] = 0, 0, _scratch(count * scratch_size), scratch_size
-        if team is None:
+        self.fields[:NUM_SHARED] = 0, 0, _scratch(num_threads() * scratch_size), scratch_size
+        if _local.team is None:
             self._kernel.ctypes(self._address)
         else:
-            team.run(self._entry, self._address)
+            _local.team.run(self._entry, self._address)
 
     def run_alone(self, kernel: Any) -> None:
         """Call another kernel with the same integers, in this thread."""

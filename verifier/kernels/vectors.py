@@ -83,14 +83,19 @@ def _constant(value: float) -> Any:
     return ir.Constant(FLOATS, [ir.Constant(FLOAT, value)] * LANES)
 
 
+def call(builder: Any, name: str, values: Iterable[Any], result: Any) -> Any:
+    """Call a function of LLVM, or of the C library."""
+    values = list(values)
+    kind = ir.FunctionType(result, [value.type for value in values])
+    find: Any = cgutils.get_or_insert_function
+    return builder.call(find(builder.module, kind, name), values)
+
+
 def _call(builder: Any, name: str, *values: Any) -> Any:
+    """Call one of LLVM's functions of floats, which has a form for each type."""
     kind = values[0].type
     suffix = "v16f32" if kind == FLOATS else "f32"
-    function = builder.module.globals.get(f"llvm.{name}.{suffix}")
-    if function is None:
-        shape = ir.FunctionType(kind, [kind] * len(values))
-        function = ir.Function(builder.module, shape, f"llvm.{name}.{suffix}")
-    return builder.call(function, values)
+    return call(builder, f"llvm.{name}.{suffix}", values, kind)
 
 
 @operation(types.int64, types.int64)
