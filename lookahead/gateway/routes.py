@@ -228,7 +228,7 @@ class Routes:
         try:
             await unless_gone(request.receive, answer.finish())
             headers = ignored_header(wanted.ignored)
-            num_logprobs = sum(len(choice.logprobs) for choice in answer.choices)
+            num_logprobs = sum(len(c.logprobs) + len(c.prompt) for c in answer.choices)
             return await aside(
                 lambda: JSONResponse(form.body(answer), headers=headers),
                 is_big=num_logprobs > BIG_LOGPROBS,

@@ -60,7 +60,7 @@ def test_answers_with_many_log_probabilities_are_written_in_a_thread(
 ) -> None:
     places = Places(OpenAIFormat.body)
     monkeypatch.setattr(OpenAIFormat, "body", lambda self, answer: places(self, answer))
-    for fields in ({}, {"n": 4, "logprobs": 2}):
+    for fields in ({}, {"n": 4, "logprobs": 2, "max_tokens": 32}):
         answer = client.post(COMPLETIONS, json={"prompt": "once", **fields})
         assert answer.status_code == 200
     plain, heavy = places.names

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from lookahead.gateway.auth import ApiKeys
+from lookahead.gateway.connections import Connections
 from lookahead.gateway.metrics import GatewayMetrics
 from lookahead.gateway.middleware import Middleware
 from lookahead.gateway.verifiers import Verifiers
@@ -104,7 +105,8 @@ async def test_the_gateway_goes_on_with_its_clients_trace(
         handed_on.append(outgoing_metadata())
         await Response("")(scope, receive, send)
 
-    metrics = GatewayMetrics(Verifiers(("127.0.0.1:9",), connect_timeout_s=1.0, tls=None))
+    verifiers = Verifiers(("127.0.0.1:9",), connect_timeout_s=1.0, tls=None)
+    metrics = GatewayMetrics(verifiers, Connections(limit=1, limit_per_address=1))
     front = Middleware(route, keys=ApiKeys({}), metrics=metrics, max_requests=1, tracer=tracer)
     transport = httpx.ASGITransport(front)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
