@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from drafter.log.protocol import Lease, LogEnd, Page, Publication, WrongType
-from drafter.trie.snapshot import ZERO, EntryId, load_pointer
+from drafter.trie.snapshot import ZERO, EntryId, load_pointer, parse_pointer
 
 Result = TypeVar("Result")
 Call = Coroutine[Any, Any, Result]
@@ -121,9 +121,10 @@ class World:
     def trim(self) -> None:
         """Drop the beginning of the log, whatever its snapshots cover, as no writer of ours would.
 
-        Without a snapshot nobody could tell.
+        Where a snapshot covers nothing yet, or none is there, nobody could tell.
         """
-        if self.server.pointer is None:
+        pointer = parse_pointer(self.server.pointer)
+        if pointer is None or any(one.covered == ZERO for one in pointer.generations):
             return
         server = self.change()
         server.entries = server.entries[self.rng.randint(0, len(server.entries)) :]
