@@ -23,6 +23,7 @@ STORY = "It was a dark and stormy night; the rain fell in torrents, except at oc
 PROMPTS = [
     *(sample.text for sample in load_samples()),
     STORY,
+    "Once upon a time, in a village by the sea, there lived a boy who",
     "def fibonacci(n):\n    ",
     "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,",
 ]
