@@ -42,7 +42,9 @@ def environ_of(folder: Path) -> Mapping[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     commands = [folder / "bin", folder / "node_modules" / ".bin"]
     path = os.pathsep.join([*map(str, commands), kept.get("PATH", "")])
-    return kept | {"PATH": path, "VIRTUAL_ENV": str(folder)}
+    # What pip may take from this disk uv may take, too: PyTorch without its gigabytes for GPUs.
+    links = {"UV_FIND_LINKS": kept["PIP_FIND_LINKS"]} if "PIP_FIND_LINKS" in kept else {}
+    return kept | links | {"PATH": path, "VIRTUAL_ENV": str(folder)}
 
 
 def _install(client: Client, folder: Path) -> None:

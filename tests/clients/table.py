@@ -68,4 +68,20 @@ CLIENTS = (
         beside=(NODE,),
         npm=("@ai-sdk/openai-compatible@3.0.92", "ai@7.0.173", "zod@4.6.7"),
     ),
+    Client(
+        "Codex",
+        "@openai/codex",
+        "0.171.0",
+        "codex_cli.py",
+        beside=(NODE,),
+        npm=("@openai/codex@0.171.0",),
+    ),
+    Client(
+        "lm-evaluation-harness",
+        "lm-eval[api]",
+        "0.4.13",
+        "lm_eval_client.py",
+        beside=("transformers==5.24.0",),
+    ),
+    Client("GuideLLM", "guidellm", "0.8.1", "guidellm_cli.py", beside=("torch==2.13.0",)),
 )

@@ -39,7 +39,8 @@ class DraftCoordinator:
         self._model = model
         self._measured = measured
         self._backoff = DraftBackoff()
-        self._renewals = Renewals(measured.curve)
+        is_chain = model.form is VerificationMode.CHAIN
+        self._renewals = Renewals(measured.curve) if is_chain else None
         self._has_asked = False  # after the last step
         self._has_closed = False  # a sequence, and the drafter was not told yet
 
@@ -74,7 +75,8 @@ class DraftCoordinator:
 
     def close(self, sequence: Sequence, *, learn: bool) -> None:
         """Let go of a sequence; the drafter is told with the next request."""
-        self._renewals.forget(sequence.id)
+        if self._renewals is not None:
+            self._renewals.forget(sequence.id)
         if self.client is not None:
             self.client.close(sequence.id, learn=learn)
             self._backoff.forget(sequence.id)
@@ -209,6 +211,8 @@ class DraftCoordinator:
 
     def _must_renew(self, sequence: Sequence, tree: DraftTree, num_nodes: int) -> bool:
         """Whether the sequence's next pass renews its checkpoint instead of verifying a draft."""
+        if self._renewals is None:
+            return False
         num_pending = self._model.slots.num_pending(sequence.slot)
         expected = sum(tree.probabilities[:num_nodes])
         return self._renewals.is_due(sequence.id, num_pending, num_nodes, expected)

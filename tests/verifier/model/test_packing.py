@@ -40,7 +40,8 @@ def test_a_packed_models_logits_are_the_stock_models(each: Family) -> None:
     assert pack_weights(model) > 0
     for n, stock in zip((1, 5, 11), expected, strict=True):
         error = (logits(model, IDS[:, :n]) - stock).abs().max() / stock.abs().max()
-        assert float(error) < 1e-5, n
+        # Recurrent layers sum in another order; a wrong weight is off by tenths.
+        assert float(error) < 1e-4, n
 
 
 @pytest.mark.parametrize("each", FAMILIES, ids=lambda each: each.model_type)

@@ -184,7 +184,7 @@ async def test_a_decode_step_goes_through_at_most_18_files_of_the_verifier(
     # What a CPU's products and kernels add below the model's own code.
     seen -= {"model/packed_weight.py", "kernels/threads.py", "kernels/team.py"}
     # A detokenizer of the tests stands for the real one.
-    assert len(seen) + 1 <= 18, sorted(seen)
+    assert len(seen) + 1 <= 18, " ".join(sorted(seen))
 
 
 def note_into(seen: set[str]) -> Callable[[FrameType, str, object], None]:
