@@ -36,7 +36,8 @@ class Served:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """All services with a gateway on a port of this machine."""
-    folder = Path(resolve_model(DEMO, Console(stderr=True)))
+    folder = tmp_path_factory.mktemp("models") / DEMO
+    link_greedy(Path(resolve_model(DEMO, Console(stderr=True))), folder)
     config = StackConfig.apart(
         str(folder),
         tmp_path_factory.mktemp("stack"),
@@ -49,6 +50,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         with urllib.request.urlopen(f"{url}/v1/models") as answer:
             (model,) = json.load(answer)["data"]
         yield Served(url, model["id"], folder)
+
+
+def link_greedy(model: Path, folder: Path) -> None:
+    """Make a folder of the model that recommends no sampling: answers are then always the same.
+
+    Some clients, such as Codex, cannot be told a temperature.
+    """
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).symlink_to(file)
+    recommended = folder / "generation_config.json"
+    settings = json.loads(recommended.read_text()) | {"temperature": 0.0}
+    recommended.unlink()
+    recommended.write_text(json.dumps(settings))
 
 
 def free_port() -> int:

@@ -49,7 +49,7 @@ def codex(prompt: str) -> list[dict]:
 
 @check("codex exec")
 def answers() -> None:
-    events = codex("What is the capital of France?")
+    events = codex("What is 2 + 2?")
     items = [event["item"] for event in events if event["type"] == "item.completed"]
     assert any(item["type"] == "agent_message" and item["text"] for item in items), events
     (end,) = [event for event in events if event["type"] == "turn.completed"]

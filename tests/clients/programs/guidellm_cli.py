@@ -42,8 +42,7 @@ def benchmark(path: str) -> dict:
 
 def assert_measured(path: str) -> None:
     requests = benchmark(path)["requests"]
-    assert not requests["errored"], requests["errored"]
-    assert len(requests["successful"]) == NUM_REQUESTS
+    assert len(requests["successful"]) == NUM_REQUESTS, requests
     counts = [request["output_tokens"] for request in requests["successful"]]
     assert counts == [OUTPUT_TOKENS] * NUM_REQUESTS, counts
 
