@@ -20,7 +20,9 @@ from verifier.kernels.threads import NUM_SHARED, SCRATCH, SCRATCH_SIZE, THREAD, 
 from verifier.kernels.vectors import BFLOAT16, FLOAT16, FLOAT32, LANES, load, size_of
 
 TALL = 6  # rows of the inner loop
-DEPTH = 256  # inputs of a part of a panel
+PART = 4096  # bytes of a part of a panel; the next one has room beside it in the nearest cache
+MANY, DEPTH = 32, 256  # above so many rows parts are longer, and widened before the inner loops
+AHEAD = np.int64(1024)  # bytes of weights that are fetched before they are read
 PANELS = 4  # of a piece of work; a weight has a multiple of them
 
 # The integers that describe a call, by index, after the shared ones. Addresses are in bytes.
@@ -52,8 +54,8 @@ _one, _two, _three, _four, _five, _six = (
     vectors.multiply_add(rows, panels, fresh=True)
     for rows, panels in ((1, 4), (2, 2), (3, 2), (4, 1), (5, 1), (6, 1))
 )
-_add_one, _add_two, _add_three, _add_four, _add_five, _add_six = (
-    vectors.multiply_add(rows, 1, fresh=False) for rows in range(1, TALL + 1)
+_add_three, _add_four, _add_five, _add_six = (
+    vectors.multiply_add(rows, 1, fresh=False) for rows in (3, 4, 5, 6)
 )
 
 
@@ -62,14 +64,14 @@ def _read_panels(kind: Any, x: int, rows: int, inputs: int, weight: int, sums: i
     """The sums of few rows over PANELS panels."""
     row, panel, stride = 4 * inputs, inputs * LANES * size_of(kind), 4 * LANES * rows
     if rows == 1:
-        _one(kind, x, row, weight, panel, inputs, sums, stride)
+        _one(kind, x, row, weight, panel, inputs, sums, stride, AHEAD)
     elif rows <= 3:
         for p in range(0, PANELS, 2):
             at, to = weight + p * panel, sums + p * stride
             if rows == 2:
-                _two(kind, x, row, at, panel, inputs, to, stride)
+                _two(kind, x, row, at, panel, inputs, to, stride, AHEAD)
             else:
-                _three(kind, x, row, at, panel, inputs, to, stride)
+                _three(kind, x, row, at, panel, inputs, to, stride, AHEAD)
     else:
         for p in range(PANELS):
             _read_panel(kind, x, rows, inputs, weight + p * panel, sums + p * stride)
@@ -79,51 +81,58 @@ def _read_panels(kind: Any, x: int, rows: int, inputs: int, weight: int, sums: i
 def _read_panel(kind: Any, x: int, rows: int, inputs: int, panel: int, sums: int) -> None:
     row, zero = 4 * inputs, i8(0)
     if rows == 4:
-        _four(kind, x, row, panel, zero, inputs, sums, zero)
+        _four(kind, x, row, panel, zero, inputs, sums, zero, AHEAD)
     elif rows == 5:
-        _five(kind, x, row, panel, zero, inputs, sums, zero)
+        _five(kind, x, row, panel, zero, inputs, sums, zero, AHEAD)
     else:
-        _six(kind, x, row, panel, zero, inputs, sums, zero)
+        _six(kind, x, row, panel, zero, inputs, sums, zero, AHEAD)
 
 
 @part
-def _meet_part(x: int, rows: int, inputs: int, wide: int, depth: int, sums: int) -> None:
-    """The sums of many rows over a part of a panel, shared out evenly to the inner loops."""
+def _meet_part(
+    kind: Any, x: int, rows: int, inputs: int, weight: int, depth: int, sums: int, next_part: int
+) -> None:
+    """The sums of many rows over a part of a panel, shared out evenly to the inner loops.
+
+    The last of them fetches the next part, so many bytes ahead, which then is near in its turn.
+    """
     row, zero = 4 * inputs, i8(0)
     num_tiles = (rows + TALL - 1) // TALL
     for tile in range(num_tiles):
         first = tile * rows // num_tiles
         count = (tile + 1) * rows // num_tiles - first
         at, to = x + row * first, sums + 4 * LANES * first
+        ahead = next_part if tile == num_tiles - 1 else zero
         if count == 6:
-            _add_six(FLOAT32, at, row, wide, zero, depth, to, zero)
+            _add_six(kind, at, row, weight, zero, depth, to, zero, ahead)
         elif count == 5:
-            _add_five(FLOAT32, at, row, wide, zero, depth, to, zero)
+            _add_five(kind, at, row, weight, zero, depth, to, zero, ahead)
         elif count == 4:
-            _add_four(FLOAT32, at, row, wide, zero, depth, to, zero)
-        elif count == 3:
-            _add_three(FLOAT32, at, row, wide, zero, depth, to, zero)
-        elif count == 2:
-            _add_two(FLOAT32, at, row, wide, zero, depth, to, zero)
+            _add_four(kind, at, row, weight, zero, depth, to, zero, ahead)
         else:
-            _add_one(FLOAT32, at, row, wide, zero, depth, to, zero)
+            _add_three(kind, at, row, weight, zero, depth, to, zero, ahead)
 
 
 @part
 def _meet_panels(
     kind: Any, x: int, rows: int, inputs: int, weight: int, sums: int, wide: int
 ) -> None:
-    """The sums of many rows over PANELS panels."""
-    size = LANES * size_of(kind)
-    for place in range(sums, wide, 4 * LANES):
+    """The sums of many rows over PANELS panels; for very many, weights are widened once."""
+    input_size = LANES * size_of(kind)
+    part = DEPTH if rows > MANY else PART // input_size
+    for place in range(sums, sums + 4 * LANES * PANELS * rows, 4 * LANES):
         vectors.store(place, vectors.splat(f4(0)))
     for p in range(PANELS):
-        for begin in range(0, inputs, DEPTH):
-            depth = min(DEPTH, inputs - begin)
-            at = weight + (p * inputs + begin) * size
-            for k in range(depth):
-                vectors.store(wide + 4 * LANES * k, load(kind, at + k * size))
-            _meet_part(x + 4 * begin, rows, inputs, wide, depth, sums + 4 * LANES * p * rows)
+        for begin in range(0, inputs, part):
+            depth = min(part, inputs - begin)
+            rows_at, at = x + 4 * begin, weight + (p * inputs + begin) * input_size
+            to = sums + 4 * LANES * p * rows
+            if rows > MANY:
+                for k in range(depth):
+                    vectors.store(wide + 4 * LANES * k, load(kind, at + k * input_size))
+                _meet_part(FLOAT32, rows_at, rows, inputs, wide, depth, to, 0)
+            else:
+                _meet_part(kind, rows_at, rows, inputs, at, depth, to, depth * input_size)
 
 
 @part
@@ -138,10 +147,10 @@ def _multiply_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
     weight = field(call + 8 * WEIGHT) + first * inputs * LANES * size_of(kind)
     bias, output = field(call + 8 * BIAS), field(call + 8 * OUTPUT)
     output_kind = field(call + 8 * OUTPUT_KIND)
-    wide = scratch + 4 * LANES * PANELS * rows
     if rows <= TALL:
         _read_panels(kind, x, rows, inputs, weight, scratch)
     else:
+        wide = scratch + 4 * LANES * PANELS * rows
         _meet_panels(kind, x, rows, inputs, weight, scratch, wide)
     for p in range(PANELS):
         for row in range(rows):

@@ -187,13 +187,22 @@ def _bfloat16(builder: Any, value: Any) -> Any:
     return builder.trunc(builder.select(is_number, rounded, _integer(0x7FC0)), SHORTS)
 
 
+def _fetch(builder: Any, address: Any) -> None:
+    """Bring what lies at an address near; nothing happens where nothing does."""
+    kind = ir.IntType(8)
+    for_reading, into_nearest, data = INT(0), INT(3), INT(1)
+    values = (pointer(builder, address, kind), for_reading, into_nearest, data)
+    call(builder, "llvm.prefetch.p0i8", values, ir.VoidType())
+
+
 def multiply_add(rows: int, panels: int, *, fresh: bool) -> Any:
     """The inner loop of products, for so many rows and panels.
 
     It takes the kind of the weights; the address of rows of floats and the bytes between them; the
-    same of panels [depth, LANES]; the depth; and the address of sums [rows, LANES] with the bytes
-    between those of one panel and the next. To each sum it adds the row's numbers times the
-    panel's, one after the other; `fresh` sums begin at zero.
+    same of panels [depth, LANES]; the depth; the address of sums [rows, LANES] with the bytes
+    between those of one panel and the next; and how many bytes ahead it fetches weights. To each
+    sum it adds the row's numbers times the panel's, one after the other. Sums that are `fresh`
+    begin at zero.
     """
 
     def multiply(
@@ -206,11 +215,12 @@ def multiply_add(rows: int, panels: int, *, fresh: bool) -> Any:
         depth: Any,
         sums: Any,
         stride: Any,
+        ahead: Any,
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             _multiply_add(builder, kind, rows, panels, fresh, *values[1:])
 
-        return types.void(kind, *[types.int64] * 7), code
+        return types.void(kind, *[types.int64] * 8), code
 
     return intrinsic(multiply)
 
@@ -228,6 +238,7 @@ def _multiply_add(
     depth: Any,
     sums: Any,
     stride: Any,
+    ahead: Any,
 ) -> None:
     def after(start: Any, step: Any, count: int) -> Any:
         return builder.add(start, builder.mul(step, INT64(count)))
@@ -243,7 +254,10 @@ def _multiply_add(
     ws = [after(w, panel, p) for p in range(panels)]
     with cgutils.for_range(builder, depth) as loop:
         at = builder.mul(loop.index, INT64(LANES * kind.bitwidth // 8))
-        loaded = [_load(builder, kind, builder.add(start, at)) for start in ws]
+        places_of = [builder.add(start, at) for start in ws]
+        for place in places_of:
+            _fetch(builder, builder.add(place, ahead))
+        loaded = [_load(builder, kind, place) for place in places_of]
         for r in range(rows):
             number = builder.load(pointer(builder, after(xs[r], loop.index, 4), FLOAT))
             factor = _splat(builder, number)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from verifier.kernels import product
+from verifier.kernels.memory import WEIGHTS
 from verifier.kernels.threads import Call
 from verifier.kernels.vectors import LANES
 
@@ -32,7 +33,8 @@ class Product:
         kept = _narrowed(weight)
         padded = F.pad(kept, (0, 0, 0, -len(kept) % _MULTIPLE))
         self.width = len(padded)
-        self.panels = padded.view(-1, LANES, self.num_inputs).transpose(1, 2).contiguous()
+        panels = padded.view(-1, LANES, self.num_inputs).transpose(1, 2)
+        self.panels = WEIGHTS.empty(tuple(panels.shape), panels.dtype).copy_(panels)
         kind = str(kept.dtype).removeprefix("torch.")
         self._call = Call(product.product_kernel(kind), product.NUM_FIELDS)
         fields = self._call.fields
