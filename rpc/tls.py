@@ -6,6 +6,7 @@ reads them whenever it opens a channel.
 
 import logging
 import os
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,34 @@ def open_async_channel(address: str, tls: TlsFiles | None, options: Options) -> 
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, channel_credentials(tls), options=options)
+
+
+class HttpsContext:
+    """What a server of HTTP shows its clients; OSError where a file cannot be read at first."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._seen = _stamp(files)
+        self._context = _ssl_context(files)
+
+    def current(self) -> ssl.SSLContext:
+        """The context for a new connection, of the files as they are now."""
+        try:
+            stamp = _stamp(self._files)
+            if stamp != self._seen:
+                self._context = _ssl_context(self._files)
+                self._seen = stamp
+                logger.info("certificates_renewed cert=%s", self._files.cert)
+        except OSError as error:  # of which SSL's errors are
+            logger.warning("certificates_unreadable error=%s", error)
+        return self._context
+
+
+def _ssl_context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(files.cert, files.key)
+    return context
 
 
 class _Renewal:

@@ -51,7 +51,7 @@ def create_app(
         },
         lifespan=lifespan,
     )
-    keys = ApiKeys(config.api_keys())
+    keys = ApiKeys(config.checked_keys, config.keys_file)
     app = Middleware(
         routes, keys=keys, metrics=metrics, max_requests=config.max_requests, tracer=tracer
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from lookahead.gateway.auth import HASHED, is_hashed
 from lookahead.gateway.namespaces import check_namespaces
 from rpc.settings import Option, ServiceSettings
 from rpc.tls import TlsFiles
@@ -30,13 +31,20 @@ class GatewayConfig(ServiceSettings):
         default="", description="PEM file: our certificate, if verifiers ask for one"
     )
     tls_key: str = Field(default="", description="PEM file: its key")
+    https_cert: str = Field(
+        default="",
+        description="PEM file: certificate to serve HTTPS with, read again when it changes; "
+        "empty: plain HTTP",
+    )
+    https_key: str = Field(default="", description="PEM file: its key")
     # No option: other users of a machine can read command lines.
     keys: Annotated[dict[str, str], Option("")] = Field(
         default_factory=dict, repr=False, description="JSON object: API key to its namespace"
     )
     keys_file: Path | None = Field(
         default=None,
-        description="File with a JSON object of API keys and namespaces; read at the start",
+        description="File with a JSON object of API keys, or sha256: and their hash, and "
+        "namespaces; read again when it changes",
     )
     draft_trees: bool | None = Field(
         default=None, description="Whether requests may see drafts; unset: only without keys"
@@ -107,13 +115,12 @@ class GatewayConfig(ServiceSettings):
     def _check_keys(self) -> Self:
         if self.keys and self.keys_file:
             raise ValueError("set keys or keys_file, not both")
-        keys = self.api_keys()
-        if any(not key or key != key.strip() for key in keys):
-            raise ValueError("a key is empty or has spaces around it")
-        check_namespaces(set(keys.values()))
+        self.checked_keys()
         if self.tls_cert and not self.verifier_ca:
             raise ValueError("tls_cert needs verifier_ca")
         self.tls()
+        if bool(self.https_cert) != bool(self.https_key):
+            raise ValueError("https_cert and https_key need each other")
         return self
 
     @property
@@ -135,6 +142,21 @@ class GatewayConfig(ServiceSettings):
         """How to talk to verifiers; None: plaintext."""
         files = TlsFiles(ca=self.verifier_ca, cert=self.tls_cert, key=self.tls_key)
         return files if self.verifier_ca else None
+
+    def https(self) -> TlsFiles | None:
+        """What the gateway itself serves with; None: plain HTTP."""
+        files = TlsFiles(cert=self.https_cert, key=self.https_key)
+        return files if self.https_cert else None
+
+    def checked_keys(self) -> dict[str, str]:
+        """Namespace of each key; ValueError where one cannot be used."""
+        keys = self.api_keys()
+        if any(not key or key != key.strip() for key in keys):
+            raise ValueError("a key is empty or has spaces around it")
+        if any(key.startswith(HASHED) and not is_hashed(key) for key in keys):
+            raise ValueError(f"a key begins with {HASHED} and 64 hexadecimal digits do not follow")
+        check_namespaces(set(keys.values()))
+        return keys
 
     def api_keys(self) -> dict[str, str]:
         """Namespace of each key; empty where none is needed."""

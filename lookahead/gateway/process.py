@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -15,6 +16,7 @@ from lookahead.gateway.connections import Connections
 from lookahead.gateway.protocol import TimedProtocol
 from lookahead.gateway.verifiers import Verifiers
 from rpc.server import SIGNALS
+from rpc.tls import HttpsContext
 from rpc.tracing import Tracer
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 SEND_BUFFER_BYTES = 1 << 15
 ACCEPT_RETRY_S = 0.5
 LAST_WORDS_S = 1.0
+MAX_HANDSHAKES = 256  # at once; each takes a millisecond unless its client waits
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 
 
@@ -38,7 +41,10 @@ class Server(uvicorn.Server):
             limit=config.max_connections, limit_per_address=config.max_connections_per_address
         )
         self._limits = config
+        files = config.https()
+        self._https = HttpsContext(files) if files else None
         self._accepting: list[asyncio.Task[None]] = []
+        self._handshakes: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
@@ -46,9 +52,10 @@ class Server(uvicorn.Server):
             self._accepting.append(asyncio.create_task(self._accept(listening)))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for task in self._accepting:
+        ending = [*self._accepting, *self._handshakes]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._accepting, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         await super().shutdown(sockets)
         if running := set(self.server_state.tasks):
             # Cancelled at the end of the drain, they still tell their clients so.
@@ -64,10 +71,25 @@ class Server(uvicorn.Server):
                 logger.warning("accept_failed error=%s", error)
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
-            if self.connections.admit(address[0]):
+            if len(self._handshakes) >= MAX_HANDSHAKES or not self.connections.admit(address[0]):
+                _refuse(connection)
+            elif self._https is None:
                 await loop.connect_accepted_socket(self._protocol, connection)
             else:
-                _refuse(connection)
+                task = loop.create_task(self._shake_hands(connection, self._https.current()))
+                self._handshakes.add(task)
+                task.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        """Begin a connection of HTTPS; one that is no such thing is closed."""
+        with suppress(OSError):  # of which SSL's errors are, and time-outs
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol,
+                connection,
+                ssl=context,
+                ssl_handshake_timeout=self._limits.header_timeout_s,
+                ssl_shutdown_timeout=1.0,
+            )
 
     def _protocol(self) -> TimedProtocol:
         return TimedProtocol(

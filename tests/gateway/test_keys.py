@@ -1,5 +1,6 @@
 """API keys: who may ask, which memory they draw from, and what they may not see."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -162,9 +163,57 @@ def test_keys_are_read_from_a_file_or_the_environment(
     assert not any(key in repr(config) for key in KEYS)
 
 
+def test_a_changed_file_of_keys_counts_at_once_and_a_broken_one_changes_nothing(
+    verifier: FakeVerifier, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"old": "acme"}))
+    with (
+        host() as loop,
+        serving(verifier) as address,
+        loop.holding(gateway(address, keys_file=path)) as front,
+        httpx.Client(base_url=f"http://{front}", timeout=10) as client,
+    ):
+
+        def put(text: str) -> None:
+            part = tmp_path / "part"
+            part.write_text(text)
+            part.replace(path)
+
+        def statuses() -> list[int]:
+            return [
+                client.get("/v1/models", headers=bearer(key)).status_code for key in ("old", "new")
+            ]
+
+        assert statuses() == [200, 401]
+        put(json.dumps({"new": "acme"}))
+        assert statuses() == [401, 200]
+        for broken in ("{", "{}", json.dumps({"new": "a b"})):
+            put(broken)
+            assert statuses() == [401, 200]
+        path.unlink()
+        assert statuses() == [401, 200]
+        put(json.dumps({"old": "acme", "new": "acme"}))
+        assert statuses() == [200, 200]
+
+
+def test_a_key_may_be_kept_as_its_hash(verifier: FakeVerifier) -> None:
+    hashed = f"sha256:{hashlib.sha256(b'secret').hexdigest()}"
+    with (
+        host() as loop,
+        serving(verifier) as address,
+        loop.holding(gateway(address, keys={hashed: "acme"})) as front,
+        httpx.Client(base_url=f"http://{front}", timeout=10) as client,
+    ):
+        assert client.get("/v1/models", headers=bearer("secret")).status_code == 200
+        assert client.get("/v1/models", headers=bearer(hashed)).status_code == 401
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
+        ({"keys": {"sha256:12": "acme"}}, "64 hexadecimal digits"),
+        ({"https_cert": "cert.pem"}, "https_cert"),
         ({"keys": {"k": "a b"}}, "namespace 'a b'"),
         ({"keys": {"k": ""}}, "namespace ''"),
         ({"keys": {"": "acme"}}, "empty"),

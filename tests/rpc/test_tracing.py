@@ -107,7 +107,7 @@ async def test_the_gateway_goes_on_with_its_clients_trace(
 
     verifiers = Verifiers(("127.0.0.1:9",), connect_timeout_s=1.0, tls=None)
     metrics = GatewayMetrics(verifiers, Connections(limit=1, limit_per_address=1))
-    front = Middleware(route, keys=ApiKeys({}), metrics=metrics, max_requests=1, tracer=tracer)
+    front = Middleware(route, keys=ApiKeys(dict), metrics=metrics, max_requests=1, tracer=tracer)
     transport = httpx.ASGITransport(front)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         traceparent = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
