@@ -19,10 +19,6 @@ from verifier.server import serve
 
 logger = logging.getLogger(__name__)
 
-# A pass runs in a thread of its own and takes the interpreter's lock again after each of its
-# hundreds of operations. This is how long it may have to wait for it: 5 ms unless said otherwise,
-# which slows the passes of eight streams by a fifth.
-SWITCH_S = 0.0005
 
 CANNOT_SERVE = (
     OSError,
@@ -42,7 +38,6 @@ def main() -> None:
     if group.rank:
         follow_quietly(config, group)
         return
-    sys.setswitchinterval(SWITCH_S)
     tracer = start_tracing("verifier", os.environ)
     try:
         asyncio.run(serve(config, tracer, group))

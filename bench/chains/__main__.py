@@ -122,8 +122,8 @@ async def second_turn(model: TargetModel) -> float:
     rng = random.Random(0)
     text = [rng.randrange(model.vocabulary_size) for _ in range(FIRST_TURN + ANSWER + SECOND_TURN)]
     said = text[FIRST_TURN : FIRST_TURN + ANSWER]
-    first = await answer(engine, Request("first", text[:FIRST_TURN], said), Mode.OFF)
-    second = await answer(engine, Request("second", text, said), Mode.OFF)
+    first = await answer(engine, Request("first", text[:FIRST_TURN], said), Mode.AUTO)
+    second = await answer(engine, Request("second", text, said), Mode.AUTO)
     await engine.stop()
     return second.prefill_ms / first.prefill_ms
 
