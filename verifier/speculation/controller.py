@@ -17,7 +17,7 @@ from dataclasses import dataclass
 logger = logging.getLogger(__name__)
 
 LIMIT = 1.5  # plain steps' worth of time: what may be lost, and what can be put by
-REFILL, MIN_REFILL = 0.005, 0.000625  # a plain step's share; halved at each probe
+REFILL, MIN_REFILL = 0.01, 0.000625  # a plain step's share; halved at each probe
 NUM_REFERENCES = 2  # plain steps per comparison; those of the one before count, too
 FIRST_REFERENCES = 4  # at the start, when there are no earlier ones: two would be mostly noise
 MIN_INTERVAL, MAX_INTERVAL = 16, 128  # drafting steps between comparisons
