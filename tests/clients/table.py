@@ -19,7 +19,6 @@ class Client:
     program: str
     beside: tuple[str, ...] = ()
     npm: tuple[str, ...] = ()  # packages for Node, which itself comes as a Python package
-    is_required: bool = False  # that it cannot be installed is an error
 
     @property
     def program_path(self) -> Path:
@@ -39,7 +38,7 @@ class Client:
 
 
 CLIENTS = (
-    Client("openai", "openai", "3.57.0", "openai_client.py", is_required=True),
+    Client("openai", "openai", "3.57.0", "openai_client.py"),
     Client("anthropic", "anthropic", "2.14.0", "anthropic_client.py"),
     Client("OpenAI Agents", "openai-agents", "0.24.0", "openai_agents.py"),
     Client(
