@@ -23,6 +23,14 @@ def test_weights_of_any_sizes_share_no_byte_and_begin_a_line(sizes: list[int]) -
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
+def test_weights_of_one_chunk_lie_close_together() -> None:
+    arena = Arena()
+    placed = [arena.empty((size,), torch.uint8) for size in (1, 63, 64, 65, 1000)]
+    for weight, following in itertools.pairwise(placed):
+        gap = following.data_ptr() - weight.data_ptr() - len(weight)
+        assert 0 <= gap < LINE
+
+
 def test_a_weight_longer_than_a_chunk_has_its_own_and_begins_a_page() -> None:
     weight = Arena().empty((CHUNK // 4 + 3, 2), torch.bfloat16)
     assert (weight.shape, weight.dtype) == ((CHUNK // 4 + 3, 2), torch.bfloat16)

@@ -169,4 +169,4 @@ def test_a_weight_takes_no_more_memory_than_before_but_for_what_fills_its_last_p
         filled = -(-num_outputs // WHOLE) * WHOLE
         packed = PackedWeight.pack(weight)
         assert packed.num_bytes == filled * 48 * dtype.itemsize
-        assert packed.products[0].panels.untyped_storage().nbytes() == packed.num_bytes
+        assert packed.products[0].panels.nbytes == packed.num_bytes
