@@ -7,6 +7,7 @@ pages of 2 MB instead of 4 KB it looks up a five-hundredth of them.
 import math
 import mmap
 import threading
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class Arena:
 def _chunk(size: int) -> Tensor:
     """Bytes that begin where a large page does."""
     memory = mmap.mmap(-1, size + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+    with suppress(AttributeError, OSError):  # not Linux, or a Linux without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(memory, dtype=torch.uint8)
     start = -whole.data_ptr() % PAGE

@@ -39,6 +39,13 @@ def test_a_weight_longer_than_a_chunk_has_its_own_and_begins_a_page() -> None:
     assert float(weight[-1, -1]) == 1.5
 
 
+def test_a_system_without_large_pages_serves_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 10_000)  # which no system knows
+    weight = Arena().empty((100,), torch.float32)
+    weight.fill_(2.0)
+    assert float(weight.sum()) == 200.0
+
+
 def test_a_chunk_goes_with_its_last_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Any]] = []
 
