@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from lookahead.gateway.auth import HASHED, is_hashed
 from lookahead.gateway.namespaces import check_namespaces
 from rpc.settings import Option, ServiceSettings
-from rpc.tls import TlsFiles
+from rpc.tls import TlsFiles, server_files
 
 
 class GatewayConfig(ServiceSettings):
@@ -145,8 +145,7 @@ class GatewayConfig(ServiceSettings):
 
     def https(self) -> TlsFiles | None:
         """What the gateway itself serves with; None: plain HTTP."""
-        files = TlsFiles(cert=self.https_cert, key=self.https_key)
-        return files if self.https_cert else None
+        return server_files(cert=self.https_cert, key=self.https_key, ca="")
 
     def checked_keys(self) -> dict[str, str]:
         """Namespace of each key; ValueError where one cannot be used."""

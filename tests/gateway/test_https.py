@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.topologies.server import wait_until
 from tests.support.servers.certificates import Authority
 from tests.support.servers.fake_verifier import FakeVerifier, serving
 from tests.support.servers.running_gateway import Host, gateway, host
-from tests.support.waiting import poll
 
 pytestmark = pytest.mark.system  # the openssl command makes the certificates
 
@@ -72,7 +72,7 @@ def test_a_client_that_does_not_trust_it_or_speaks_plain_http_is_not(front: str)
 def test_a_renewed_certificate_is_shown_without_a_restart(front: str, authority: Authority) -> None:
     before = serial(front, authority)
     authority.sign("gateway")  # writes the same files
-    poll(lambda: serial(front, authority) != before)
+    wait_until(lambda: serial(front, authority) != before, 60.0)
 
 
 def test_connections_that_never_shake_hands_keep_nobody_out_and_are_let_go(

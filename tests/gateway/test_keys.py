@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,21 @@ def verifier() -> FakeVerifier:
     return FakeVerifier()
 
 
-@pytest.fixture(scope="module")
-def client(verifier: FakeVerifier) -> Iterator[httpx.Client]:
+@contextmanager
+def asking(verifier: FakeVerifier, **settings: Any) -> Iterator[httpx.Client]:
+    """A client of a gateway with these settings."""
     with (
         host() as loop,
         serving(verifier) as address,
-        loop.holding(gateway(address, keys=KEYS)) as front,
+        loop.holding(gateway(address, **settings)) as front,
         httpx.Client(base_url=f"http://{front}", timeout=10) as client,
     ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(verifier: FakeVerifier) -> Iterator[httpx.Client]:
+    with asking(verifier, keys=KEYS) as client:
         yield client
 
 
@@ -168,12 +175,7 @@ def test_a_changed_file_of_keys_counts_at_once_and_a_broken_one_changes_nothing(
 ) -> None:
     path = tmp_path / "keys.json"
     path.write_text(json.dumps({"old": "acme"}))
-    with (
-        host() as loop,
-        serving(verifier) as address,
-        loop.holding(gateway(address, keys_file=path)) as front,
-        httpx.Client(base_url=f"http://{front}", timeout=10) as client,
-    ):
+    with asking(verifier, keys_file=path) as client:
 
         def put(text: str) -> None:
             part = tmp_path / "part"
@@ -199,12 +201,7 @@ def test_a_changed_file_of_keys_counts_at_once_and_a_broken_one_changes_nothing(
 
 def test_a_key_may_be_kept_as_its_hash(verifier: FakeVerifier) -> None:
     hashed = f"sha256:{hashlib.sha256(b'secret').hexdigest()}"
-    with (
-        host() as loop,
-        serving(verifier) as address,
-        loop.holding(gateway(address, keys={hashed: "acme"})) as front,
-        httpx.Client(base_url=f"http://{front}", timeout=10) as client,
-    ):
+    with asking(verifier, keys={hashed: "acme"}) as client:
         assert client.get("/v1/models", headers=bearer("secret")).status_code == 200
         assert client.get("/v1/models", headers=bearer(hashed)).status_code == 401
 

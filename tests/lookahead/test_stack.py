@@ -15,18 +15,19 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
-from bench.topologies.server import free_port
+from bench.topologies.server import free_port, wait_until
 from lookahead import Client
 from lookahead.client import DrafterClient
 from lookahead.client.errors import Unavailable
 from lookahead.stack.child import ChildProcess
 from lookahead.stack.stack import NO_REDIS, Stack, StackConfig, StackError
 from lookahead.stack.supervisor import Supervisor
-from tests.support.waiting import poll, read_until
+from tests.support.waiting import read_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_kernels")]
 
 STOP_S = 20.0
+BACK_S = 60.0
 PROMPT = "the quick brown fox jumps over the lazy dog, then it sleeps. " * 3
 
 
@@ -116,16 +117,17 @@ def test_processes_that_are_killed_come_back_with_the_memory(
             DrafterClient(stack.config.drafter_address) as drafter,
         ):
             text = client.generate(PROMPT, max_tokens=24).wait().text
-            poll(lambda: num_learned(client, drafter) > 0)
+            wait_until(lambda: num_learned(client, drafter) > 0, BACK_S)
             for name, victim in (
                 ("drafter", psutil.Process(stack.children["drafter"].pid)),
                 ("redis", server),
             ):
                 victim.kill()
-                poll(partial(is_back, stack, supervisor, name, stack.children[name].pid))
+                old_pid = stack.children[name].pid
+                wait_until(partial(is_back, stack, supervisor, name, old_pid), BACK_S)
                 again = client.generate(PROMPT, max_tokens=24, learn="none").wait()
                 assert again.text == text
-                poll(lambda: num_learned(client, drafter) > 0)
+                wait_until(lambda: num_learned(client, drafter) > 0, BACK_S)
         assert [line.split()[1] for line in told] == ["drafter", "redis"]
     finally:
         stack.stop()

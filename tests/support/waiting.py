@@ -19,14 +19,6 @@ async def eventually(true: Callable[[], bool], timeout_s: float = 60.0) -> float
     return time.monotonic() - start
 
 
-def poll(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Wait outside an event loop until a condition is true."""
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, f"not so after {timeout_s} s"
-        time.sleep(0.02)
-
-
 def read_until(process: subprocess.Popen[str], word: str) -> str:
     """Return the output up to the line that holds the word."""
     assert process.stdout is not None
