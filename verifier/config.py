@@ -9,6 +9,8 @@ from pydantic_settings import SettingsConfigDict
 from rpc.settings import ServerSettings
 from rpc.tls import TlsFiles
 
+MIN_CONTEXT = 8  # tokens
+
 
 class VerifierConfig(ServerSettings):
     """Environment variables carry the prefix LOOKAHEAD_VERIFIER_."""
@@ -48,7 +50,10 @@ class VerifierConfig(ServerSettings):
         description="Tokens that a client has not read after which its stream is paused",
     )
     max_context: int = Field(
-        default=4096, ge=8, description="Longest prompt plus output, in tokens"
+        default=0,
+        ge=0,
+        description="Longest prompt plus output, in tokens; "
+        "0: what the model was made for, or as much of it as kv_memory has room for",
     )
     max_tokens_beyond_context: Literal["clamp", "refuse"] = Field(
         default="clamp",
@@ -104,6 +109,13 @@ class VerifierConfig(ServerSettings):
     write_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds a client has to read on"
     )
+
+    @field_validator("max_context")
+    @classmethod
+    def _check_max_context(cls, value: int) -> int:
+        if 0 < value < MIN_CONTEXT:
+            raise ValueError(f"expected 0 or at least {MIN_CONTEXT}, not {value}")
+        return value
 
     @field_validator("kv_memory")
     @classmethod

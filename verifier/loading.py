@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from rpc.contract import StartupPart
 from verifier.config import VerifierConfig
@@ -18,7 +18,7 @@ from verifier.model.generation_config import recommended_sampling
 from verifier.model.measurements import cache_path, load_or_measure
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.model.parallel import Group, ParallelError, RankZeroModel, follow
-from verifier.model.probe import choose_form
+from verifier.model.probe import choose_form, own_context
 from verifier.model.weights import load_weights, model_config
 from verifier.speculation.draft_client import DraftClient
 from verifier.text.tokenizer import Tokenizer, load_tokenizer
@@ -48,17 +48,22 @@ def _load_weights(config: VerifierConfig, group: Group) -> PreTrainedModel:
 
 
 def _wrap(hf: PreTrainedModel, config: VerifierConfig, kind: type[TargetModel]) -> TargetModel:
-    limit = getattr(hf.config.get_text_config(), "max_position_embeddings", None)
     model = kind(
         hf,
         model_name(config.model),
-        max_context=min(config.max_context, limit or config.max_context),
+        max_context=_max_context(hf.config, config.max_context),
         # The compiler knows no packed weights.
         attention="masked" if config.compile else config.attention,
     )
     if config.generation_config == "auto":
         model.recommended = recommended_sampling(config.model)
     return model
+
+
+def _max_context(config: PreTrainedConfig, setting: int) -> int:
+    """As set, but within the positions that the model has."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None) or setting
+    return min(setting, limit) if setting else own_context(config)
 
 
 def follow_leader(config: VerifierConfig, group: Group) -> None:
@@ -76,6 +81,7 @@ def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> Targe
         num_slots=config.max_sequences,
         draft_rows=1 + config.max_nodes,
         kv_memory=config.kv_memory,
+        may_shrink=not config.max_context,
     )
     if config.compile:
         _compile(model)

@@ -6,7 +6,7 @@ a copy of the checkpoint. Where all of it was right, the copy is the new checkpo
 accepted is pending, too. States that are convolutions alone remember their inputs, and go back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch import Tensor
 from transformers.cache_utils import DummyLayer, LinearAttentionLayer
 
 from verifier.cache.kv_cache import KVCache, LayerShape, SlotLayer, SlotLayers
+from verifier.cache.pages import PAGE
 from verifier.cache.placement import Kernel
 from verifier.cache.states import States, StateShape
 
-MARKS_PER_SLOT = 2  # kept states beside a slot's checkpoint, on average
+MARKS_PER_SLOT = 3  # kept states beside a slot's checkpoint, on average
 MARK_EVERY = 1024  # tokens of a prompt between states that are kept
 
 
@@ -71,6 +72,7 @@ class ChainSlots(KVCache):
         *,
         num_slots: int,
         capacity: int,
+        num_pages: int | None = None,
         dtype: torch.dtype,
         device: torch.device,
         is_packed: bool,
@@ -80,6 +82,7 @@ class ChainSlots(KVCache):
             [layer.rows for layer in layers if layer.rows is not None],
             num_slots=num_slots,
             capacity=capacity,
+            num_pages=num_pages,
             dtype=dtype,
             device=device,
             is_packed=is_packed,
@@ -92,7 +95,8 @@ class ChainSlots(KVCache):
         self._checkpoints = list(range(num_slots))  # places of states
         self._spares = list(range(num_slots, 2 * num_slots))
         self._free_marks = list(range(2 * num_slots, 2 * num_slots + num_marks))
-        self._marks: dict[tuple[int, int], int] = {}  # (slot, position): place, oldest use first
+        # (page, rows of it): place, oldest use first
+        self._marks: dict[tuple[int, int], int] = {}
         self._pending: list[list[int]] = [[] for _ in range(num_slots)]
         self._runs: dict[int, _Run] = {}
         self._state_layers: list[tuple[Any, tuple[StateShape, ...]]] = []
@@ -144,58 +148,59 @@ class ChainSlots(KVCache):
         else:
             self._pending[slot] += run.token_ids[: len(rows)]
         if run.is_marked and not self._pending[slot]:
-            self._mark(slot)
+            self._mark(slot, self._lengths[slot])
 
-    def allocate(self, slot: int | None = None, *, length: int = 0) -> int:
-        """Take a free slot; `length`: rows that are kept, as `reusable` said."""
-        at = None if slot is None else self._place_at(slot, length)
-        slot = super().allocate(slot, length=length)
-        if at is not None:
-            self._restore(at, slot)
+    def allocate(self) -> int:
+        """Take a free slot, without pages and without a state."""
+        slot = super().allocate()
         self._pending[slot].clear()
-        for owner, position in [key for key in self._marks if key[0] == slot]:
-            if position > length:
-                self._free_marks.append(self._marks.pop((owner, position)))
         return slot
 
-    def reusable(self, slot: int, length: int) -> int:
+    def free(self, slot: int) -> None:
+        """Give a slot back; its state is kept where its rows are."""
+        was_committed = self._runs.pop(slot, None) is None
+        length = self.settled(slot)
+        if was_committed and length and self.pages.is_known(self._key(slot, length)[0]):
+            self._mark(slot, length)
+        super().free(slot)
+
+    def reserve(self, slot: int, num_rows: int) -> bool:
+        """Give a slot the pages for so many rows, and for one that pads a pass."""
+        return super().reserve(slot, num_rows + 1)
+
+    def settled(self, slot: int) -> int:
+        """Where the slot's checkpoint stands: pending rows are written again."""
+        return self._lengths[slot] - len(self._pending[slot])
+
+    def reusable(self, pages: Sequence[int], length: int) -> int:
         """The last position up to `length` whose state is kept."""
-        known = [position for owner, position in self._marks if owner == slot]
-        known.append(self._checkpoint_len(slot))
+        starts = {page: PAGE * index for index, page in enumerate(pages)}
+        known = [starts[page] + rows for page, rows in self._marks if page in starts]
         return max((position for position in known if position <= length), default=0)
 
     def promised(self, length: int, num_prompt: int) -> int:
         """The last position up to `length` at which the state of a prompt will be kept."""
         return num_prompt - 1 if length >= num_prompt - 1 else length - length % MARK_EVERY
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Give a slot the first rows of another one, and their state."""
-        at = self._place_at(source, length)
-        super().copy(source, target, length)
-        if at is not None:
-            self._restore(at, target)
-        self._pending[target].clear()
-
-    def _checkpoint_len(self, slot: int) -> int:
-        return self._lengths[slot] - len(self._pending[slot])
-
-    def _place_at(self, slot: int, length: int) -> int | None:
-        """Where the state after the slot's first `length` rows lies; None for the very first."""
-        if not length:
-            return None
-        if length == self._checkpoint_len(slot):
-            return self._checkpoints[slot]
-        place = self._marks.pop((slot, length))
-        self._marks[slot, length] = place  # used last
-        return place
-
-    def _restore(self, place: int, slot: int) -> None:
-        if place != self._checkpoints[slot]:
+    def share(self, slot: int, pages: Sequence[int], length: int) -> None:
+        """Let a slot begin with the first rows of these pages, and the state after them."""
+        super().share(slot, pages, length)
+        self._pending[slot].clear()
+        if self._lengths[slot] < length:  # there was no page for the last rows
+            super().share(slot, (), 0)
+        elif length:
+            key = pages[(length - 1) // PAGE], (length - 1) % PAGE + 1
+            place = self._marks.pop(key)
+            self._marks[key] = place  # used last
             self._states.copy(place, self._checkpoints[slot])
 
-    def _mark(self, slot: int) -> None:
-        """Keep the state where the slot is now, in the place of the one used longest ago."""
-        key = slot, self._lengths[slot]
+    def _key(self, slot: int, position: int) -> tuple[int, int]:
+        """What a state after so many rows is kept under."""
+        return self._tables[slot][(position - 1) // PAGE], (position - 1) % PAGE + 1
+
+    def _mark(self, slot: int, position: int) -> None:
+        """Keep the checkpoint, which stands there, in the place of the state used longest ago."""
+        key = self._key(slot, position)
         if key in self._marks:
             return
         if not self._free_marks:
@@ -203,6 +208,13 @@ class ChainSlots(KVCache):
         place = self._free_marks.pop()
         self._states.copy(self._checkpoints[slot], place)
         self._marks[key] = place
+
+    def _take_page(self) -> int:
+        """A page's states are those of the rows that it held."""
+        page = super()._take_page()
+        for key in [key for key in self._marks if key[0] == page]:
+            self._free_marks.append(self._marks.pop(key))
+        return page
 
     def _make_layers(self, layers: list[ChainLayer]) -> Iterator[Any]:
         """The layers as the model's forward knows them."""

@@ -1,19 +1,24 @@
-"""The KV cache: preallocated slots, one per running sequence, written and compacted in place.
+"""The KV cache: rows in pages, and for each running sequence, in its slot, a table of its pages.
 
 Rows of a draft tree are written side by side after a slot's committed rows; `commit` moves the
 accepted ones together. Keys carry their rotary position already, and a node's position is final,
-so moving a row needs no recomputation.
+so moving a row needs no recomputation. Committed rows are never written again, so full pages are
+shared without copies.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from verifier.cache.pages import PAGE, Pages, num_pages_of
 from verifier.cache.placement import Kernel, Placement
 
 
@@ -34,7 +39,7 @@ class LayerShape:
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer's keys and values: [slots, heads, capacity, dim]."""
+    """One layer's keys and values: [heads, places, dim], PAGE places for each page."""
 
     is_compileable = False
     is_sliding = False
@@ -62,22 +67,22 @@ class SlotLayer(CacheLayerMixin):
             key_states.slot_layer = self  # type: ignore[attr-defined]
             return key_states, value_states
         self.write(key_states, value_states)
-        slot, _, _, kv_len = self.owner.placement.segments[0]
-        return self.keys[slot : slot + 1, :, :kv_len], self.values[slot : slot + 1, :, :kv_len]
+        places = self.owner.placement.segments[0].places
+        return self.keys[:, places][None], self.values[:, places][None]
 
     def write(self, key_states: Tensor, value_states: Tensor) -> None:
         """Put rows [1, heads, rows, dim] in their places."""
-        place = self.owner.placement
-        self.keys[place.slots, :, place.indices] = key_states[0].transpose(0, 1)
-        self.values[place.slots, :, place.indices] = value_states[0].transpose(0, 1)
+        places = self.owner.placement.places
+        self.keys[:, places] = key_states[0]
+        self.values[:, places] = value_states[0]
 
     def get_seq_length(self) -> int:
         """Positions and masks are always passed in, so no model needs this."""
         return 0
 
     def get_max_length(self) -> int:
-        """Longest sequence a slot can hold."""
-        return int(self.keys.shape[2])
+        """Longest sequence that the cache can hold."""
+        return self.owner.capacity
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Masks are always passed in ready-made."""
@@ -106,7 +111,7 @@ class SlotLayers(Cache):
 
 
 class KVCache:
-    """Slots for running sequences. Owns their committed lengths and the free list."""
+    """Slots for running sequences, and the pages of their rows."""
 
     def __init__(
         self,
@@ -114,21 +119,27 @@ class KVCache:
         *,
         num_slots: int,
         capacity: int,
+        num_pages: int | None = None,
         dtype: torch.dtype,
         device: torch.device,
         is_packed: bool,
         kernel: Kernel = Kernel.MASKED,
     ) -> None:
+        """`capacity`: rows that a sequence may have. `num_pages`: by default, so many for each."""
         self.num_slots = num_slots
         self.kernel = kernel
         self.capacity = capacity
         self.is_packed = is_packed
-        self.placement = Placement(torch.empty(0), torch.empty(0), ())
+        self.pages = Pages(num_pages or num_slots * num_pages_of(capacity))
+        self.placement = Placement(torch.empty(0))
         # Told before rows move, by the method's name, for caches elsewhere that hold other heads.
         self.on_move: Callable[..., None] = lambda name, *arguments: None
         self._lengths = [0] * num_slots
+        self._tables: list[list[int]] = [[] for _ in range(num_slots)]
         self._free = list(range(num_slots))  # least recently used first
-        self._storages = _allocate(shapes, num_slots, capacity, dtype, device)
+        # One page more, for rows that only pad a pass.
+        self.padding_place = PAGE * self.pages.num_pages
+        self._storages = _allocate(shapes, self.padding_place + PAGE, dtype, device)
         self.cache = SlotLayers(layers=[SlotLayer(self, k, v) for k, v in self.row_views()])
 
     @property
@@ -136,31 +147,65 @@ class KVCache:
         """Slots that no sequence holds."""
         return len(self._free)
 
-    def allocate(self, slot: int | None = None, *, length: int = 0) -> int:
-        """Take a free slot, by default the least recently used; keep its first `length` rows."""
+    def allocate(self) -> int:
+        """Take a free slot, without pages."""
         assert self._free, "allocate without a free slot"
-        slot = self._free[0] if slot is None else slot
-        self._free.remove(slot)
-        self._lengths[slot] = length
+        slot = self._free.pop(0)
+        self._lengths[slot] = 0
         return slot
 
     def free(self, slot: int) -> None:
-        """Give a slot back; its rows stay until it is taken again."""
+        """Give a slot and its pages back."""
         assert slot not in self._free, f"slot {slot} is free already"
+        self._release(self._tables[slot])
+        self._tables[slot] = []
         self._free.append(slot)
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Give a slot the first rows of another one."""
-        self.on_move("copy_rows", source, target, length)
-        self.copy_rows(source, target, length)
-        self._lengths[target] = length
+    def table(self, slot: int) -> Sequence[int]:
+        """The slot's pages, in the order of its positions."""
+        return self._tables[slot]
+
+    def set_tables(self, tables: Mapping[int, Sequence[int]]) -> None:
+        """Take over the tables of some slots, where another process keeps count of pages."""
+        for slot, table in tables.items():
+            self._tables[slot] = list(table)
+
+    def reserve(self, slot: int, num_rows: int) -> bool:
+        """Give a slot the pages for so many rows; False, and no page, where too few are left."""
+        table = self._tables[slot]
+        num_missing = num_pages_of(num_rows) - len(table)
+        if num_missing > self.pages.num_available:
+            return False
+        table += [self._take_page() for _ in range(num_missing)]
+        return True
+
+    def share(self, slot: int, pages: Sequence[int], length: int) -> None:
+        """Let a slot begin with the first rows of these pages, in place of what it has.
+
+        Full pages are held in common; of the last one the rows are copied.
+        """
+        before, num_full = self._tables[slot], length // PAGE
+        for page in pages:
+            self.pages.hold(page)
+        self._release(before)
+        self._tables[slot] = list(pages[:num_full])
+        self._lengths[slot] = PAGE * num_full
+        self.reserve(slot, max(length, PAGE * len(before)))
+        if length > PAGE * num_full and self._reaches(slot, length):
+            self._move(self._places(pages, PAGE * num_full, length), slot, PAGE * num_full)
+            self._lengths[slot] = length
+        self._release(pages[num_full:])
 
     def length(self, slot: int) -> int:
         """Committed rows of a slot."""
         return self._lengths[slot]
 
-    def reusable(self, slot: int, length: int) -> int:
-        """How many of the slot's first `length` rows another sequence can start from."""
+    def settled(self, slot: int) -> int:
+        """How many of them are never written again."""
+        return self._lengths[slot]
+
+    def reusable(self, pages: Sequence[int], length: int) -> int:
+        """How many of the first `length` rows of these pages a sequence can begin with."""
         return length
 
     def promised(self, length: int, num_prompt: int) -> int:
@@ -176,39 +221,53 @@ class KVCache:
         length = self._lengths[slot]
         self._lengths[slot] = length + len(rows)
         first = next((i for i, row in enumerate(rows) if row != i), None)
-        if first is None:
-            return
-        moved = [length + row for row in rows[first:]]
-        self.on_move("gather_rows", slot, length + first, moved)
-        self.gather_rows(slot, length + first, moved)
+        if first is not None:
+            moved = np.array(rows[first:]) + length
+            self._move(places_of(self._tables[slot], moved), slot, length + first)
 
     def row_views(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer: [slots, heads, capacity, dim]."""
+        """Keys and values of each layer: [heads, places, dim]."""
         pairs = zip(self._storages[::2], self._storages[1::2], strict=True)
         return [layer for keys, values in pairs for layer in zip(keys, values, strict=True)]
 
-    def copy_rows(self, source: int, target: int, length: int) -> None:
-        """Move the tensors of `copy`."""
+    def move_rows(self, sources: list[int], targets: list[int]) -> None:
+        """Copy rows from places to others."""
+        places = torch.tensor([sources, targets])
         for storage in self._storages:
-            storage[:, target, :, :length] = storage[:, source, :, :length]
-
-    def gather_rows(self, slot: int, start: int, rows: list[int]) -> None:
-        """Put these rows of a slot side by side from `start` on."""
-        source = torch.tensor(rows)
-        for storage in self._storages:
-            source = source.to(storage.device)
+            source, target = places.to(storage.device)
             # The right-hand side is a gathered copy, so overlapping rows are safe.
-            storage[:, slot, :, start : start + len(rows)] = storage[:, slot, :, source]
+            storage[:, :, target] = storage[:, :, source]
+
+    def _take_page(self) -> int:
+        return self.pages.take()
+
+    def _release(self, table: Sequence[int]) -> None:
+        """Let go of pages; what follows others is given out before them."""
+        for page in reversed(table):
+            self.pages.release(page)
+
+    def _reaches(self, slot: int, num_rows: int) -> bool:
+        return PAGE * len(self._tables[slot]) >= num_rows
+
+    def _places(self, table: Sequence[int], start: int, end: int) -> NDArray[np.int64]:
+        return places_of(table, np.arange(start, end))
+
+    def _move(self, sources: NDArray[np.int64], slot: int, start: int) -> None:
+        """Put rows side by side in a slot, from `start` on."""
+        targets = self._places(self._tables[slot], start, start + len(sources))
+        self.on_move("move_rows", sources.tolist(), targets.tolist())
+        self.move_rows(sources.tolist(), targets.tolist())
+
+
+def places_of(table: Sequence[int], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where rows of a sequence lie, by the table of its pages."""
+    return np.asarray(table, np.int64)[rows // PAGE] * PAGE + rows % PAGE
 
 
 def _allocate(
-    shapes: list[LayerShape],
-    num_slots: int,
-    capacity: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    shapes: list[LayerShape], num_places: int, dtype: torch.dtype, device: torch.device
 ) -> list[Tensor]:
-    """One storage [layers, slots, heads, capacity, dim] per run of equal layers, keys then values.
+    """One storage [layers, heads, places, dim] per run of equal layers, keys then values.
 
     Few large storages make compaction one gather instead of two per layer.
     """
@@ -221,6 +280,14 @@ def _allocate(
             runs.append([shape])
     for run in runs:
         for dim in (run[0].key_dim, run[0].value_dim):
-            size = (len(run), num_slots, run[0].num_heads, capacity, dim)
-            storages.append(torch.zeros(size, dtype=dtype, device=device))
+            size = (len(run), run[0].num_heads, num_places, dim)
+            storages.append(_zeros(size, dtype, device))
     return storages
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU, memory that is taken only where it is written."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    num_bytes = math.prod(size) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(size)

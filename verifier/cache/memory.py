@@ -1,24 +1,36 @@
-"""How many full-length slots the KV cache may have: what memory allows, and no more than asked for.
+"""How large the KV cache is: as many pages as memory allows, and no more than could be used.
 
-Admission follows from it: a sequence runs only where a slot is free for its whole length.
+At least one sequence of full length has room. Others are admitted as long as there are pages.
 """
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from rpc.units import gib
 from verifier.cache.kv_cache import LayerShape
+from verifier.cache.pages import PAGE, num_pages_of
 from verifier.config import parse_size
 
 # Of the memory that is free once the weights are loaded; the rest is for activations and others.
 AUTO_SHARE = {"cpu": 0.5, "cuda": 0.85}
+MIN_CAPACITY = 8 * PAGE  # rows; what fits in less memory is refused
 
 
 class KVMemoryError(ValueError):
     """Not even one sequence fits; says what it takes and what there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSize:
+    """What the cache is made of."""
+
+    num_slots: int
+    num_pages: int
+    capacity: int  # rows that a sequence may have
 
 
 def allowed_bytes(setting: str, device: torch.device) -> int:
@@ -28,39 +40,47 @@ def allowed_bytes(setting: str, device: torch.device) -> int:
     return int(AUTO_SHARE[device.type] * free_bytes(device))
 
 
-def fitting_slots(
+def fitting_size(
     shapes: Sequence[LayerShape],
     *,
+    num_slots: int,
     capacity: int,
     item_size: int,
-    wanted: int,
     allowed: int,
     state_bytes: int = 0,
-) -> int:
-    """Slots of `capacity` rows that fit into `allowed` bytes, at most `wanted`.
+    may_shrink: bool = False,
+) -> CacheSize:
+    """The cache for `num_slots` sequences of `capacity` rows, or what of it fits.
 
-    `state_bytes`: what a slot takes beside its rows.
+    `state_bytes`: what a slot takes beside its rows. `may_shrink`: a sequence may be shorter.
     """
     row_bytes = sum(s.num_heads * (s.key_dim + s.value_dim) for s in shapes) * item_size
-    slot_bytes = row_bytes * capacity + state_bytes
-    fitting = allowed // slot_bytes
-    if not fitting:
+    page_bytes = PAGE * row_bytes
+    # One page is for rows that only pad a pass.
+    room = (allowed - state_bytes) // page_bytes - 1 if row_bytes else num_slots * capacity
+    if may_shrink and room * PAGE >= MIN_CAPACITY:
+        capacity = min(capacity, room * PAGE)
+    longest = num_pages_of(capacity)
+    if room < longest or allowed < state_bytes:
         raise KVMemoryError(
-            f"the KV cache of one sequence takes {gib(slot_bytes)} ({capacity} tokens "
-            f"of {row_bytes} bytes{_and_states(state_bytes)}), and kv_memory allows {gib(allowed)}"
-            + _what_fits(allowed - state_bytes, row_bytes)
+            f"the KV cache of one sequence takes {gib(longest * page_bytes + state_bytes)} "
+            f"({capacity} tokens of {row_bytes} bytes{_and_states(state_bytes)}), "
+            f"and kv_memory allows {gib(allowed)}{_what_fits(room)}"
         )
-    return min(wanted, fitting)
+    left = allowed - state_bytes - (1 + longest) * page_bytes
+    each = state_bytes + page_bytes  # what another sequence takes at least
+    num_slots = min(num_slots, 1 + left // each if each else num_slots)
+    wanted = num_slots * longest
+    fitting = (allowed - num_slots * state_bytes) // page_bytes - 1 if row_bytes else wanted
+    return CacheSize(num_slots, min(wanted, fitting), capacity)
 
 
 def _and_states(state_bytes: int) -> str:
     return f" and {gib(state_bytes)} for the states" if state_bytes else ""
 
 
-def _what_fits(allowed: int, row_bytes: int) -> str:
-    if not row_bytes or allowed < row_bytes:
-        return ""
-    return f": max_context up to {allowed // row_bytes} would fit"
+def _what_fits(num_pages: int) -> str:
+    return f": max_context up to {num_pages * PAGE} would fit" if num_pages > 0 else ""
 
 
 CGROUP = Path("/sys/fs/cgroup")

@@ -21,21 +21,36 @@ class RowTable:
 
     rows: NDArray[np.int64]  # [rows, ROW_FIELDS]
     places: NDArray[np.int64]
+    tables: NDArray[np.int64]  # pages, one sequence after the other
     runs: tuple[tuple[int, int], ...]  # first and end row of each sequence
     # By (heads that share a key, key heads): the work's pieces, made for the first such layer, and
-    # what the kernel is told of the table: addresses of rows, places and pieces; how many pieces.
-    pieces: dict[tuple[int, int], tuple[NDArray[np.int64], tuple[int, int, int, int]]] = field(
+    # what the kernel is told of the table: addresses of rows, places, tables and pieces; how many
+    # pieces.
+    pieces: dict[tuple[int, int], tuple[NDArray[np.int64], tuple[int, ...]]] = field(
         default_factory=dict
     )
 
 
 @dataclass(frozen=True, slots=True)
-class PaddedGroup:
-    """The rows of several short segments as one padded call over a run of slots."""
+class SegmentRows:
+    """One sequence's rows in a pass, and the places in the cache that its attention reads."""
 
-    slots: slice
-    kv_len: int
-    place: Tensor  # [slots, width] row of each cell
+    start: int  # first row of the pass
+    end: int
+    places: Tensor  # [kv_len], in the order of the mask's columns
+
+    @property
+    def kv_len(self) -> int:
+        """Cached rows that are read, the new ones included."""
+        return self.places.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedGroup:
+    """The rows of several short segments as one padded call."""
+
+    places: Tensor  # [segments, kv_len] in the cache
+    place: Tensor  # [segments, width] row of each cell
     rows: Tensor  # rows that are joined
     cells: Tensor  # the cell of each of them
     starts: frozenset[int]  # first rows of the segments that are joined
@@ -43,11 +58,10 @@ class PaddedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the rows of one forward pass go, and which slot each run of rows belongs to."""
+    """Where the rows of one forward pass go, and what they read."""
 
-    slots: Tensor  # [rows] slot of each row
-    indices: Tensor  # [rows] index of each row inside its slot
-    segments: tuple[tuple[int, int, int, int], ...]  # (slot, first row, end row, kv_len)
+    places: Tensor  # [rows] where in the cache each row is written
+    segments: tuple[SegmentRows, ...] = ()  # for masked attention, or a model's own
     window: int = 0  # of sliding-window layers
     table: RowTable | None = None  # for positional attention
     together: PaddedGroup | None = None  # for masked attention

@@ -113,6 +113,7 @@ class Counters:
         """Count from zero: what was generated to warm up is not to be counted."""
         self.num_prompt_tokens = 0
         self.num_generation_tokens = 0
+        self.num_preemptions = 0
         self.num_drafts = 0
         self.num_draft_tokens = 0
         self.num_expected = 0.0

@@ -71,6 +71,7 @@ class Engine:
         self._prefixes = PrefixCache(model.slots)
         self._pace = Pace(model.slots.num_slots)
         self._max_unread = config.max_unread_tokens
+        self._draft_rows = 1 + config.max_nodes
         self._ids = itertools.count(1)
         self._wake = asyncio.Event()
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="torch")
@@ -92,16 +93,6 @@ class Engine:
         now = time.perf_counter()
         running_s = [now - s.clock.admitted for s in self._scheduler.running]
         return self._pace.wait_s(self.num_waiting, running_s)
-
-    @property
-    def kv_tokens_used(self) -> int:
-        """Cached rows of the sequences that run."""
-        return sum(self.model.slots.length(s.slot) for s in self._scheduler.running)
-
-    @property
-    def kv_tokens_capacity(self) -> int:
-        """Rows that all slots together can hold."""
-        return self.model.slots.num_slots * self.model.max_context
 
     def start(self) -> None:
         """Run the loop in the background."""
@@ -164,8 +155,8 @@ class Engine:
     async def _step(self, running: list[Sequence]) -> None:
         """One iteration: the drafts asked for after the last step, one pass, its consequences."""
         drafts = await self.drafting.drafts(running)
-        works = self._planner.plan(running, drafts)
-        step = await self._forward(works)
+        works = self._with_pages(self._planner.plan(running, drafts))
+        step = await self._forward(works) if works else None
         if step is None:
             return
         plain = self._plain_time.of(works, step.forward_s)
@@ -214,15 +205,59 @@ class Engine:
         ]
 
     def _admit(self) -> None:
-        for sequence in self._scheduler.admit():
+        for sequence in self._scheduler.admit(self._has_room):
             sequence.slot, num_reused = self._prefixes.take(
                 sequence.row_namespace, sequence.token_ids, reuses=not sequence.is_scored
             )
+            if not (self.model.bitwise and self._prefixes.is_waiting(sequence.slot)):
+                self.model.slots.reserve(sequence.slot, self._num_rows(sequence))
             if sequence.clock.admitted:
                 continue  # it goes on
             sequence.num_reused = num_reused
             sequence.clock.admitted = time.perf_counter()
             self.drafting.open(sequence)
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        """Whether there are pages for a sequence, and one for each that runs, since all grow."""
+        running = self._scheduler.running
+        return not running or self._prefixes.has_room(
+            sequence.row_namespace, sequence.token_ids, self._num_rows(sequence), len(running)
+        )
+
+    def _num_rows(self, sequence: Sequence) -> int:
+        """Rows for which a sequence gets pages at once.
+
+        Where rows have the same bits whenever they are computed, it can give pages back and go on
+        later; else it gets all that it may ever need.
+        """
+        if self.model.bitwise:
+            return len(sequence.token_ids) + 1
+        return sequence.num_prompt + sequence.request.stopping.max_tokens + self._draft_rows
+
+    def _with_pages(self, works: list[Work]) -> list[Work]:
+        """The works that have pages for their rows, the oldest sequences first.
+
+        Where too few are left, the youngest sequences give theirs back, and those first that wait
+        for their clients.
+        """
+        for work in sorted(works, key=_age):
+            while work.sequence.slot != NO_SLOT and not self.model.slots.reserve(
+                work.segment.slot, work.segment.kv_span
+            ):
+                running = self._scheduler.running
+                self._preempt(max(running, key=lambda s: (self._is_paused(s), s.clock.admitted)))
+        return [work for work in works if work.sequence.slot != NO_SLOT]
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take a sequence's pages; it is the first of its account to get some again."""
+        self.counters.num_preemptions += 1
+        self._park(sequence)
+        self._scheduler.resume(sequence)
+
+    def _park(self, sequence: Sequence) -> None:
+        self._prefixes.give(sequence.slot)
+        self._scheduler.park(sequence)
+        sequence.park()
 
     def _is_paused(self, sequence: Sequence) -> bool:
         """Whether its client has so much to read that it gets no more for now."""
@@ -239,9 +274,7 @@ class Engine:
         paused = [s for s in self._scheduler.running if self._is_paused(s)]
         num_missing = self._scheduler.num_waiting - self._scheduler.num_free
         for sequence in paused[: max(num_missing, 0) if self.model.bitwise else 0]:
-            self._prefixes.give(sequence.slot)
-            self._scheduler.park(sequence)
-            sequence.park()
+            self._park(sequence)
 
     def _drop_cancelled(self) -> None:
         for sequence in [s for s in self._scheduler.running if s.is_cancelled]:
@@ -283,3 +316,7 @@ class Engine:
             sequence.complete(emission.finish)
             self._release(sequence, learn=True)
         return emission
+
+
+def _age(work: Work) -> float:
+    return work.sequence.clock.admitted

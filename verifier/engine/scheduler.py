@@ -83,10 +83,15 @@ class Scheduler(Generic[S]):
         self._parked.remove(sequence)
         self._waiting.setdefault(sequence.account, deque()).appendleft(sequence)
 
-    def admit(self) -> Iterator[S]:
-        """Move waiting sequences to running while there is room, and yield each."""
+    def admit(self, has_room: Callable[[S], bool] = lambda sequence: True) -> Iterator[S]:
+        """Move waiting sequences to running while there is room, and yield each.
+
+        `has_room`: for the next one; where there is none, nobody goes before it.
+        """
         while self._waiting and self.num_free:
             account = min(self._waiting, key=self._share())
+            if not has_room(self._waiting[account][0]):
+                return
             queue = self._waiting.pop(account)
             sequence = queue.popleft()
             if queue:

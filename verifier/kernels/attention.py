@@ -5,9 +5,10 @@ largest one, weights, weighted values. What a block adds depends on the row's qu
 and values of its positions. It depends neither on where these lie in the cache, nor on other rows,
 nor on how the work is shared out to threads. So a row's result has the same bits in every pass.
 
-The positions behind a slot's committed rows may lie anywhere: the siblings of a draft stand
-between them. A row knows how many of its positions are *settled*, that is, lie at the index that
-is their position; the others' indices are listed in `places`.
+A sequence's rows lie in pages of BLOCK places, which its table names in their order. The positions
+behind the committed rows may lie anywhere: the siblings of a draft stand between them. A row knows
+how many of its positions are *settled*, that is, lie where the table says; the others' places are
+listed in `places`.
 
 A *line* is one row's query of one head. TILE lines go through the inner loops together.
 """
@@ -23,20 +24,18 @@ from verifier.kernels.sharing import take_ticket
 from verifier.kernels.threads import NUM_SHARED, SCRATCH, SCRATCH_SIZE, THREAD, TICKET
 from verifier.kernels.vectors import BFLOAT16, FLOAT16, FLOAT32, LANES, TILE, load, size_of
 
-BLOCK = 64  # positions
+BLOCK = 64  # positions, as many as a page of the cache has
 LINES = 32  # of a piece of work, at most
 
 # The integers that describe a call, by index, after the shared ones. Addresses are in bytes,
 # strides in numbers.
 (
     # Of a layer:
-    KEYS,  # [slots, key heads, capacity, key_dim]
-    VALUES,  # [slots, key heads, capacity, value_dim]
+    KEYS,  # [key heads, places, key_dim]
+    VALUES,  # [key heads, places, value_dim]
     KEY_DIM,
     VALUE_DIM,
-    KEY_SLOT,  # strides
-    VALUE_SLOT,
-    KEY_HEAD,
+    KEY_HEAD,  # strides
     VALUE_HEAD,
     # Of a pass:
     NUM_ROWS,
@@ -47,6 +46,7 @@ LINES = 32  # of a piece of work, at most
     OUTPUT,  # float32 [rows, heads, value_dim]
     ROWS,  # [rows, ROW_FIELDS]
     PLACES,
+    TABLES,
     PIECES,  # [pieces, PIECE_FIELDS]
     NUM_PIECES,
     NUM_HEADS,
@@ -55,8 +55,9 @@ LINES = 32  # of a piece of work, at most
     SCALES,  # float32: factor of scores, their cap or 0
     SINKS,  # float32 [heads], or 0
     NUM_FIELDS,
-) = range(NUM_SHARED, NUM_SHARED + 24)
-# A row's slot, position, settled positions, where its other places begin in PLACES, and its index.
+) = range(NUM_SHARED, NUM_SHARED + 23)
+# Where a row's table begins in TABLES, its position, its settled positions, where its other places
+# begin in PLACES, and its own place.
 ROW_FIELDS = 5
 # A piece's first row; its first and end line, counted from that row; its key head.
 PIECE_FIELDS = 4
@@ -230,17 +231,19 @@ def _begin_lines(call: int, piece: int, num_lines: int, scratch: int) -> Any:
 
 
 @part
-def _find_places(places: int, rows: int, others: int, start: int, num_keys: int) -> None:
-    """The indices [TILE, BLOCK] of the positions from `start` on, for a tile's lines."""
+def _find_places(
+    places: int, rows: int, others: int, start: int, page_start: int, num_keys: int
+) -> None:
+    """The places [TILE, BLOCK] of a block's positions from `start` on, for a tile's lines."""
     field = vectors.load_int
     for line in range(TILE):
         at = field(rows + 8 * line)
         settled, more, end = field(at + 16), others + 8 * field(at + 24), field(at + 8) + 1
         for k in range(num_keys):
-            place = start + k
-            if place >= settled:
+            position, place = start + k, page_start + k
+            if position >= settled:
                 # Behind its own position a line has no place, and looks at any.
-                place = field(more + 8 * (place - settled)) if place < end else 0
+                place = field(more + 8 * (position - settled)) if position < end else 0
             vectors.store_int(places + 8 * (line * BLOCK + k), place)
 
 
@@ -284,14 +287,12 @@ def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
     )
     num_lines = field(piece + 16) - field(piece + 8)
     first, last, settled = _begin_lines(call, piece, num_lines, scratch)
-    slot, head = field(field(row_of)), field(piece + 24)
-    keys = slot * field(call + 8 * KEY_SLOT) + head * field(call + 8 * KEY_HEAD)
-    keys = field(call + 8 * KEYS) + size * keys
-    values = slot * field(call + 8 * VALUE_SLOT) + head * field(call + 8 * VALUE_HEAD)
-    values = field(call + 8 * VALUES) + size * values
+    table, head = field(call + 8 * TABLES) + 8 * field(field(row_of)), field(piece + 24)
+    keys = field(call + 8 * KEYS) + size * head * field(call + 8 * KEY_HEAD)
+    values = field(call + 8 * VALUES) + size * head * field(call + 8 * VALUE_HEAD)
     begin = max(first - window + 1, 0) // BLOCK if window else 0
     for block in range(begin, last // BLOCK + 1):
-        start = block * BLOCK
+        start, page_start = block * BLOCK, field(table + 8 * block) * BLOCK
         num_keys = min(last + 1 - start, BLOCK)
         is_settled = start + num_keys <= settled
         for tile in range((num_lines + TILE - 1) // TILE):
@@ -299,14 +300,17 @@ def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
             output, rows = outputs + 4 * TILE * width * tile, row_of + 8 * TILE * tile
             spots = places + 8 * TILE * BLOCK * tile
             if is_settled:
-                _score_block(kind, query, keys + start * dim * size, num_keys, dim, weights)
+                at = keys + page_start * dim * size
+                _score_block(kind, query, at, num_keys, dim, weights)
             else:
-                _find_places(spots, rows, field(call + 8 * PLACES), start, num_keys)
+                others = field(call + 8 * PLACES)
+                _find_places(spots, rows, others, start, page_start, num_keys)
                 _score_places(kind, query, keys, spots, num_keys, dim, weights)
             _mask(weights, rows, start, window)
             _weigh(weights, field(call + 8 * SCALES), state + 8 * LANES * tile, output, width)
             if is_settled:
-                _add_block(kind, weights, values + start * width * size, num_keys, width, output)
+                at = values + page_start * width * size
+                _add_block(kind, weights, at, num_keys, width, output)
             else:
                 _add_places(kind, weights, values, spots, num_keys, width, output)
     _end_lines(call, piece, num_lines, scratch)
@@ -331,21 +335,21 @@ def _store(kind: Any, call: int) -> None:
     heads, rows = field(call + 8 * NUM_KEY_HEADS), field(call + 8 * ROWS)
     dim, width = field(call + 8 * KEY_DIM), field(call + 8 * VALUE_DIM)
     for row in range(field(call + 8 * NUM_ROWS)):
-        slot, index = field(rows), field(rows + 32)
+        place = field(rows + 32)
         rows += 8 * ROW_FIELDS
         for head in range(heads):
-            to = slot * field(call + 8 * KEY_SLOT) + head * field(call + 8 * KEY_HEAD) + index * dim
+            to = head * field(call + 8 * KEY_HEAD) + place * dim
             _copy(
                 kind,
                 field(call + 8 * NEW_KEYS) + (row * heads + head) * dim * size_of(kind),
                 field(call + 8 * KEYS) + to * size_of(kind),
                 dim,
             )
-            to = slot * field(call + 8 * VALUE_SLOT) + head * field(call + 8 * VALUE_HEAD)
+            to = head * field(call + 8 * VALUE_HEAD) + place * width
             _copy(
                 kind,
                 field(call + 8 * NEW_VALUES) + (row * heads + head) * width * size_of(kind),
-                field(call + 8 * VALUES) + (to + index * width) * size_of(kind),
+                field(call + 8 * VALUES) + to * size_of(kind),
                 width,
             )
 

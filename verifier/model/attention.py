@@ -1,4 +1,4 @@
-"""Attention over packed rows: each sequence's rows meet only its own slot's keys and values.
+"""Attention over packed rows: each sequence's rows meet only its own keys and values.
 
 Registered with transformers under the name "lookahead". The cache hands a layer's new keys and
 values on; here they are written to their places, and the rows attend to what they may: on a CPU by
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from verifier.cache.kv_cache import SlotLayer
+from verifier.cache.pages import PAGE
 from verifier.cache.placement import RowTable
 from verifier.kernels import attention as kernel
 from verifier.kernels.threads import Call, num_threads
@@ -20,6 +21,7 @@ from verifier.kernels.vectors import TILE
 from verifier.model.masked_attention import attend_masked
 
 NAME = "lookahead"
+assert kernel.BLOCK == PAGE, "the kernel reads a page as one block"
 
 
 def register() -> None:
@@ -110,8 +112,6 @@ class LayerCall:
             self.value_dim,
             layer.keys.stride(0),
             layer.values.stride(0),
-            layer.keys.stride(1),
-            layer.values.stride(1),
         )
 
     def scales(self, scaling: float, cap: float) -> int:
@@ -133,16 +133,13 @@ def _rows(x: Tensor, dim: int) -> Tensor:
     return F.pad(rows, (0, dim - rows.shape[-1])) if rows.shape[-1] < dim else rows.contiguous()
 
 
-def _described(table: RowTable, group: int, key_heads: int) -> tuple[int, int, int, int]:
+def _described(table: RowTable, group: int, key_heads: int) -> tuple[int, ...]:
     known = table.pieces.get((group, key_heads))
     if known is None:
         pieces = _cut(table, group, key_heads)
-        arrays = (table.rows, table.places, pieces)
-        rows_at, places_at, pieces_at = (array.ctypes.data for array in arrays)
-        known = table.pieces[group, key_heads] = (
-            pieces,
-            (rows_at, places_at, pieces_at, len(pieces)),
-        )
+        arrays = (table.rows, table.places, table.tables, pieces)
+        addresses = (array.ctypes.data for array in arrays)
+        known = table.pieces[group, key_heads] = (pieces, (*addresses, len(pieces)))
     return known[1]
 
 

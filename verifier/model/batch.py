@@ -1,15 +1,18 @@
 """A batch: the rows of all sequences in one forward pass, packed one after the other.
 
 Every row attends to its own sequence's committed rows and to its ancestors among the new rows.
-The mask's columns are indices inside the row's own slot; sliding windows are cut by *position*,
-because siblings of a tree share one.
+The mask's columns are indices inside the row's own sequence, whose pages lie anywhere in the cache;
+sliding windows are cut by *position*, because siblings of a tree share one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from verifier.cache.kv_cache import places_of
+from verifier.cache.pages import num_pages_of
 from verifier.cache.placement import RowTable
 from verifier.speculation.tree import DraftTree
 
@@ -54,8 +57,7 @@ class Batch:
     segments: tuple[Segment, ...]
     token_ids: IntArray  # [rows]
     positions: IntArray  # [rows]
-    slots: IntArray  # [rows]
-    indices: IntArray  # [rows] index inside the slot
+    indices: IntArray  # [rows] index inside the sequence
     logit_rows: IntArray  # rows whose logits are wanted
 
 
@@ -95,7 +97,6 @@ def make_batch(segments: list[Segment]) -> Batch:
         segments=tuple(segments),
         token_ids=np.concatenate([np.array(s.token_ids, np.int64) for s in segments]),
         positions=np.concatenate(positions),
-        slots=np.repeat([s.slot for s in segments], [s.num_rows for s in segments]),
         indices=np.concatenate([s.kv_len + np.arange(s.num_rows) for s in segments]),
         logit_rows=np.concatenate([np.empty(0, np.int64), *logit_rows]),
     )
@@ -114,27 +115,49 @@ def make_chain(segment: Segment, pending: tuple[int, ...], *, is_padded: bool) -
     return replace(batch, logit_rows=np.arange(first, len(token_ids)))
 
 
-def make_table(batch: Batch) -> RowTable:
+Tables = Sequence[Sequence[int]]  # the pages of each segment's sequence
+
+
+def make_places(batch: Batch, tables: Tables) -> IntArray:
+    """Where in the cache each row is written."""
+    ends = np.cumsum([segment.num_rows for segment in batch.segments])[:-1]
+    indices = np.split(batch.indices, ends)
+    return np.concatenate([places_of(t, own) for t, own in zip(tables, indices, strict=True)])
+
+
+def make_table(batch: Batch, tables: Tables) -> RowTable:
     """Where each row finds the positions that it attends to."""
     settled: list[IntArray] = []
     starts: list[IntArray] = []
     places: list[int] = []
     runs: list[tuple[int, int]] = []
     start = 0
-    for segment in batch.segments:
+    for segment, table in zip(batch.segments, tables, strict=True):
         ends = segment.kv_len + 1 + np.arange(segment.num_rows)
         if segment.tree is None:
             settled.append(ends)
             starts.append(np.zeros_like(ends))
         else:
+            first = len(places)
             own_settled, own_starts = _tree_places(segment, places)
+            places[first:] = places_of(table, np.array(places[first:], np.int64)).tolist()
             settled.append(np.array(own_settled))
             starts.append(np.array(own_starts))
         runs.append((start, start + segment.num_rows))
         start += segment.num_rows
-    columns = (batch.slots, batch.positions, *map(np.concatenate, (settled, starts)), batch.indices)
+    pages = [
+        table[: num_pages_of(s.kv_span)] for s, table in zip(batch.segments, tables, strict=True)
+    ]
+    firsts = np.cumsum([0, *map(len, pages)])[:-1]
+    columns = (
+        np.repeat(firsts, [segment.num_rows for segment in batch.segments]),
+        batch.positions,
+        *map(np.concatenate, (settled, starts)),
+        make_places(batch, tables),
+    )
     rows = np.stack([np.asarray(column, np.int64) for column in columns], axis=1)
-    return RowTable(rows, np.array(places or [0], np.int64), tuple(runs))
+    flat = np.array([page for each in pages for page in each], np.int64)
+    return RowTable(rows, np.array(places or [0], np.int64), flat, tuple(runs))
 
 
 def _tree_places(segment: Segment, places: list[int]) -> tuple[list[int], list[int]]:
@@ -158,7 +181,7 @@ def _tree_places(segment: Segment, places: list[int]) -> tuple[list[int], list[i
 
 
 def make_masks(batch: Batch, window: int | None) -> list[BoolArray]:
-    """Which indices of its slot each row may attend to, [rows, kv_len]; with a `window`, also
+    """Which indices of its sequence each row may attend to, [rows, kv_len]; with a `window`, also
     which it may in sliding-window layers."""
     kv_len = max(segment.kv_span for segment in batch.segments)
     mask = np.zeros((len(batch.token_ids), kv_len), bool)
@@ -177,8 +200,8 @@ def make_masks(batch: Batch, window: int | None) -> list[BoolArray]:
     return [mask] if window is None else [mask, window_mask]
 
 
-def pad_batch(batch: Batch, num_rows: int, index: int) -> Batch:
-    """Add rows up to `num_rows`, which write to a place of slot 0 that nobody reads."""
+def pad_batch(batch: Batch, num_rows: int) -> Batch:
+    """Add rows up to `num_rows`, which belong to no sequence."""
     count = num_rows - len(batch.token_ids)
     if not count:
         return batch
@@ -186,8 +209,6 @@ def pad_batch(batch: Batch, num_rows: int, index: int) -> Batch:
         batch,
         token_ids=np.pad(batch.token_ids, (0, count)),
         positions=np.pad(batch.positions, (0, count)),
-        slots=np.pad(batch.slots, (0, count)),
-        indices=np.pad(batch.indices, (0, count), constant_values=index),
     )
 
 

@@ -6,6 +6,7 @@ that are right, wrong and half right, and every row is compared with an uncached
 
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from transformers.cache_utils import (
 
 from verifier.cache.chain_slots import ChainLayer, state_bytes
 from verifier.cache.kv_cache import LayerShape
-from verifier.cache.memory import allowed_bytes, fitting_slots
+from verifier.cache.memory import allowed_bytes, fitting_size
 from verifier.cache.states import StateShape
 from verifier.model import invariance
 from verifier.model.batch import draft_segment, prompt_segment
@@ -55,7 +56,13 @@ STEPS: tuple[tuple[int, tuple[int, ...], int], ...] = (
 
 
 def choose_chains(
-    model: TargetModel, hf: PreTrainedModel, *, num_slots: int, draft_rows: int, kv_memory: str
+    model: TargetModel,
+    hf: PreTrainedModel,
+    *,
+    num_slots: int,
+    draft_rows: int,
+    kv_memory: str,
+    may_shrink: bool,
 ) -> str:
     """Set the model up to verify chains; or say why it cannot."""
     if model.num_processes > 1:
@@ -67,21 +74,24 @@ def choose_chains(
     for way in _ways(hf):
         error = _try_way(model, layers, way)
         if error <= tolerance(model.dtype):
-            slots = fitting_slots(
+            size = fitting_size(
                 [layer.rows for layer in layers if layer.rows is not None],
+                num_slots=num_slots,
                 capacity=capacity,
                 item_size=model.dtype.itemsize,
-                wanted=num_slots,
                 allowed=allowed_bytes(kv_memory, model.device),
                 state_bytes=state_bytes(layers),
+                may_shrink=may_shrink,
             )
             _check_bits(model, layers, way)
-            model.use_chains(layers, way, num_slots=slots, capacity=capacity)
+            model.max_context = size.capacity - draft_rows
+            model.use_chains(layers, way, **asdict(size))
             logger.info(
-                "model_form form=CHAIN way=%s error=%.2g slots=%d bitwise=%s",
+                "model_form form=CHAIN way=%s error=%.2g slots=%d pages=%d bitwise=%s",
                 way,
                 error,
-                slots,
+                size.num_slots,
+                size.num_pages,
                 model.bitwise,
             )
             return ""

@@ -67,10 +67,12 @@ def _in_slots(model: TargetModel, compute: Callable[[list[int]], Tensor]) -> Ten
             model.slots.free(slot)
 
 
-def _read(model: TargetModel, slot: int, prompt: list[int], runs: int) -> None:
+def _read(
+    model: TargetModel, slot: int, prompt: list[int], runs: int, *, is_marked: bool = False
+) -> None:
     for start in range(0, len(prompt), runs):
         run = tuple(prompt[start : start + runs])
-        model.forward([prompt_segment(slot, start, run, is_last=False)])
+        model.forward([prompt_segment(slot, start, run, is_last=False, is_marked=is_marked)])
         model.commit(slot, list(range(len(run))))
 
 
@@ -126,7 +128,7 @@ def _copied(model: TargetModel, slots: list[int], prompt: list[int], rest: list[
     first, second, _ = slots
     logits = _drafted(model, first, prompt, rest)
     model.commit(first, [0, *range(2, 3 * (NUM_ROWS - 1), 3)])
-    model.slots.copy(first, second, len(prompt) + NUM_ROWS - 1)
+    model.slots.share(second, model.slots.table(first), len(prompt) + NUM_ROWS - 1)
     again = model.forward([draft_segment(second, len(prompt) + NUM_ROWS - 1, rest[-1], EMPTY_TREE)])
     return torch.cat([logits[:-1], again])
 
@@ -149,6 +151,6 @@ def _chain_copied(
     """The prompt's state is taken over by another slot, which decodes."""
     assert isinstance(model.slots, KVCache)
     first, second, _ = slots
-    _read(model, first, prompt, len(prompt))
-    model.slots.copy(first, second, len(prompt))
+    _read(model, first, prompt, len(prompt), is_marked=True)
+    model.slots.share(second, model.slots.table(first), len(prompt))
     return torch.cat([_step(model, second, token, None, prompt) for token in rest])

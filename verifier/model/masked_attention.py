@@ -1,8 +1,9 @@
 """Packed attention by torch's fused kernels and masks: what runs on a GPU.
 
-Query heads that share a key head are laid out beside it, so no key is ever copied. Each sequence
-is a call of its own, or all short ones are one padded call (`PaddedGroup`), since there calls cost
-more than padding. How a row rounds depends on the shapes of its pass.
+A sequence's keys and values are gathered from its pages. Query heads that share a key head are laid
+out beside it. Each sequence is a call of its own, or all short ones are one padded call
+(`PaddedGroup`), since there calls cost more than padding. How a row rounds depends on the shapes of
+its pass.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verifier.cache.kv_cache import SlotLayer
-from verifier.cache.placement import PaddedGroup
+from verifier.cache.placement import PaddedGroup, SegmentRows
 
 MAX_JOINED_ROWS = 65  # of a sequence: a draft, not a run of a prompt
 
@@ -40,13 +41,14 @@ def attend_masked(
             query[0], layer.keys, layer.values, mask[0, 0], together, scaling
         )
     done = set() if together is None else together.starts
-    for slot, start, end, kv_len in place.segments:
+    for segment in place.segments:
+        start, end = segment.start, segment.end
         if start not in done:
             output[start:end] = _attend(
                 query[0, :, start:end],
-                layer.keys[slot, :, :kv_len],
-                layer.values[slot, :, :kv_len],
-                mask[0, 0, start:end, :kv_len],
+                layer.keys[:, segment.places],
+                layer.values[:, segment.places],
+                mask[0, 0, start:end, : segment.kv_len],
                 scaling=scaling,
                 softcap=softcap,
                 sinks=sinks,
@@ -55,56 +57,55 @@ def attend_masked(
     return output
 
 
-def make_together(
-    segments: Sequence[tuple[int, int, int, int]], device: torch.device
-) -> PaddedGroup | None:
+def make_together(segments: Sequence[SegmentRows], device: torch.device) -> PaddedGroup | None:
     """One call for all segments of few rows; None where there is nothing to join."""
-    short = [each for each in segments if each[2] - each[1] <= MAX_JOINED_ROWS]
+    short = [each for each in segments if each.end - each.start <= MAX_JOINED_ROWS]
     if len(short) < 2:
         return None
-    first = min(slot for slot, *_ in short)
-    num_slots = max(slot for slot, *_ in short) + 1 - first
-    width = max(end - start for _, start, end, _ in short)
-    # Padding, and slots between that take no part, repeat some row; nobody reads the result.
-    place = torch.zeros(num_slots, width, dtype=torch.long)
+    width = max(each.end - each.start for each in short)
+    kv_len = max(each.kv_len for each in short)
+    # Padding repeats some row, and reads some place; nobody reads the result.
+    places = torch.zeros(len(short), kv_len, dtype=torch.long, device=device)
+    place = torch.zeros(len(short), width, dtype=torch.long)
     rows: list[int] = []
     cells: list[int] = []
-    for slot, start, end, _ in short:
-        place[slot - first] = start
-        place[slot - first, : end - start] = torch.arange(start, end)
-        rows += range(start, end)
-        cells += [(slot - first) * width + i for i in range(end - start)]
+    for index, each in enumerate(short):
+        num_rows = each.end - each.start
+        places[index, : each.kv_len] = each.places
+        place[index] = each.start
+        place[index, :num_rows] = torch.arange(each.start, each.end)
+        rows += range(each.start, each.end)
+        cells += [index * width + i for i in range(num_rows)]
     return PaddedGroup(
-        slots=slice(first, first + num_slots),
-        kv_len=max(kv_len for *_, kv_len in short),
+        places=places,
         place=place.to(device),
         rows=torch.tensor(rows, device=device),
         cells=torch.tensor(cells, device=device),
-        starts=frozenset(start for _, start, _, _ in short),
+        starts=frozenset(each.start for each in short),
     )
 
 
 def _attend_together(
     query: Tensor,  # [heads, rows, dim]
-    key: Tensor,  # [slots, kv_heads, capacity, dim]
-    value: Tensor,  # [slots, kv_heads, capacity, value_dim]
+    key: Tensor,  # [kv_heads, places, dim]
+    value: Tensor,  # [kv_heads, places, value_dim]
     mask: Tensor,  # [rows, kv_len]
     together: PaddedGroup,
     scaling: float,
 ) -> Tensor:  # [joined rows, heads, value_dim]
-    heads, kv_heads, kv_len = query.shape[0], key.shape[1], together.kv_len
-    slots, width = together.place.shape
+    heads, kv_heads, kv_len = query.shape[0], key.shape[0], together.places.shape[1]
+    count, width = together.place.shape
     groups = heads // kv_heads
-    queries = query[:, together.place].transpose(0, 1)  # [slots, heads, width, dim]
-    allowed = mask[together.place][..., :kv_len]  # [slots, width, kv_len]
+    queries = query[:, together.place].transpose(0, 1)  # [segments, heads, width, dim]
+    allowed = mask[together.place][..., :kv_len]  # [segments, width, kv_len]
     out = F.scaled_dot_product_attention(
-        queries.reshape(slots, kv_heads, groups * width, -1),
-        key[together.slots, :, :kv_len],
-        value[together.slots, :, :kv_len],
+        queries.reshape(count, kv_heads, groups * width, -1),
+        key[:, together.places].transpose(0, 1),
+        value[:, together.places].transpose(0, 1),
         attn_mask=allowed.repeat(1, groups, 1).unsqueeze(1),
         scale=scaling,
     )
-    by_cell = out.reshape(slots, heads, width, -1).transpose(1, 2).flatten(0, 1)
+    by_cell = out.reshape(count, heads, width, -1).transpose(1, 2).flatten(0, 1)
     return by_cell[together.cells]
 
 

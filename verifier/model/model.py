@@ -10,18 +10,19 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from verifier.cache.chain_slots import ChainLayer, ChainSlots
-from verifier.cache.kv_cache import KVCache, LayerShape
-from verifier.cache.placement import Kernel, Placement
+from verifier.cache.kv_cache import KVCache, LayerShape, places_of
+from verifier.cache.placement import Kernel, Placement, SegmentRows
 from verifier.cache.stateful_slots import StatefulSlots
 from verifier.kernels.threads import kernels_only
 from verifier.kernels.vectors import LANES
@@ -29,9 +30,11 @@ from verifier.model import attention
 from verifier.model.batch import (
     Batch,
     Segment,
+    Tables,
     make_batch,
     make_chain,
     make_masks,
+    make_places,
     make_table,
     pad_batch,
     prompt_segment,
@@ -129,8 +132,9 @@ class TargetModel:
         *,
         num_slots: int,
         capacity: int,
+        num_pages: int | None = None,
     ) -> None:
-        """Serve trees from preallocated slots."""
+        """Serve trees; `capacity`: rows that a sequence may have."""
         self.form, self.reason, self._masks = form, "", masks
         is_packed = form is VerificationMode.PACKED
         if is_packed and self._kernel is Kernel.POSITIONAL:
@@ -138,7 +142,8 @@ class TargetModel:
         self.slots = KVCache(
             shapes,
             num_slots=num_slots,
-            capacity=capacity + 1,  # the last place is for rows that only pad a pass
+            capacity=capacity,
+            num_pages=num_pages,
             dtype=self.dtype,
             device=self.device,
             is_packed=is_packed,
@@ -147,7 +152,13 @@ class TargetModel:
         self._set_attention(attention.NAME if is_packed else self._stock_attention)
 
     def use_chains(
-        self, layers: list[ChainLayer], way: ChainWay, *, num_slots: int, capacity: int
+        self,
+        layers: list[ChainLayer],
+        way: ChainWay,
+        *,
+        num_slots: int,
+        capacity: int,
+        num_pages: int | None = None,
     ) -> None:
         """Serve chains, from slots that keep states beside keys and values."""
         self.form, self.reason, self._masks = VerificationMode.CHAIN, "", way.masks
@@ -158,6 +169,7 @@ class TargetModel:
             layers,
             num_slots=num_slots,
             capacity=capacity + 1,  # a chain may end with a row that only pads it
+            num_pages=num_pages,
             dtype=self.dtype,
             device=self.device,
             is_packed=way.is_packed,
@@ -181,10 +193,19 @@ class TargetModel:
         self.slots.free(slot)
 
     @torch.inference_mode()
-    def forward(self, segments: list[Segment]) -> Tensor:
-        """Run the rows; return float32 logits [rows that want them, vocabulary] in order."""
+    def forward(
+        self, segments: list[Segment], tables: Mapping[int, Sequence[int]] | None = None
+    ) -> Tensor:
+        """Run the rows; return float32 logits [rows that want them, vocabulary] in order.
+
+        `tables`: the slots' pages, where another process gives them out.
+        """
         if isinstance(self.slots, StatefulSlots):
             return self._forward_plain(segments, self.slots)
+        self.slots.set_tables(tables or {})
+        for segment in segments:
+            has_room = self.slots.reserve(segment.slot, segment.kv_span)
+            assert has_room, f"there are no pages for slot {segment.slot}"
         if isinstance(self.slots, ChainSlots):
             return torch.cat([self._forward_chain(each, self.slots) for each in segments])
         if self.form is VerificationMode.PACKED:
@@ -213,10 +234,11 @@ class TargetModel:
             return self._forward_rows(batch, slots)
 
     def _forward_rows(self, batch: Batch, slots: KVCache) -> Tensor:
-        num_rows = None if self._compiled is None else padded_rows(len(batch.token_ids))
-        if num_rows is not None:
-            batch = pad_batch(batch, num_rows, slots.capacity - 1)
-        slots.placement = self._place(batch, slots)
+        num_rows = len(batch.token_ids)
+        if self._compiled is not None:
+            num_rows = padded_rows(num_rows) or num_rows
+        slots.placement = self._place(batch, slots, num_rows)
+        batch = pad_batch(batch, num_rows)
         masks = self._handed_masks(slots)
         inputs = {
             "input_ids": self._tensor(batch.token_ids)[None],
@@ -233,17 +255,28 @@ class TargetModel:
         # A model without logits_to_keep returns every row.
         return (logits if logits.shape[0] == len(rows) else logits[rows]).float()
 
-    def _place(self, batch: Batch, slots: KVCache) -> Placement:
+    def _place(self, batch: Batch, slots: KVCache, num_rows: int) -> Placement:
         """Where the rows go and what they attend to, as the attention of this form wants it."""
         is_packed = slots.is_packed
         window = self._masks.window
-        ranges = _row_ranges(batch.segments)
-        where = (self._tensor(batch.slots), self._tensor(batch.indices), ranges)
+        tables = [slots.table(segment.slot) for segment in batch.segments]
+        padding = (0, num_rows - len(batch.token_ids))
+        places = np.pad(make_places(batch, tables), padding, constant_values=slots.padding_place)
         if is_packed and slots.kernel is Kernel.POSITIONAL:
-            return Placement(*where, window=window or 0, table=make_table(batch))
+            table = make_table(batch, tables)
+            return Placement(self._tensor(places), window=window or 0, table=table)
+        segments = self._segment_rows(batch, tables)
         masks = tuple(self._mask_tensor(m, is_packed) for m in make_masks(batch, window))
-        together = make_together(ranges, self.device) if is_packed else None
-        return Placement(*where, together=together, masks=masks)
+        together = make_together(segments, self.device) if is_packed else None
+        return Placement(self._tensor(places), segments, together=together, masks=masks)
+
+    def _segment_rows(self, batch: Batch, tables: Tables) -> tuple[SegmentRows, ...]:
+        found, start = [], 0
+        for segment, table in zip(batch.segments, tables, strict=True):
+            places = places_of(table, np.arange(segment.kv_span))
+            found.append(SegmentRows(start, start + segment.num_rows, self._tensor(places)))
+            start += segment.num_rows
+        return tuple(found)
 
     def _handed_masks(self, slots: KVCache) -> Any:
         """The masks as the model's forward takes them; placeholders for packed attention."""
@@ -318,15 +351,6 @@ class _MaskByType(dict[str, Tensor]):
 
     def __missing__(self, layer_type: str) -> None:
         return None
-
-
-def _row_ranges(segments: tuple[Segment, ...]) -> tuple[tuple[int, int, int, int], ...]:
-    ranges, start = [], 0
-    for segment in segments:
-        end = start + segment.num_rows
-        ranges.append((segment.slot, start, end, segment.kv_span))
-        start = end
-    return tuple(ranges)
 
 
 def _kernel(attention: str, device: torch.device) -> Kernel:

@@ -7,7 +7,7 @@ same one. transformers cuts the weights by the model's own plan.
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -88,17 +88,26 @@ class RankZeroModel(TargetModel):
         *,
         num_slots: int,
         capacity: int,
+        num_pages: int | None = None,
     ) -> None:
-        """Serve trees from preallocated slots, on all ranks."""
-        sizes = {"num_slots": num_slots, "capacity": capacity}
+        """Serve trees, on all ranks."""
+        sizes = {"num_slots": num_slots, "capacity": capacity, "num_pages": num_pages}
         self._tell("use_slots", form, shapes, masks, **sizes)
-        super().use_slots(form, shapes, masks, **sizes)
+        super().use_slots(
+            form, shapes, masks, num_slots=num_slots, capacity=capacity, num_pages=num_pages
+        )
         assert isinstance(self.slots, KVCache)
         self.slots.on_move = partial(self._tell, MOVE)
 
-    def forward(self, segments: list[Segment]) -> torch.Tensor:
-        """Run the rows on all ranks."""
-        self._tell("forward", segments)
+    def forward(
+        self, segments: list[Segment], tables: Mapping[int, Sequence[int]] | None = None
+    ) -> torch.Tensor:
+        """Run the rows on all ranks, which know no pages but those they are told."""
+        assert isinstance(self.slots, KVCache)
+        for segment in segments:
+            self.slots.reserve(segment.slot, segment.kv_span)
+        tables = {segment.slot: self.slots.table(segment.slot) for segment in segments}
+        self._tell("forward", segments, tables)
         return super().forward(segments)
 
     def stock_logits(self, token_ids: list[int]) -> torch.Tensor:

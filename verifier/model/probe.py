@@ -6,14 +6,14 @@ as transformers ships it. What does not agree is not used.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from verifier.cache.kv_cache import LayerShape
-from verifier.cache.memory import allowed_bytes, fitting_slots
+from verifier.cache.memory import allowed_bytes, fitting_size
 from verifier.model import attention, invariance
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.model.chain_probe import choose_chains, tolerance
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Frequencies chosen from the longest position in a pass would let sequences disturb each other.
 LENGTH_DEPENDENT_ROPE = ("longrope", "dynamic")
+USUAL_CONTEXT = 4096  # of a model that names none
 PROBE_TREE = DraftTree((3, 4, 5, 6), (-1, -1, 1, 1), (1.0, 0.9, 0.8, 0.7))
 PROBE_PATH = [0, 2, 4]  # the root's row and the rows of nodes 1 and 3: not contiguous
 
@@ -35,18 +36,24 @@ def choose_form(
     num_slots: int,
     draft_rows: int,
     kv_memory: str = "auto",
+    may_shrink: bool = False,
 ) -> None:
     """Set the model up in the strongest form that works.
 
-    It gets `num_slots` slots, or as many of them as fit into `kv_memory`, a size or `auto`;
-    KVMemoryError when none does.
+    It gets pages for `num_slots` sequences, or as many as fit into `kv_memory`, a size or `auto`;
+    KVMemoryError when one sequence does not fit. `may_shrink`: then its context is made shorter.
     """
     attention.register()
     reason = _why_plain(hf, model.max_context)
     shapes = [] if reason or hf._is_stateful else _layer_shapes(model)
     if not reason and not shapes:
         reason = choose_chains(
-            model, hf, num_slots=num_slots, draft_rows=draft_rows, kv_memory=kv_memory
+            model,
+            hf,
+            num_slots=num_slots,
+            draft_rows=draft_rows,
+            kv_memory=kv_memory,
+            may_shrink=may_shrink,
         )
         if not reason:
             return
@@ -54,21 +61,24 @@ def choose_form(
     for form, masks in [] if reason else list(_candidates(hf)):
         error = _try_form(model, form, shapes, masks)
         if error <= tolerance(model.dtype):
-            slots = fitting_slots(
+            size = fitting_size(
                 shapes,
+                num_slots=num_slots,
                 capacity=capacity,
                 item_size=model.dtype.itemsize,
-                wanted=num_slots,
                 allowed=allowed_bytes(kv_memory, model.device),
+                may_shrink=may_shrink,
             )
             _check_bits(model, form, shapes, masks)
-            model.use_slots(form, shapes, masks, num_slots=slots, capacity=capacity)
+            model.max_context = size.capacity - draft_rows
+            model.use_slots(form, shapes, masks, **asdict(size))
             logger.info(
-                "model_form form=%s masks=%s error=%.2g slots=%d bitwise=%s",
+                "model_form form=%s masks=%s error=%.2g slots=%d pages=%d bitwise=%s",
                 form.name,
                 masks,
                 error,
-                slots,
+                size.num_slots,
+                size.num_pages,
                 model.bitwise,
             )
             return
@@ -89,18 +99,30 @@ def _check_bits(
     model.bitwise = not model.not_bitwise_reason
 
 
+def own_context(config: PreTrainedConfig) -> int:
+    """Positions that a model was made for; up to where its rotary frequencies stay the same."""
+    text = config.get_text_config()
+    own = getattr(text, "max_position_embeddings", None) or USUAL_CONTEXT
+    borders = [border for _, border in _borders(text) if border]
+    return min([own, *borders])
+
+
+def _borders(config: PreTrainedConfig) -> Iterator[tuple[str, int]]:
+    """Rotary embeddings whose frequencies depend on the longest position, and from which one."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    for kind in (rope, *(r for r in rope.values() if isinstance(r, dict))):
+        if kind.get("rope_type") in LENGTH_DEPENDENT_ROPE:
+            name = "original_max_position_embeddings"
+            yield kind["rope_type"], kind.get(name) or getattr(config, name, None) or 0
+
+
 def _why_plain(hf: PreTrainedModel, max_context: int) -> str:
     config = hf.config.get_text_config()
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         return "it has chunked attention layers"
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(r for r in rope.values() if isinstance(r, dict))]
-    for kind in kinds:
-        original = kind.get("original_max_position_embeddings") or getattr(
-            config, "original_max_position_embeddings", 0
-        )
-        if kind.get("rope_type") in LENGTH_DEPENDENT_ROPE and max_context > (original or 0):
-            return f"its {kind['rope_type']} rotary frequencies depend on the longest position"
+    for kind, border in _borders(config):
+        if max_context > border:
+            return f"its {kind} rotary frequencies depend on the longest position"
     return ""
 
 

@@ -10,6 +10,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from rpc.contract import Source
 from rpc.metrics import PREFIX, counter, gauge, histogram, labelled_counter, labelled_gauge
+from verifier.cache.pages import PAGE
+from verifier.cache.stateful_slots import StatefulSlots
 from verifier.engine.engine import Engine
 
 GENERATE = "Generate"
@@ -35,15 +37,24 @@ class VerifierMetrics:
         engine = self._engine
         yield gauge("requests_waiting", "Requests waiting for a slot.", engine.num_waiting)
         yield gauge("requests_running", "Requests that have a slot.", engine.num_running)
-        usage = engine.kv_tokens_used / engine.kv_tokens_capacity
-        yield gauge("kv_cache_usage_ratio", "Share of the cache's rows in use, from 0 to 1.", usage)
         slots = engine.model.slots
+        yield counter(
+            "num_preemptions",
+            "Times that a running request gave its pages to others and waited.",
+            engine.counters.num_preemptions,
+        )
+        if isinstance(slots, StatefulSlots):
+            return  # sequences have caches of their own
+        usage = slots.pages.num_held / slots.pages.num_pages
+        yield gauge(
+            "kv_cache_usage_ratio", "Share of the cache's pages in use, from 0 to 1.", usage
+        )
         info = GaugeMetricFamily(
             PREFIX + "cache_config_info",
-            "Size (block_size) and number (num_gpu_blocks) of the cache's slots; always 1.",
+            "Positions (block_size) and number (num_gpu_blocks) of the cache's pages; always 1.",
             labels=["block_size", "num_gpu_blocks"],
         )
-        info.add_metric([str(engine.model.max_context), str(slots.num_slots)], 1)
+        info.add_metric([str(PAGE), str(slots.pages.num_pages)], 1)
         yield info
 
     def _requests(self) -> Iterator[Metric]:

@@ -37,16 +37,16 @@ def test_settings_are_there(name: str) -> None:
 
 
 def test_bytes_per_token_follow_from_the_shapes_given() -> None:
-    """2 · layers · kv heads · head size · bytes per number, and slots of 4,096 in 60 GiB."""
+    """2 · layers · kv heads · head size · bytes per number; whole pages of 64 in 60 GiB."""
     rows = re.findall(
         r"^\| (\d+) layers, (\d+) kv heads of (\d+), bfloat16"
-        r".*?\| ([\d,]+) \| ([\d.]+) GiB \| (\d+) \|",
+        r".*?\| ([\d,]+) \| (\d+) \| (\d+) \|",
         TEXT,
         re.MULTILINE,
     )
     assert len(rows) == 3
-    for layers, heads, size, per_token, slot, slots in rows:
+    for layers, heads, size, per_token, *sequences in rows:
         num_bytes = 2 * int(layers) * int(heads) * int(size) * 2
         assert num_bytes == int(per_token.replace(",", ""))
-        assert abs(num_bytes * 4096 / 2**30 - float(slot)) < 0.005
-        assert int(60 * 2**30 // (num_bytes * 4096)) == int(slots)
+        num_pages = 60 * 2**30 // (64 * num_bytes)
+        assert [num_pages // -(-n // 64) for n in (4000, 32_000)] == list(map(int, sequences))

@@ -5,6 +5,7 @@ from transformers.cache_utils import LinearAttentionLayer
 
 from verifier.cache.chain_slots import MARKS_PER_SLOT, ChainLayer, ChainSlots
 from verifier.cache.kv_cache import LayerShape
+from verifier.cache.pages import PAGE
 from verifier.cache.states import StateShape
 
 RECURRENT = StateShape("recurrent_states", 0, (1, 2), torch.float32)
@@ -15,7 +16,7 @@ def slots_with(*states: StateShape, num_slots: int = 2) -> ChainSlots:
     return ChainSlots(
         [ChainLayer(LayerShape(1, 4, 4)), ChainLayer(None, states)],
         num_slots=num_slots,
-        capacity=64,
+        capacity=2 * PAGE,
         dtype=torch.float32,
         device=torch.device("cpu"),
         is_packed=False,
@@ -30,6 +31,7 @@ def state_layer(slots: ChainSlots) -> LinearAttentionLayer:
 
 def run(slots: ChainSlots, slot: int, *token_ids: int, is_marked: bool = False) -> tuple[int, ...]:
     """A pass of a layer whose state is the sum and the number of all tokens; what it saw."""
+    assert slots.reserve(slot, slots.length(slot) + len(token_ids))
     pending = slots.begin(slot, token_ids, is_padded=False, is_marked=is_marked)
     layer = state_layer(slots)
     before = layer.recurrent_states[0]
@@ -78,6 +80,7 @@ def test_what_was_right_of_a_pass_is_pending_and_run_again() -> None:
 def test_a_pass_with_a_row_too_many_leaves_no_checkpoint() -> None:
     slots = slots_with(RECURRENT)
     slot = slots.allocate()
+    slots.reserve(slot, 1)
     slots.begin(slot, (1,), is_padded=True, is_marked=False)
     slots.end(slot)
     slots.commit(slot, [0])
@@ -108,6 +111,13 @@ def test_a_slot_that_is_taken_anew_starts_without_a_state() -> None:
     assert state_of(slots, slot) == [5.0, 1.0]
 
 
+def remembered(slots: ChainSlots, slot: int) -> list[int]:
+    """The slot's pages, from now on kept when it ends."""
+    for page in slots.table(slot):
+        slots.pages.know(page)
+    return list(slots.table(slot))
+
+
 def test_reuse_goes_back_to_the_last_state_that_is_kept() -> None:
     slots = slots_with(RECURRENT)
     slot = slots.allocate()
@@ -117,26 +127,50 @@ def test_reuse_goes_back_to_the_last_state_that_is_kept() -> None:
     slots.commit(slot, [0, 1])
     run(slots, slot, 6, 70)
     slots.commit(slot, [0])
-    lengths = {length: slots.reusable(slot, length) for length in range(7)}
-    assert lengths == {0: 0, 1: 0, 2: 0, 3: 3, 4: 3, 5: 5, 6: 5}
-    other = slots.allocate()
-    slots.copy(slot, other, 5)
-    assert (slots.length(other), state_of(slots, other)) == (5, [15.0, 5.0])
-    slots.free(slot)
-    slots.allocate(slot, length=3)
-    assert (slots.length(slot), state_of(slots, slot)) == (3, [6.0, 3.0])
+    pages = remembered(slots, slot)
+    assert slots.settled(slot) == 5
+    assert [slots.reusable(pages, n) for n in range(7)] == [0, 0, 0, 3, 3, 3, 3]
+    slots.free(slot)  # leaves its checkpoint
+    assert [slots.reusable(pages, n) for n in range(7)] == [0, 0, 0, 3, 3, 5, 5]
+    for length, state in ((5, [15.0, 5.0]), (3, [6.0, 3.0])):
+        other = slots.allocate()
+        slots.share(other, pages, length)
+        assert (slots.length(other), state_of(slots, other)) == (length, state)
 
 
-def test_states_beyond_what_a_slot_keeps_are_forgotten() -> None:
-    slots = slots_with(RECURRENT)
+def test_states_go_with_the_pages_that_they_belong_to() -> None:
+    slots = slots_with(RECURRENT, num_slots=1)
     slot = slots.allocate()
     run(slots, slot, 1, 2, 3, is_marked=True)
     slots.commit(slot, [0, 1, 2])
+    pages = list(slots.table(slot))
+    slots.free(slot)  # nobody keeps its pages
+    slots.allocate()
+    assert slots.reserve(slot, 2)
+    assert list(slots.table(slot)) == pages
+    assert slots.reusable(pages, 3) == 0
+
+
+def test_the_state_of_a_pass_that_was_not_committed_is_not_kept() -> None:
+    slots = slots_with(CONVOLUTION)
+    slot = slots.allocate()
+    convolve(slots, slot, 1, 2)
+    slots.commit(slot, [0, 1])
+    convolve(slots, slot, 3)
+    pages = remembered(slots, slot)
     slots.free(slot)
-    slots.allocate(slot)
-    run(slots, slot, 9, 9, 9, 9)
-    slots.commit(slot, [0, 1, 2, 3])
-    assert slots.reusable(slot, 3) == 0
+    assert slots.reusable(pages, 3) == 0
+
+
+def test_without_a_page_for_the_last_rows_a_slot_begins_anew() -> None:
+    slots = slots_with(RECURRENT)
+    slot, other = slots.allocate(), slots.allocate()
+    run(slots, slot, 1, 2, 3, is_marked=True)
+    slots.commit(slot, [0, 1, 2])
+    while slots.pages.num_available:
+        slots.pages.take()
+    slots.share(other, slots.table(slot), 3)
+    assert slots.length(other) == 0
 
 
 def test_the_state_used_longest_ago_gives_way() -> None:
@@ -145,7 +179,8 @@ def test_the_state_used_longest_ago_gives_way() -> None:
     for token_id in range(MARKS_PER_SLOT + 2):
         run(slots, slot, token_id, is_marked=True)
         slots.commit(slot, [0])
-    kept = {slots.reusable(slot, length) for length in range(MARKS_PER_SLOT + 3)}
+    pages = slots.table(slot)
+    kept = {slots.reusable(pages, length) for length in range(MARKS_PER_SLOT + 3)}
     assert kept == {0, *range(3, MARKS_PER_SLOT + 3)}
 
 
@@ -158,6 +193,7 @@ def test_a_prompt_promises_the_states_that_it_will_keep() -> None:
 
 def convolve(slots: ChainSlots, slot: int, *inputs: float) -> list[float]:
     """A pass of a convolution over its inputs; the inputs that it saw."""
+    assert slots.reserve(slot, slots.length(slot) + len(inputs))
     assert slots.begin(slot, tuple(map(int, inputs)), is_padded=False, is_marked=False) == ()
     rows = torch.tensor(inputs).view(1, 1, -1)
     seen = state_layer(slots).update_conv_state(rows, conv_kernel_size=3)

@@ -5,11 +5,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from verifier.cache.kv_cache import KVCache, LayerShape, SlotLayer
+from verifier.cache.kv_cache import KVCache, LayerShape, SlotLayer, places_of
 from verifier.cache.placement import Kernel, Placement
 from verifier.kernels.attention import BLOCK
 from verifier.kernels.threads import kernels_only
@@ -101,6 +102,7 @@ def make_cache(layer: Layer, kind: torch.dtype) -> KVCache:
     )
     for storage in cache._storages:
         storage.normal_(std=3, generator=torch.Generator().manual_seed(99))
+    random.Random(99).shuffle(cache.pages._free)  # pages come in any order
     return cache
 
 
@@ -110,8 +112,10 @@ Rows = tuple[Tensor, Tensor, Tensor]
 def attend(layer: Layer, cache: KVCache, segments: list[Segment], rows: list[Rows]) -> Tensor:
     """One pass; [rows, heads, value_dim]."""
     batch = make_batch(segments)
-    where = (torch.from_numpy(batch.slots), torch.from_numpy(batch.indices), ())
-    cache.placement = Placement(*where, window=layer.window, table=make_table(batch))
+    for each in segments:
+        assert cache.reserve(each.slot, each.kv_span)
+    table = make_table(batch, [cache.table(each.slot) for each in segments])
+    cache.placement = Placement(torch.empty(0), window=layer.window, table=table)
     query, key, value = (torch.cat(part).transpose(0, 1)[None] for part in zip(*rows, strict=True))
     slot_layer = cache.cache.layers[0]
     assert isinstance(slot_layer, SlotLayer)
@@ -269,7 +273,7 @@ def test_a_rows_bits_stay_after_accepted_drafts_and_copied_rows(
         assert torch.equal(found[accepted], plain[start : start + len(accepted)])
         cache.commit(slots[0], accepted)
     start = cache.length(slots[0])
-    cache.copy(*slots, start)
+    cache.share(slots[1], cache.table(slots[0]), start)
     found = read(sequence, cache, slots[1], sequence.length, 10, start)
     assert torch.equal(found, plain[start:])
 
@@ -299,9 +303,10 @@ def test_new_rows_are_written_to_their_places_and_nothing_else_is() -> None:
         before = [storage.clone() for storage in cache._storages]
         read(sequence, cache, 1, 12, 12)
         rows = (sequence.keys, sequence.values)
+        places = torch.from_numpy(places_of(cache.table(1), np.arange(12)))
         for new, old, row in zip(cache._storages, before, rows, strict=True):
-            written = new[0, 1, :, :12]
+            written = new[0][:, places]
             assert torch.equal(written[..., : row.shape[-1]], row.transpose(0, 1))
             assert not written[..., row.shape[-1] :].any()
-            new[0, 1, :, :12] = old[0, 1, :, :12]
+            new[0][:, places] = old[0][:, places]
             assert torch.equal(new, old)

@@ -1,7 +1,9 @@
 """Both ways to compute packed attention give what a naive loop gives, and the same text."""
 
 import random
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +14,8 @@ from tests.support.models.draft_trees import trees
 from tests.support.models.engine_runs import ids_of, make_engine, make_request, run_all
 from tests.support.models.fake_drafts import FakeDrafts, random_tree
 from tests.support.models.reference import family, generate
-from verifier.cache.kv_cache import KVCache, LayerShape
-from verifier.cache.placement import Kernel, Placement
+from verifier.cache.kv_cache import KVCache, LayerShape, places_of
+from verifier.cache.placement import Kernel, Placement, SegmentRows
 from verifier.kernels.vectors import LANES
 from verifier.model.attention import packed_attention
 from verifier.model.batch import (
@@ -22,6 +24,7 @@ from verifier.model.batch import (
     draft_segment,
     make_batch,
     make_masks,
+    make_places,
     make_table,
     prompt_segment,
 )
@@ -68,14 +71,15 @@ def test_packed_attention_is_the_naive_one(
         segments[0] = prompt_segment(segments[0].slot, 3, long, is_last=False)
     batch = make_batch(segments)
     cache = filled_cache(kernel, batch, window)
+    tables = [cache.table(each.slot) for each in segments]
     layer = cache.cache.layers[0]
     expected_keys, expected_values = layer.keys.clone(), layer.values.clone()
     num_rows = len(batch.token_ids)
     key, value = torch.randn(2, 1, KV_HEADS, num_rows, DIM)
     query = torch.randn(1, KV_HEADS * GROUPS, num_rows, DIM)
     for held, new in ((expected_keys, key), (expected_values, value)):
-        for row, (slot, index) in enumerate(zip(batch.slots, batch.indices, strict=True)):
-            held[slot, :, index, :DIM] = new[0, :, row]
+        for row, place in enumerate(make_places(batch, tables)):
+            held[:, place, :DIM] = new[0, :, row]
     sinks = torch.randn(KV_HEADS * GROUPS) if has_sinks else None
     handed, values = cache.cache.update(key, value, 0)
     placeholder = torch.ones(1, 1, 1, 1 if window is None else 2, dtype=torch.bool)
@@ -85,7 +89,8 @@ def test_packed_attention_is_the_naive_one(
     assert torch.equal(layer.keys[..., :DIM], expected_keys[..., :DIM])
     assert torch.equal(layer.values[..., :DIM], expected_values[..., :DIM])
     mask = torch.from_numpy(make_masks(batch, window)[-1])
-    judged = naive(query[0], expected_keys, expected_values, mask, batch, softcap, sinks)
+    pages = [each for each, own in zip(tables, segments, strict=True) for _ in own.token_ids]
+    judged = naive(query[0], expected_keys, expected_values, mask, pages, softcap, sinks)
     torch.testing.assert_close(got[0], judged)
 
 
@@ -103,16 +108,22 @@ def filled_cache(kernel: Kernel, batch: Batch, window: int | None) -> KVCache:
     )
     for storage in cache._storages:
         storage[..., :DIM].normal_()
-    ranges, start = [], 0
-    for each in batch.segments:
-        ranges.append((each.slot, start, start + each.num_rows, each.kv_span))
+    random.Random(7).shuffle(cache.pages._free)
+    for slot in range(SLOTS):
+        cache.reserve(slot, CAPACITY)
+    tables = [cache.table(each.slot) for each in batch.segments]
+    places = torch.from_numpy(make_places(batch, tables))
+    segments, start = [], 0
+    for each, table in zip(batch.segments, tables, strict=True):
+        read = torch.from_numpy(places_of(table, np.arange(each.kv_span)))
+        segments.append(SegmentRows(start, start + each.num_rows, read))
         start += each.num_rows
-    where = (torch.from_numpy(batch.slots), torch.from_numpy(batch.indices), tuple(ranges))
     if kernel is Kernel.POSITIONAL:
-        cache.placement = Placement(*where, window=window or 0, table=make_table(batch))
+        cache.placement = Placement(places, window=window or 0, table=make_table(batch, tables))
     else:
         masks = tuple(torch.from_numpy(m)[None, None] for m in make_masks(batch, window))
-        cache.placement = Placement(*where, together=make_together(ranges, CPU), masks=masks)
+        together = make_together(segments, CPU)
+        cache.placement = Placement(places, tuple(segments), together=together, masks=masks)
     return cache
 
 
@@ -121,21 +132,21 @@ def naive(
     keys: Tensor,
     values: Tensor,
     mask: Tensor,
-    batch: Batch,
+    tables: Sequence[Sequence[int]],  # of each row
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
     output = torch.zeros(query.shape[1], query.shape[0], DIM)
-    for row, slot in enumerate(batch.slots):
-        columns = mask[row].nonzero()[:, 0]
+    for row, table in enumerate(tables):
+        columns = torch.from_numpy(places_of(table, mask[row].nonzero()[:, 0].numpy()))
         for head in range(query.shape[0]):
-            scores = keys[slot, head // GROUPS, columns, :DIM] @ query[head, row] * DIM**-0.5
+            scores = keys[head // GROUPS, columns, :DIM] @ query[head, row] * DIM**-0.5
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             if sinks is not None:
                 scores = torch.cat([scores, sinks[head, None]])
             weights = torch.softmax(scores, 0)[: len(columns)]
-            output[row, head] = weights @ values[slot, head // GROUPS, columns, :DIM]
+            output[row, head] = weights @ values[head // GROUPS, columns, :DIM]
     return output
 
 

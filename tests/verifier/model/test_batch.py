@@ -5,10 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.models.draft_trees import trees
+from verifier.cache.pages import PAGE
 from verifier.model.batch import (
     draft_segment,
     make_batch,
     make_masks,
+    make_places,
     make_table,
     prompt_segment,
 )
@@ -53,30 +55,29 @@ def test_only_wanted_rows_get_logits() -> None:
     )
     assert batch.logit_rows.tolist() == [3, 4, 5, 7]
     assert batch.indices.tolist() == [0, 1, 2, 4, 5, 6, 0, 1]
-    assert batch.slots.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
-@given(trees(), st.integers(0, 9), st.integers(1, 6), st.booleans())
+@given(trees(), st.integers(0, 70), st.integers(1, 6), st.booleans())
 def test_every_row_finds_its_positions_in_their_order(
     tree: DraftTree, kv_len: int, num_prompt: int, is_first: bool
 ) -> None:
     draft = draft_segment(3, kv_len, 7, tree)
     prompt = prompt_segment(1, 2, tuple(range(num_prompt)), is_last=False)
     batch = make_batch([draft, prompt] if is_first else [prompt, draft])
-    table, (mask,) = make_table(batch), make_masks(batch, None)
+    tables = [[5, 2, 7], [3, 8, 1]]
+    table, (mask,) = make_table(batch, tables), make_masks(batch, None)
     assert len(table.rows) == len(batch.token_ids)
     ends = [draft.num_rows, prompt.num_rows] if is_first else [prompt.num_rows, draft.num_rows]
     assert table.runs == ((0, ends[0]), (ends[0], sum(ends)))
-    for row, (slot, position, settled, start, index) in enumerate(table.rows.tolist()):
-        num_others = position + 1 - settled
-        others = table.places[start : start + num_others].tolist()
-        assert (slot, position, index) == (
-            batch.slots[row],
-            batch.positions[row],
-            batch.indices[row],
-        )
-        places = [*range(settled), *others]
+    written = make_places(batch, tables)
+    for row, (first, position, settled, start, place) in enumerate(table.rows.tolist()):
+        pages = tables[row >= ends[0]]
+        assert table.tables[first] == pages[0]
+        assert (position, place) == (batch.positions[row], written[row])
+        places = [pages[i // PAGE] * PAGE + i % PAGE for i in range(settled)]
+        others = table.places[start : start + position + 1 - settled].tolist()
         # Rows stand in the cache behind those that they follow, so the order is by index too.
-        assert places == np.flatnonzero(mask[row]).tolist()
-        assert places[-1] == index
-        assert not others or others[0] != settled, "a settled position is listed"
+        seen = np.flatnonzero(mask[row])
+        assert places + others == [pages[i // PAGE] * PAGE + i % PAGE for i in seen]
+        assert (places + others)[-1] == place
+        assert not others or seen[settled] != settled, "a settled position is listed"

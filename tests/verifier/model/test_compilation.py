@@ -87,16 +87,15 @@ def test_passes_are_padded_to_the_next_bucket_and_long_ones_are_not(rows: int) -
         assert padded < 2 * rows
 
 
-def test_padding_adds_rows_behind_that_write_where_nobody_reads() -> None:
+def test_padding_adds_rows_behind_that_belong_to_nobody() -> None:
     tree = DraftTree((4, 5), (-1, -1), (1.0, 0.5))
     batch = make_batch([draft_segment(2, 6, 3, tree), prompt_segment(1, 0, (8, 9), is_last=True)])
-    padded = pad_batch(batch, 8, 99)
-    for name in ("token_ids", "positions", "slots", "indices"):
+    padded = pad_batch(batch, 8)
+    for name in ("token_ids", "positions"):
         assert (getattr(padded, name)[:5] == getattr(batch, name)).all()
         assert len(getattr(padded, name)) == 8
-    assert padded.indices[5:].tolist() == [99] * 3
     assert (padded.logit_rows == batch.logit_rows).all()
-    assert pad_batch(batch, 5, 99) is batch
+    assert pad_batch(batch, 5) is batch
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "gemma2", "mistral", "gpt2", "qwen3_moe"])
