@@ -232,18 +232,19 @@ def _begin_lines(call: int, piece: int, num_lines: int, scratch: int) -> Any:
 
 @part
 def _find_places(
-    places: int, rows: int, others: int, start: int, page_start: int, num_keys: int
+    places: int, rows: int, others: int, table: int, start: int, num_keys: int
 ) -> None:
     """The places [TILE, BLOCK] of a block's positions from `start` on, for a tile's lines."""
     field = vectors.load_int
+    page_start, nowhere = field(table + 8 * (start // BLOCK)) * BLOCK, field(table) * BLOCK
     for line in range(TILE):
         at = field(rows + 8 * line)
         settled, more, end = field(at + 16), others + 8 * field(at + 24), field(at + 8) + 1
         for k in range(num_keys):
             position, place = start + k, page_start + k
             if position >= settled:
-                # Behind its own position a line has no place, and looks at any.
-                place = field(more + 8 * (position - settled)) if position < end else 0
+                # Behind its own position a line has no place, and looks at its first row.
+                place = field(more + 8 * (position - settled)) if position < end else nowhere
             vectors.store_int(places + 8 * (line * BLOCK + k), place)
 
 
@@ -304,7 +305,7 @@ def _attend_piece(kind: Any, call: int, piece: int, scratch: int) -> None:
                 _score_block(kind, query, at, num_keys, dim, weights)
             else:
                 others = field(call + 8 * PLACES)
-                _find_places(spots, rows, others, start, page_start, num_keys)
+                _find_places(spots, rows, others, table, start, num_keys)
                 _score_places(kind, query, keys, spots, num_keys, dim, weights)
             _mask(weights, rows, start, window)
             _weigh(weights, field(call + 8 * SCALES), state + 8 * LANES * tile, output, width)
