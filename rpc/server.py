@@ -27,6 +27,10 @@ DRAIN_LIMIT_S = 86_400.0  # never reached: `drain` and the grace after it end so
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class ServerFailed(RuntimeError):
+    """The process cannot go on serving, and says why."""
+
+
 class RpcServer:
     """A `grpc.aio` server with health, reflection and our statuses."""
 
@@ -47,6 +51,8 @@ class RpcServer:
         reflected = [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(reflected, self.grpc)
         self._service_names = ["", *service_names]
+        self._received: asyncio.Queue[str] = asyncio.Queue()  # names of signals
+        self._failure = ""
 
     @property
     def draining(self) -> bool:
@@ -90,13 +96,21 @@ class RpcServer:
             await self.set_health(name, serving=True)
         logger.info("serving")
 
+    def fail(self, reason: str) -> None:
+        """End `run_until_signalled` with a ServerFailed; the process can serve no more."""
+        self._failure = reason
+        self._received.put_nowait("none")
+
     async def run_until_signalled(
         self, *, drain: Callable[[], Awaitable[None]] | None = None, grace_s: float
     ) -> None:
         """Serve until SIGTERM or SIGINT, then stop gracefully; a second signal stops at once."""
-        with _signals() as received:
+        with _signals(self._received) as received:
             name = await received.get()
             logger.info("stopping signal=%s", name)
+            if self._failure:
+                await self.stop(grace_s=grace_s)
+                raise ServerFailed(self._failure)
             stopping = asyncio.create_task(self.stop(drain=drain, grace_s=grace_s))
             again = asyncio.create_task(received.get())
             try:
@@ -168,10 +182,9 @@ def _check_port(address: str) -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[asyncio.Queue[str]]:
+def _signals(received: asyncio.Queue[str]) -> Iterator[asyncio.Queue[str]]:
     """Collect the names of the signals that ask this process to stop."""
     loop = asyncio.get_running_loop()
-    received: asyncio.Queue[str] = asyncio.Queue()
     for number in SIGNALS:
         loop.add_signal_handler(number, received.put_nowait, number.name)
     try:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+from rpc.server import ServerFailed
 from rpc.settings import read_settings
 from rpc.telemetry import configure_logging
 from rpc.tracing import start_tracing
@@ -27,6 +28,7 @@ CANNOT_SERVE = (
     KVMemoryError,
     NotBitwise,
     ParallelError,
+    ServerFailed,
 )
 
 

@@ -22,7 +22,9 @@ class VerifierConfig(ServerSettings):
         default="127.0.0.1:50051", description="Address to serve on, host:port or unix:path"
     )
     drafter: str = Field(
-        default="", description="Addresses of drafters, comma-separated; empty: none"
+        default="",
+        description="Addresses of drafters, comma-separated; embedded: a replica of their memory "
+        "in this process, by the drafter's settings; empty: none",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where the model runs; auto: a GPU if there is one"
@@ -99,6 +101,11 @@ class VerifierConfig(ServerSettings):
     reasoning_format: Literal["auto", "none", "think", "harmony", "gemma", "mistral"] = Field(
         default="auto",
         description="How the model marks what it thinks; auto: as its chat template does",
+    )
+    watchdog_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds after which a pass counts as stuck, and the process ends",
     )
     drain_s: float = Field(
         default=30.0, ge=0, description="Seconds running streams get at shutdown"

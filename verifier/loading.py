@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -21,6 +23,7 @@ from verifier.model.parallel import Group, ParallelError, RankZeroModel, follow
 from verifier.model.probe import choose_form, own_context
 from verifier.model.weights import load_weights, model_config
 from verifier.speculation.draft_client import DraftClient
+from verifier.speculation.draft_source import EMBEDDED, DraftSource
 from verifier.text.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -109,19 +112,25 @@ def make_engine(
     worker: ThreadPoolExecutor | None = None,
 ) -> Engine:
     """Connect the engine's parts; `worker`: the thread that this runs in, if it has a thread."""
-    addresses = [address.strip() for address in config.drafter.split(",") if address.strip()]
-    drafts = (
-        DraftClient(
-            addresses,
-            vocabulary=tokenizer.fingerprint,
-            vocabulary_size=model.vocabulary_size,
-            tls=config.drafter_tls(),
-        )
-        if addresses
-        else None
-    )
+    drafts = _drafts(model, tokenizer, config)
     measured = load_or_measure(cache_path(), model)
     return Engine(model, tokenizer, drafts, measured, config, Counters(), worker)
+
+
+def _drafts(model: TargetModel, tokenizer: Tokenizer, config: VerifierConfig) -> DraftSource | None:
+    """Where the settings say that drafts come from."""
+    vocabulary: dict[str, Any] = {
+        "vocabulary": tokenizer.fingerprint,
+        "vocabulary_size": model.vocabulary_size,
+    }
+    if config.drafter == EMBEDDED:
+        # By its name, since neither service imports the other, and that package knows both.
+        found: DraftSource = import_module("embedded.drafts").EmbeddedDrafts(**vocabulary)
+        return found
+    addresses = [address.strip() for address in config.drafter.split(",") if address.strip()]
+    if not addresses:
+        return None
+    return DraftClient(addresses, tls=config.drafter_tls(), **vocabulary)
 
 
 async def load_engine(

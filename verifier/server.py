@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import time
 from collections.abc import Callable
 
 from protos.verifier_pb2_grpc import add_VerifierServiceServicer_to_server
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 SPARE_RPCS = 64
 POLL_S = 0.02
 GRACE_S = 2.0  # for the last messages of streams that ended
+WATCH_S = 1.0
+STUCK = 70  # the exit status
 
 
 async def serve(
@@ -45,6 +49,7 @@ async def serve(
         except BaseException:
             await server.stop()
             raise
+        engine.on_death = server.fail
         engine.start()
         await warm_up(engine)
         engine.counters.reset()
@@ -53,9 +58,13 @@ async def serve(
         registry.register(LoopCollector(metrics.collect))
         logger.info("model_ready %s", _summary(service.backend))
         await server.mark_serving()
-        await server.run_until_signalled(
-            drain=lambda: drain(engine, config.drain_s), grace_s=GRACE_S
-        )
+        watching = asyncio.create_task(watch(engine, server, config.watchdog_s), name="watchdog")
+        try:
+            await server.run_until_signalled(
+                drain=lambda: drain(engine, config.drain_s), grace_s=GRACE_S
+            )
+        finally:
+            watching.cancel()
         if isinstance(engine.model, RankZeroModel):
             engine.model.stop()
 
@@ -90,6 +99,19 @@ async def drain(engine: Engine, limit_s: float) -> None:
     except TimeoutError:
         logger.warning("drain_limit running=%d", engine.num_running)
     await engine.stop()
+
+
+async def watch(
+    engine: Engine, server: RpcServer, limit_s: float, end: Callable[[int], object] = os._exit
+) -> None:
+    """End the process when a pass does not end: its thread cannot be waited for, nor stopped."""
+    while True:
+        await asyncio.sleep(min(WATCH_S, limit_s))
+        began = engine.pass_began
+        if began and time.perf_counter() - began > limit_s:
+            logger.critical("engine_stuck pass_s=%.0f limit_s=%.0f", limit_s, limit_s)
+            await server.stop()
+            end(STUCK)
 
 
 def _summary(backend: Backend) -> str:

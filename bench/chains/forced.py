@@ -1,32 +1,14 @@
-"""Requests whose answers were recorded: the model computes all of it, and is not listened to."""
-
-from collections.abc import Sequence
-from typing import Any
+"""Requests whose answers were recorded, and drafts for them from a source in this process."""
 
 from bench.replay.sources import Ours
 from bench.replay.traces import Request as Recorded
+from bench.serving.forced import ForcedSampler
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion
 from verifier.request import Mode, Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.speculation.tree import DraftTree, checked_tree
 from verifier.text.stopping import StoppingParams
-
-
-class ForcedSampler:
-    """Chooses what was recorded."""
-
-    grammar_state = None
-
-    def __init__(self, token_ids: Sequence[int]) -> None:
-        self._left = iter(token_ids)
-
-    def choose(self, logits: Any, *, best: Any = None) -> int:
-        """The next recorded token."""
-        return next(self._left)
-
-    def push(self, token_id: int) -> None:
-        """It is known already."""
 
 
 class SourceDrafts:

@@ -17,6 +17,7 @@ from rich.console import Console
 from bench.serving.engine import drafting_hop, measure_curve, overhead, step_curve
 from bench.serving.figures import Figure, table
 from bench.serving.generate import Generate
+from bench.serving.host import host
 from bench.serving.running_stack import running_stack
 from bench.serving.streams import eight_streams, first_token, never_slower, one_stream
 from lookahead import Client
@@ -89,6 +90,7 @@ SECTIONS: dict[str, Callable[[Lab], list[Figure]]] = {
     ),
     "never-slower": _never_slower,
     "overhead": lambda lab: overhead(lab.model, lab.tokenizer, lab.curve, tokens=lab.tokens),
+    "host": lambda lab: host(tokens=lab.tokens),
     "hop": lambda lab: drafting_hop(lab.tokenizer),
     "ttft": lambda lab: first_token(lab.client, rounds=lab.rounds, context=4000),
 }

@@ -15,7 +15,9 @@ def running_stack(model: str, **settings: str) -> Iterator[Client]:
     """A client of a stack that serves `model`; one short request has been answered already."""
     environ = {**os.environ, **settings}
     with TemporaryDirectory(prefix="la-") as directory:
-        config = StackConfig.apart(model, Path(directory), environ=environ, redis=NO_REDIS)
+        config = StackConfig.apart(
+            model, Path(directory), environ=environ, redis=NO_REDIS, embeds=True
+        )
         with running(config), Client(config.verifier_address) as client:
             client.generate("Once upon a time", max_tokens=8, learn="none").wait()
             yield client

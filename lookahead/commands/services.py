@@ -18,7 +18,7 @@ from lookahead.commands.settings_options import (
 from lookahead.stack.demo_models import DEMO
 from lookahead.stack.model_cache import cache_directory, resolve_model
 from lookahead.stack.serve import serve as run_stack
-from lookahead.stack.stack import StackConfig, StackError
+from lookahead.stack.stack import NO_REDIS, StackConfig, StackError
 from lookahead.terminal import options
 
 services = typer.Typer()
@@ -63,6 +63,7 @@ def serve(
         verifier_metrics=f"{host}:{metrics_port}" if metrics_port else "",
         drafter_metrics=f"{host}:{metrics_port + 1}" if metrics_port else "",
         redis=redis,
+        embeds=redis != NO_REDIS,
         environ=os.environ | context.obj,
     )
     run_stack(console, config)

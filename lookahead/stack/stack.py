@@ -25,6 +25,7 @@ MIN_FREE_BYTES = 32 << 20
 # In this order: answers end first, the verifier's last words go to the drafter, its own to Redis.
 STOP_TIMEOUTS_S = {"gateway": 5.0, "verifier": 5.0, "drafter": 5.0, "redis": 5.0}
 NO_REDIS = "none"
+EMBEDDED = "embedded"
 
 Report = Callable[[str, bool], None]  # name of a child, whether it is ready; called often
 
@@ -43,6 +44,7 @@ class StackConfig:
     verifier_address: str
     drafter_address: str
     redis: str = ""
+    embeds: bool = False  # the verifier drafts from a replica of the memory, not from the drafter
     gateway_address: str = ""  # empty: no gateway
     verifier_metrics: str = ""  # where to answer scrapes; empty: nowhere
     drafter_metrics: str = ""
@@ -56,6 +58,7 @@ class StackConfig:
         *,
         environ: Mapping[str, str],
         redis: str = "",
+        embeds: bool = False,
         gateway_address: str = "",
     ) -> "StackConfig":
         """Keep everything in a directory, on sockets there, so that it meets no other stack."""
@@ -66,6 +69,7 @@ class StackConfig:
             verifier_address=f"unix:{directory}/v.sock",
             drafter_address=f"unix:{directory}/d.sock",
             redis=redis,
+            embeds=embeds,
             gateway_address=gateway_address,
             environ=environ,
         )
@@ -93,10 +97,10 @@ class Stack:
         _check_disk(self.config.directory)
         if not self.config.redis:
             _check_disk(self.config.redis_dir)
-        # What takes longest begins first; a verifier finds its drafter later.
-        self._start_verifier()
+        redis_url = self._start_redis(report)  # at once, and replicas follow it
+        self._start_verifier(redis_url)
         self._start_gateway()
-        self._start_drafter(self._start_redis(report))
+        self._start_drafter(redis_url)
         waiting = self._addresses()
         while waiting:
             self.check()
@@ -184,12 +188,14 @@ class Stack:
             LOOKAHEAD_DRAFTER_METRICS_LISTEN=self.config.drafter_metrics,
         )
 
-    def _start_verifier(self) -> None:
+    def _start_verifier(self, redis_url: str) -> None:
+        drafter = self.config.drafter_address
         self._run(
             "verifier",
             "verifier",
             LOOKAHEAD_VERIFIER_LISTEN=self.config.verifier_address,
-            LOOKAHEAD_VERIFIER_DRAFTER=self.config.drafter_address,
+            LOOKAHEAD_VERIFIER_DRAFTER=EMBEDDED if self.config.embeds else drafter,
+            LOOKAHEAD_DRAFTER_REDIS_URL=redis_url,
             LOOKAHEAD_VERIFIER_MODEL=self.config.model,
             LOOKAHEAD_VERIFIER_DRAIN_S="1",
             LOOKAHEAD_VERIFIER_METRICS_LISTEN=self.config.verifier_metrics,

@@ -20,7 +20,7 @@ from tests.support import ROOT as ROOT
 
 pytestmark = pytest.mark.timeout(900)
 
-PACKAGES = ("protos", "rpc", "drafter", "verifier", "lookahead")
+PACKAGES = ("protos", "rpc", "drafter", "verifier", "embedded", "lookahead")
 BUILD_FILES = {"LICENSE", "README.md", "pyproject.toml"}
 KEPT_BACK = {"protos/buf.yaml"}  # settings of a tool
 # What a strictly typed program of a user looks like.

@@ -5,27 +5,32 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.contract import StartupPart
+from rpc.server import ServerFailed
 from tests.support.models.small_tokenizers import small_tokenizer
-from tests.support.servers.running_verifier import small_model
+from tests.support.servers.running_verifier import running, small_model
+from tests.support.waiting import eventually
 from verifier import __main__ as verifier_main
 from verifier import loading
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine
+from verifier.model.batch import Segment
 from verifier.model.model import TargetModel
 from verifier.model.parallel import Group
 from verifier.model.probe import choose_form
-from verifier.server import serve
+from verifier.server import STUCK, serve, watch
 
 pytestmark = pytest.mark.slow
 
@@ -121,3 +126,48 @@ async def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     config = VerifierConfig(model="/nowhere/at/all", listen=f"unix:{tmp_path}/socket")
     with pytest.raises(OSError, match="/nowhere/at/all"):
         await serve(config)
+
+
+async def test_a_lost_device_turns_health_and_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, address = saved_model(tmp_path / "tiny"), f"unix:{tmp_path}/socket"
+    config = VerifierConfig(model=model, listen=address, max_context=200, watchdog_s=60.0)
+    serving = asyncio.create_task(serve(config))
+    async with grpc.aio.insecure_channel(address) as channel:
+        states = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        await anext(state async for state in states if state.status == SERVING)
+
+        def broken(model: TargetModel, segments: object) -> object:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+        monkeypatch.setattr(TargetModel, "forward", broken)
+        call = pb_grpc.VerifierServiceStub(channel).Generate(pb.GenerateRequest(text="the"))
+        with pytest.raises(grpc.aio.AioRpcError, match="device-side assert"):
+            async for _ in call:
+                pass
+        assert (await anext(aiter(states))).status != SERVING
+    with pytest.raises(ServerFailed, match="device-side assert"):
+        await serving
+
+
+async def test_a_pass_that_does_not_end_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+    forward = TargetModel.forward
+
+    def stuck(model: TargetModel, segments: list[Segment]) -> object:
+        begun.set()
+        goes_on.wait(TIMEOUT_S)
+        return forward(model, segments)
+
+    async with running() as verifier:
+        ended: list[int] = []
+        monkeypatch.setattr(TargetModel, "forward", stuck)
+        watching = asyncio.create_task(watch(verifier.engine, verifier.server, 0.2, ended.append))
+        answer = asyncio.create_task(verifier.generate(text="the"))
+        await asyncio.to_thread(begun.wait, TIMEOUT_S)
+        await eventually(lambda: bool(ended))
+        goes_on.set()
+        watching.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
+    assert ended[0] == STUCK

@@ -132,8 +132,8 @@ class KVCache:
         self.is_packed = is_packed
         self.pages = Pages(num_pages or num_slots * num_pages_of(capacity))
         self.placement = Placement(torch.empty(0))
-        # Told before rows move, by the method's name, for caches elsewhere that hold other heads.
-        self.on_move: Callable[..., None] = lambda name, *arguments: None
+        # Told of rows that move, for caches elsewhere that hold other heads.
+        self.on_move: Callable[[list[int], list[int]], object] = lambda sources, targets: None
         self._lengths = [0] * num_slots
         self._tables: list[list[int]] = [[] for _ in range(num_slots)]
         self._free = list(range(num_slots))  # least recently used first
@@ -255,7 +255,7 @@ class KVCache:
     def _move(self, sources: NDArray[np.int64], slot: int, start: int) -> None:
         """Put rows side by side in a slot, from `start` on."""
         targets = self._places(self._tables[slot], start, start + len(sources))
-        self.on_move("move_rows", sources.tolist(), targets.tolist())
+        self.on_move(sources.tolist(), targets.tolist())
         self.move_rows(sources.tolist(), targets.tolist())
 
 

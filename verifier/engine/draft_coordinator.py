@@ -1,8 +1,8 @@
 """The one owner of drafting: which trees a step verifies, what is asked next, and what is learned.
 
-Its parts: the draft client brings trees, the controller says whether drafting pays, the back-off
-says which sequences to ask about, the budget says how many nodes are worth their rows. Without a
-drafter only constraints draft.
+Its parts: a source brings trees, the controller says whether drafting pays, the back-off says which
+sequences to ask about, the budget says how many nodes are worth their rows. Without a source only
+constraints draft.
 """
 
 import time
@@ -18,7 +18,7 @@ from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Mode
 from verifier.speculation.budget import Offer, choose_nodes
 from verifier.speculation.controller import Controller, DraftBackoff
-from verifier.speculation.draft_client import DraftClient
+from verifier.speculation.draft_source import DraftSource
 from verifier.speculation.grammar_draft import grammar_draft, merged
 from verifier.speculation.renewal import Renewals
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, best_chain, limit_depth, prefix
@@ -32,7 +32,7 @@ class DraftCoordinator:
     """One engine's drafting. Lives on the event loop."""
 
     def __init__(
-        self, client: DraftClient | None, model: TargetModel, measured: Measurements
+        self, client: DraftSource | None, model: TargetModel, measured: Measurements
     ) -> None:
         self.client = client if model.form is not VerificationMode.PLAIN else None
         self.controller = Controller(measured.curve.plain_units())

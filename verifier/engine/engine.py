@@ -9,6 +9,7 @@ import itertools
 import logging
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from verifier.cache.prefix_cache import PrefixCache
@@ -19,11 +20,20 @@ from verifier.engine.draft_coordinator import DraftCoordinator
 from verifier.engine.pace import Pace
 from verifier.engine.scheduler import Scheduler
 from verifier.engine.sequence import NO_SLOT, Emission, Sequence
-from verifier.engine.step import Drafts, Planner, Result, StepResult, Work, run_step
+from verifier.engine.step import (
+    DeviceLost,
+    Drafts,
+    PassFailed,
+    Planner,
+    Result,
+    StepResult,
+    Work,
+    run_step,
+)
 from verifier.model.measurements import Measurements
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Request
-from verifier.speculation.draft_client import DraftClient
+from verifier.speculation.draft_source import DraftSource
 from verifier.text.stopping import Finish, FinishReason
 from verifier.text.tokenizer import Tokenizer
 
@@ -46,7 +56,7 @@ class Engine:
         self,
         model: TargetModel,
         tokenizer: Tokenizer,
-        drafts: DraftClient | None,
+        drafts: DraftSource | None,
         measured: Measurements,
         config: VerifierConfig,
         counters: Counters,
@@ -65,6 +75,10 @@ class Engine:
         self._plain_time = PlainTime(measured.curve)
         self._planner = Planner(model, config.prefill_rows)
         self._step_ended = 0.0
+        # A pass that failed has changed states, but no rows that count.
+        self._keeps_states = model.form in (VerificationMode.CHAIN, VerificationMode.PLAIN)
+        self.pass_began = 0.0  # time of the pass that runs now; 0 while none does
+        self.on_death: Callable[[str], object] = lambda reason: None
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
         )
@@ -118,6 +132,7 @@ class Engine:
                 sequence.fail(EngineError(f"the engine died: {task.exception()!r}"))
         if not task.cancelled():
             logger.critical("engine_died", exc_info=task.exception())
+            self.on_death(f"the engine died: {task.exception()!r}")
 
     def submit(self, request: Request) -> Sequence:
         """Queue a request, or raise scheduler.QueueFull."""
@@ -287,17 +302,28 @@ class Engine:
         self.drafting.close(sequence, learn=learn)
 
     async def _forward(self, works: list[Work]) -> StepResult | None:
-        """Run the step in the worker; a failure ends its sequences and nothing else."""
+        """Run the step in the worker; a failure ends its sequences and nothing else.
+
+        A pass that failed is not what all of them need: the one with the most rows ends, which may
+        have taken too much memory, and the others are tried again.
+        """
         loop = asyncio.get_running_loop()
+        self.pass_began = time.perf_counter()
         try:
             return await loop.run_in_executor(self._worker, run_step, self.model, works)
+        except DeviceLost:
+            raise
         except Exception as error:
             logger.exception("step_failed sequences=%d", len(works))
             self._step_ended = time.perf_counter()
-            for work in works:
+            can_repeat = isinstance(error, PassFailed) and not self._keeps_states
+            failed = [max(works, key=lambda w: w.segment.num_rows)] if can_repeat else works
+            for work in failed:
                 work.sequence.fail(EngineError(f"the model's step failed: {error}"))
                 self._release(work.sequence, learn=False)
             return None
+        finally:
+            self.pass_began = 0.0
 
     def _settle(self, result: Result, plain: PlainStep) -> Emission | None:
         """Emit a sequence's tokens, tell the drafter, and end it if it is at its end."""

@@ -40,6 +40,14 @@ NOTHING = Accepted((), ())
 OLDEST_SHARE = 0.25
 
 
+class PassFailed(RuntimeError):
+    """A pass failed before anything was chosen from it: its sequences stand where they stood."""
+
+
+class DeviceLost(RuntimeError):
+    """The device answers nothing any more, whatever is asked of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drafts:
     """What the next step verifies."""
@@ -183,8 +191,7 @@ def run_step(model: TargetModel, works: list[Work]) -> StepResult:
     """Run one forward pass over all works and settle each."""
     num_rows = sum(w.segment.num_rows + model.slots.num_pending(w.segment.slot) for w in works)
     started = time.perf_counter()
-    logits = model.forward([work.segment for work in works])
-    ranking = rank(logits, SUCCESSORS_PER_TOKEN)
+    logits, ranking = _run_pass(model, works)
     forward_s = time.perf_counter() - started
     results, start = [], 0
     for work in works:
@@ -192,6 +199,16 @@ def run_step(model: TargetModel, works: list[Work]) -> StepResult:
         results.append(_settle(model, work, logits[start:end], ranking[start:end]))
         start = end
     return StepResult(results, num_rows, forward_s)
+
+
+def _run_pass(model: TargetModel, works: list[Work]) -> tuple[Tensor, Ranking]:
+    try:
+        logits = model.forward([work.segment for work in works])
+        return logits, rank(logits, SUCCESSORS_PER_TOKEN)
+    except torch.AcceleratorError as error:
+        raise DeviceLost(str(error)) from error
+    except (RuntimeError, MemoryError) as error:
+        raise PassFailed(str(error)) from error
 
 
 def _settle(model: TargetModel, work: Work, logits: Tensor, ranking: Ranking) -> Result:
@@ -212,7 +229,7 @@ def _settle(model: TargetModel, work: Work, logits: Tensor, ranking: Ranking) ->
     kept = rows if segment.tree is not None else list(range(segment.num_rows))
     model.commit(segment.slot, kept)
     successors = [ranking.top[row] for row in rows] if work.wants_successors else []
-    found = _logprobs(sequence, logits[rows], accepted)
+    found = _logprobs(sequence, logits, rows, accepted)
     return Result(sequence, tree, accepted, successors, found, scored=scored)
 
 
@@ -240,11 +257,13 @@ def _choose(sampler: Sampler, logits: Tensor, best: Best) -> int:
     return token_id
 
 
-def _logprobs(sequence: Sequence, logits: Tensor, accepted: Accepted) -> tuple[TokenLogprobs, ...]:
+def _logprobs(
+    sequence: Sequence, logits: Tensor, rows: list[int], accepted: Accepted
+) -> tuple[TokenLogprobs, ...]:
     request = sequence.request
     if not request.logprobs:
         return ()
     return tuple(
-        logprobs(row, token_id, request.num_top_logprobs)
-        for row, token_id in zip(logits, accepted.token_ids, strict=False)  # NOTHING has none
+        logprobs(logits[row], token_id, request.num_top_logprobs)
+        for row, token_id in zip(rows, accepted.token_ids, strict=False)  # NOTHING has none
     )

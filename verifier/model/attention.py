@@ -27,6 +27,8 @@ assert kernel.BLOCK == PAGE, "the kernel reads a page as one block"
 def register() -> None:
     """Make the attention known to transformers; models choose it by name."""
     AttentionInterface.register(NAME, packed_attention)
+    # cuDNN plans anew for each length that it sees, half a second each; ours differs at every step.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

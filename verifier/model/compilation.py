@@ -14,11 +14,19 @@ import torch
 from torch import nn
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+GPU_ROW_BUCKETS = (*ROW_BUCKETS, 96, 128, 192, 256, 384, 512)
+# CUDA graphs warm up in the first pass of a size, are recorded in the second and replayed then.
+GPU_REPEATS = 3
 
 
-def padded_rows(num_rows: int) -> int | None:
+def row_buckets(device: torch.device) -> tuple[int, ...]:
+    """The sizes of passes that are compiled."""
+    return ROW_BUCKETS if device.type == "cpu" else GPU_ROW_BUCKETS
+
+
+def padded_rows(num_rows: int, device: torch.device) -> int | None:
     """Rows of the pass that `num_rows` are padded to; None where it is not compiled."""
-    return next((bucket for bucket in ROW_BUCKETS if bucket >= num_rows), None)
+    return next((bucket for bucket in row_buckets(device) if bucket >= num_rows), None)
 
 
 logger = logging.getLogger(__name__)
@@ -33,16 +41,17 @@ class CompiledLayers:
         """`compiler`: torch.compile, or a stand-in."""
         self._plain = base.forward
         self._replays = device.type == "cuda"
+        self._buckets = row_buckets(device)
         _share_code(base)
         # Each bucket is a compilation of its own, and a layer may need more than one.
-        torch._dynamo.config.recompile_limit = 4 * len(ROW_BUCKETS)
+        torch._dynamo.config.recompile_limit = 4 * len(self._buckets)
         mode = "reduce-overhead" if self._replays else "default"
         self._compiled = compiler(base.forward, dynamic=False, mode=mode)
         base.forward = self._run
 
     def _run(self, *arguments: Any, **inputs: Any) -> Any:
         ids = arguments[0] if arguments else inputs["input_ids"]  # as models hand it down
-        if ids is None or ids.shape[1] not in ROW_BUCKETS:
+        if ids is None or ids.shape[1] not in self._buckets:
             return self._plain(*arguments, **inputs)
         if self._replays:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
@@ -60,9 +69,10 @@ def _share_code(base: nn.Module) -> None:
             module.layer_idx = torch.tensor(module.layer_idx)
 
 
-def compile_buckets(run: Callable[[int], object]) -> None:
-    """Run a pass of each size, so that no request waits for the compiler."""
-    for rows in ROW_BUCKETS:
+def compile_buckets(run: Callable[[int], object], device: torch.device) -> None:
+    """Run passes of each size, so that no request waits for the compiler."""
+    for rows in row_buckets(device):
         started = time.perf_counter()
-        run(rows)
+        for _ in range(GPU_REPEATS if device.type == "cuda" else 1):
+            run(rows)
         logger.info("compiled rows=%d seconds=%.1f", rows, time.perf_counter() - started)

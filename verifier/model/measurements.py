@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.model.model import TargetModel, VerificationMode
-from verifier.speculation.budget import ROW_COUNTS, StepCurve
+from verifier.speculation.budget import GPU_ROW_COUNTS, ROW_COUNTS, StepCurve
 from verifier.speculation.tree import chain
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def load_or_measure(path: Path, model: TargetModel) -> Measurements:
     saved, key = _read(path), _key(model)
     try:
         entry = saved[key]
-        if entry["rows"] != list(ROW_COUNTS):
+        if entry["rows"] != list(row_counts(model)):
             raise ValueError("measured at other row counts")
         curve = StepCurve(entry["rows"], entry["seconds"], float(entry["attention_s"]))
         return Measurements(curve)
@@ -66,14 +66,22 @@ def measure(model: TargetModel) -> Measurements:
         model.forward([prompt_segment(slot, 0, prompt, is_last=True)])
         model.commit(slot, list(range(PROMPT_LEN)))
         run = Runner(model, slot)
-        first, second = _step_seconds(run), _step_seconds(run)
+        counts = row_counts(model)
+        first, second = _step_seconds(run, counts), _step_seconds(run, counts)
         seconds = list(map(min, first, second))  # a busy machine only ever adds time
-        by_rows = " ".join(f"{n}:{1e3 * s:.1f}" for n, s in zip(ROW_COUNTS, seconds, strict=True))
+        by_rows = " ".join(f"{n}:{1e3 * s:.1f}" for n, s in zip(counts, seconds, strict=True))
         logger.info("steps_measured ms=%r", by_rows)
-        curve = StepCurve(ROW_COUNTS, seconds, _attention_seconds(run))
+        curve = StepCurve(counts, seconds, _attention_seconds(run))
         return Measurements(curve, is_steady=agree(first, second))
     finally:
         model.slots.free(slot)
+
+
+def row_counts(model: TargetModel) -> tuple[int, ...]:
+    """The sizes of passes that are measured, as far as a sequence has room for them."""
+    room = model.max_context - PROMPT_LEN
+    counts = ROW_COUNTS if model.device.type == "cpu" else GPU_ROW_COUNTS
+    return tuple(rows for rows in counts if rows <= max(room, ROW_COUNTS[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +111,9 @@ def _seconds(run: Runner, rows: int, kv_len: int = PROMPT_LEN) -> float:
     return time.perf_counter() - started
 
 
-def _step_seconds(run: Runner) -> list[float]:
+def _step_seconds(run: Runner, counts: Sequence[int]) -> list[float]:
     """The shortest time of each row count, over rounds: a busy machine only ever adds time."""
-    rounds = [[_seconds(run, rows) for rows in ROW_COUNTS] for _ in range(NUM_TIMINGS)]
+    rounds = [[_seconds(run, rows) for rows in counts] for _ in range(NUM_TIMINGS)]
     return [min(times) for times in zip(*rounds, strict=True)]
 
 
@@ -130,7 +138,7 @@ def _key(model: TargetModel) -> str:
     parts = (
         model.fingerprint,
         model.form.name + (" compiled" if model.is_compiled else ""),
-        f"{model.device} x{model.num_processes}",
+        f"{model.device} x{model.num_processes} {_device_name(model.device)}",
         platform.node(),
         str(torch.get_num_threads()),
         str(os.cpu_count()),
@@ -139,6 +147,15 @@ def _key(model: TargetModel) -> str:
         f"{model.attention} over {model.max_context}",
     )
     return "/".join(parts)
+
+
+def _device_name(device: torch.device) -> str:
+    """Which card it is, and what drives it: a pod may find another one at its next start."""
+    if device.type != "cuda":
+        return ""
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    libraries = f"cuda {torch.version.cuda} cudnn {cudnn}"
+    return f"{torch.cuda.get_device_name(device)} {libraries}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -188,20 +188,27 @@ class TargetModel:
         self._compiled = CompiledLayers(self._model.base_model, self.device, compile)
         slot = self.slots.allocate()
         compile_buckets(
-            lambda rows: self.forward([prompt_segment(slot, 0, (1,) * rows, is_last=True)])
+            lambda rows: self.forward([prompt_segment(slot, 0, (1,) * rows, is_last=True)]),
+            self.device,
         )
         self.slots.free(slot)
 
     @torch.inference_mode()
     def forward(
-        self, segments: list[Segment], tables: Mapping[int, Sequence[int]] | None = None
+        self,
+        segments: list[Segment],
+        tables: Mapping[int, Sequence[int]] | None = None,
+        moves: Sequence[tuple[list[int], list[int]]] = (),
     ) -> Tensor:
         """Run the rows; return float32 logits [rows that want them, vocabulary] in order.
 
-        `tables`: the slots' pages, where another process gives them out.
+        `tables`, `moves`: the slots' pages and the rows to copy first, where another process keeps
+        count of them.
         """
         if isinstance(self.slots, StatefulSlots):
             return self._forward_plain(segments, self.slots)
+        for sources, targets in moves:
+            self.slots.move_rows(sources, targets)
         self.slots.set_tables(tables or {})
         for segment in segments:
             has_room = self.slots.reserve(segment.slot, segment.kv_span)
@@ -236,7 +243,7 @@ class TargetModel:
     def _forward_rows(self, batch: Batch, slots: KVCache) -> Tensor:
         num_rows = len(batch.token_ids)
         if self._compiled is not None:
-            num_rows = padded_rows(num_rows) or num_rows
+            num_rows = padded_rows(num_rows, self.device) or num_rows
         slots.placement = self._place(batch, slots, num_rows)
         batch = pad_batch(batch, num_rows)
         masks = self._handed_masks(slots)

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 # A server may be idle for as long as it likes; a process that ends is noticed at once all the same.
 IDLE = timedelta(days=365)
-STOP, MOVE = "stop", "move"
+STOP = "stop"
+Move = tuple[list[int], list[int]]
 
 
 class ParallelError(ValueError):
@@ -75,6 +75,7 @@ class RankZeroModel(TargetModel):
         super().__init__(*arguments, **options)
         self.num_processes = dist.get_world_size()
         self._others = _control_group()
+        self._moves: list[Move] = []  # of rows, since the last pass
 
     def use_plain(self, num_slots: int, reason: str) -> None:
         """Refuse: the caches of sequences that draft nothing are not kept on all ranks."""
@@ -97,17 +98,22 @@ class RankZeroModel(TargetModel):
             form, shapes, masks, num_slots=num_slots, capacity=capacity, num_pages=num_pages
         )
         assert isinstance(self.slots, KVCache)
-        self.slots.on_move = partial(self._tell, MOVE)
+        self._moves = []
+        self.slots.on_move = lambda *move: self._moves.append(move)
 
     def forward(
-        self, segments: list[Segment], tables: Mapping[int, Sequence[int]] | None = None
+        self,
+        segments: list[Segment],
+        tables: Mapping[int, Sequence[int]] | None = None,
+        moves: Sequence[Move] = (),
     ) -> torch.Tensor:
-        """Run the rows on all ranks, which know no pages but those they are told."""
+        """Run the rows on all ranks, which know no pages and no moves but those they are told."""
         assert isinstance(self.slots, KVCache)
         for segment in segments:
             self.slots.reserve(segment.slot, segment.kv_span)
         tables = {segment.slot: self.slots.table(segment.slot) for segment in segments}
-        self._tell("forward", segments, tables)
+        moves, self._moves = self._moves, []
+        self._tell("forward", segments, tables, moves)
         return super().forward(segments)
 
     def stock_logits(self, token_ids: list[int]) -> torch.Tensor:
@@ -140,19 +146,10 @@ def follow(model: TargetModel) -> None:
             dist.destroy_process_group()
             return
         try:
-            _run(model, name, *arguments, **options)
+            getattr(model, name)(*arguments, **options)
         except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
             # Rank 0 fails the same way, and decides what follows: a form that is not right, say.
             logger.info("followed_into_error method=%s error=%s", name, error)
-
-
-@torch.inference_mode()
-def _run(model: TargetModel, name: str, *arguments: Any, **options: Any) -> None:
-    if name == MOVE:
-        method, *rest = arguments
-        getattr(model.slots, method)(*rest)
-    else:
-        getattr(model, name)(*arguments, **options)
 
 
 def _control_group() -> Any:

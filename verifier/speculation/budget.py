@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 # The first row beyond eight may cost as much as the next four: kernels work in blocks of rows.
 ROW_COUNTS = (1, 2, 4, 8, 9, 12, 16, 32, 64)
+# A GPU's step takes little longer up to some hundreds of rows, which many sequences fill.
+GPU_ROW_COUNTS = (*ROW_COUNTS, 96, 128, 192, 256, 384, 512)
 TRACKING = 0.1  # weight of one new measurement
 # Smaller promised gains are not worth the risk: the curve itself is only known to a few percent.
 MIN_GAIN = 1.05

@@ -126,7 +126,7 @@ def run(kind: str, requests: list[Request], drafts: FakeDrafts | None = None) ->
     """Run the requests together on the model of this kind."""
     config = small_config()
     tokenizer = small_tokenizer(kind)
-    engine = Engine(model(kind), tokenizer, drafts, FREE_NODES, config, Counters())  # type: ignore[arg-type]
+    engine = Engine(model(kind), tokenizer, drafts, FREE_NODES, config, Counters())
     engine.drafting.controller = AlwaysOn(FREE_NODES.curve.plain_units())
     return run_all(engine, requests)
 

@@ -61,7 +61,7 @@ def make_engine(model: TargetModel, drafts: FakeDrafts | None, **settings: Any) 
     """An engine over fake drafts."""
     config = small_config(**settings)
     tokenizer: Any = LetterTokenizer()
-    engine = Engine(model, tokenizer, drafts, FREE_NODES, config, StepRecorder())  # type: ignore[arg-type]
+    engine = Engine(model, tokenizer, drafts, FREE_NODES, config, StepRecorder())
     engine.drafting.controller = AlwaysOn(FREE_NODES.curve.plain_units())
     return engine
 

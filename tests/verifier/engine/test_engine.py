@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+import torch
 
 from tests.support.models.engine_runs import (
     collect,
@@ -20,6 +21,7 @@ from tests.support.waiting import eventually
 from verifier.engine.engine import Engine, EngineError
 from verifier.engine.events import Completion, TokenRun
 from verifier.engine.scheduler import QueueFull
+from verifier.model.batch import Segment
 from verifier.model.model import TargetModel
 from verifier.request import Mode
 from verifier.sampling.params import SamplingParams
@@ -199,3 +201,44 @@ async def test_the_times_of_all_steps_add_up_to_what_has_passed(model: TargetMod
     assert len(steps) == 2 * 60
     assert all(0 < step.forward_s < step.step_s for step in steps)
     assert 0.8 * busy_s < sum(step.step_s for step in steps) <= busy_s
+
+
+async def test_a_pass_that_takes_too_much_memory_ends_the_largest_sequence_alone(
+    model: TargetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(model, None, prefill_rows=64)
+    forward = model.forward
+
+    def limited(segments: list[Segment]) -> object:
+        if sum(segment.num_rows for segment in segments) > 32:
+            raise RuntimeError("not enough memory: you tried to allocate 9 TB")
+        return forward(segments)
+
+    monkeypatch.setattr(model, "forward", limited)
+    engine.start()
+    small = asyncio.create_task(collect(engine, make_request(PROMPT, 20)))
+    await eventually(lambda: engine.num_running == 1)
+    with pytest.raises(EngineError, match="not enough memory"):
+        await collect(engine, make_request([3] * 60, 4))
+    runs, _ = await small
+    await engine.stop()
+    assert ids_of(runs) == generate(FAMILIES[0].build(), PROMPT, 20, [])
+    assert model.slots.num_free == 2
+
+
+async def test_a_device_that_is_lost_ends_the_engine_and_says_so(
+    model: TargetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(model, None)
+    reasons: list[str] = []
+    engine.on_death = reasons.append
+
+    def broken(segments: object) -> object:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(model, "forward", broken)
+    engine.start()
+    with pytest.raises(EngineError, match="illegal memory access"):
+        await collect(engine, make_request(PROMPT, 4))
+    assert reasons and "illegal memory access" in reasons[0]
+    await engine.stop()

@@ -1,0 +1,1 @@
+"""A replica of the memory inside a verifier: the only package that knows both services."""
