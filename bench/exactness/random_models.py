@@ -20,6 +20,19 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 0.2,  # wide enough that outputs do not repeat themselves
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "qwen3_5_text": SHAPE
+    | {
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+    },
+    "falcon_h1": {k: v for k, v in SHAPE.items() if k != "head_dim"}
+    | {"mamba_d_ssm": 128, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16}
+    | {"mamba_n_groups": 1, "mamba_chunk_size": 16},
+    "lfm2": SHAPE | {"layer_types": ["conv", "conv", "full_attention", "conv"]},
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": SHAPE,
     "qwen3": SHAPE,
@@ -44,7 +57,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def save_family(name: str, directory: Path) -> str:
     """The path of a checkpoint, made just now."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(name, **FAMILIES[name])
+    config = AutoConfig.for_model(name, **(FAMILIES | HYBRIDS)[name])
     model: Any = AutoModelForCausalLM.from_config(config)
     path = directory / name
     model.save_pretrained(path)

@@ -42,11 +42,16 @@ class Finding:
     num_different: int = 0
     num_accepted: int = 0
     num_reused: int = 0
+    num_answers: int = 0
+    num_other_words: int = 0  # answers whose words differ, not only bits of log probabilities
+    is_bitwise: bool = True  # as the check at load says
 
     def count(self, wanted: Said, got: Said) -> None:
         """Compare one output."""
         self.num_compared += len(wanted.token_ids)
         self.num_different += wanted.num_different(got)
+        self.num_answers += 1
+        self.num_other_words += wanted.token_ids != got.token_ids
         self.num_accepted += got.num_accepted
         self.num_reused += got.num_reused
 

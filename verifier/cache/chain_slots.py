@@ -17,7 +17,7 @@ from transformers.cache_utils import DummyLayer, LinearAttentionLayer
 from verifier.cache.kv_cache import KVCache, LayerShape, SlotLayer, SlotLayers
 from verifier.cache.pages import PAGE
 from verifier.cache.placement import Kernel
-from verifier.cache.states import States, StateShape
+from verifier.cache.states import Rows, States, StateShape
 
 MARKS_PER_SLOT = 3  # kept states beside a slot's checkpoint, on average
 MARK_EVERY = 1024  # tokens of a prompt between states that are kept
@@ -99,6 +99,7 @@ class ChainSlots(KVCache):
         self._marks: dict[tuple[int, int], int] = {}
         self._pending: list[list[int]] = [[] for _ in range(num_slots)]
         self._runs: dict[int, _Run] = {}
+        self._joined: Rows | None = None  # the states that a pass of several slots works on
         self._state_layers: list[tuple[Any, tuple[StateShape, ...]]] = []
         self.cache = SlotLayers(layers=list(self._make_layers(layers)))
 
@@ -109,30 +110,49 @@ class ChainSlots(KVCache):
     def begin(
         self, slot: int, token_ids: tuple[int, ...], *, is_padded: bool, is_marked: bool
     ) -> tuple[int, ...]:
-        """Set the states up for a pass over these tokens; return the pending ones before them.
+        """Note that a pass runs these tokens; return the pending ones before them.
 
         One that `is_padded` runs a row more, and leaves no state to keep. `is_marked`: others may
         start from its end.
         """
         pending = tuple(self._pending[slot])
-        had_state = self._lengths[slot] > len(pending)
-        place = self._checkpoints[slot]
-        if not self.goes_back:
-            if had_state:
-                self._states.copy(place, self._spares[slot])
-            place = self._spares[slot]
+        had_state = self.has_state(slot)
         self._runs[slot] = _Run(token_ids, is_padded, is_marked, had_state)
-        self._show(place, had_state)
         return pending
 
-    def end(self, slot: int) -> None:
-        """Take what the pass left in the layers, before another slot's pass."""
+    def has_state(self, slot: int) -> bool:
+        """Whether the slot's next pass goes on from a state."""
+        return self._lengths[slot] > len(self._pending[slot])
+
+    def show(self, slots: Sequence[int]) -> None:
+        """Let the layers work on the states of these slots, which all have one or none."""
+        had_state = self._runs[slots[0]].had_state
+        places = [self._checkpoints[slot] for slot in slots]
+        if not self.goes_back:
+            spares = [self._spares[slot] for slot in slots]
+            for place, spare in zip(places, spares, strict=True) if had_state else ():
+                self._states.copy(place, spare)
+            places = spares
+        self._joined = self._states.gather(places) if len(places) > 1 else None
+        views = (
+            self._states.views(places[0])
+            if self._joined is None
+            else self._states.cut(self._joined)
+        )
+        self._show(views, had_state)
+
+    def end(self, slots: Sequence[int]) -> None:
+        """Take what the pass left in the layers, before other slots' pass."""
         if self.goes_back:
-            self._runs[slot].recorded = [
+            left = [
                 layer.conv_states[state.index]
                 for layer, states in self._state_layers
                 for state in states
             ]
+            for index, slot in enumerate(slots):
+                self._runs[slot].recorded = [each[index : index + 1] for each in left]
+        elif self._joined is not None:
+            self._states.scatter(self._joined, [self._spares[slot] for slot in slots])
 
     def commit(self, slot: int, rows: list[int]) -> None:
         """Keep the first rows of the last pass."""
@@ -241,10 +261,10 @@ class ChainSlots(KVCache):
             if state.is_convolution:
                 layer.conv_kernel_size[state.index] = state.shape[-1]
 
-    def _show(self, place: int, had_state: bool) -> None:
-        """Let the layers work on the states of a place."""
-        views = iter(self._states.views(place))
+    def _show(self, views: Sequence[Tensor], had_state: bool) -> None:
+        """Let the layers work on these states."""
+        left = iter(views)
         for layer, states in self._state_layers:
             for state in states:
-                getattr(layer, state.kind)[state.index] = next(views)
+                getattr(layer, state.kind)[state.index] = next(left)
             layer.has_previous_state = dict.fromkeys(layer.has_previous_state, had_state)

@@ -60,8 +60,8 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Hand the rows [1, heads, rows, dim] on to packed attention, which writes them; a model
-        with its own attention gets all that its slot holds."""
+        """Hand the rows [chains, heads, rows, dim] on to packed attention, which writes them; a
+        model with its own attention gets all that its slot holds."""
         if self.owner.is_packed:
             # A model may let several layers attend to the same keys.
             key_states.slot_layer = self  # type: ignore[attr-defined]

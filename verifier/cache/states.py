@@ -7,6 +7,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+Rows = dict[torch.dtype, Tensor]  # all states of some places, by type: [places, numbers]
+
 
 @dataclass(frozen=True, slots=True)
 class StateShape:
@@ -53,8 +55,18 @@ class States:
     def views(self, place: int) -> list[Tensor]:
         """The states of a place, in the order of the shapes."""
         if place not in self._views:
-            self._views[place] = self._cut(place)
+            rows = {dtype: buffer[place : place + 1] for dtype, buffer in self._buffers.items()}
+            self._views[place] = self.cut(rows)
         return self._views[place]
+
+    def gather(self, places: Sequence[int]) -> Rows:
+        """A copy of the states of several places."""
+        return {dtype: buffer[list(places)] for dtype, buffer in self._buffers.items()}
+
+    def scatter(self, rows: Rows, places: Sequence[int]) -> None:
+        """Put such copies back."""
+        for dtype, own in rows.items():
+            self._buffers[dtype][list(places)] = own
 
     def roll(self, place: int, recorded: Sequence[Tensor], had_state: bool, num_rows: int) -> None:
         """Let convolutions stand after `num_rows` of the inputs that a pass recorded.
@@ -68,11 +80,12 @@ class States:
             view[..., : width - kept.shape[-1]] = 0
             view[..., width - kept.shape[-1] :] = kept
 
-    def _cut(self, place: int) -> list[Tensor]:
-        starts = dict.fromkeys(self._buffers, 0)
+    def cut(self, rows: Rows) -> list[Tensor]:
+        """The states [places, …] in such rows, in the order of the shapes."""
+        starts = dict.fromkeys(rows, 0)
         views = []
         for shape in self._shapes:
-            start, size = starts[shape.dtype], prod(shape.shape)
-            views.append(self._buffers[shape.dtype][place, start : start + size].view(shape.shape))
+            start, size, own = starts[shape.dtype], prod(shape.shape), rows[shape.dtype]
+            views.append(own[:, start : start + size].view(len(own), *shape.shape[1:]))
             starts[shape.dtype] += size
         return views

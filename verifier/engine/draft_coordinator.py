@@ -16,7 +16,7 @@ from verifier.engine.step import Drafts, Result, StepResult
 from verifier.model.measurements import Measurements
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Mode
-from verifier.speculation.budget import Offer, choose_nodes
+from verifier.speculation.budget import Offer, choose_apart, choose_nodes
 from verifier.speculation.controller import Controller, DraftBackoff
 from verifier.speculation.draft_source import DraftSource
 from verifier.speculation.grammar_draft import grammar_draft, merged
@@ -196,18 +196,35 @@ class DraftCoordinator:
         if not free:
             return counts
         offers = [self._offer(drafted[i], trees[i], uses_trust=uses_trust) for i in free]
-        if self._model.form is not VerificationMode.PACKED:  # each sequence has its own pass
-            num_rows = [1 + self._model.slots.num_pending(drafted[i].slot) for i in free]
-            chosen = [
-                choose_nodes(self._measured.curve, [offer], 1, rows)[0]
-                for offer, rows in zip(offers, num_rows, strict=True)
-            ]
+        if self._model.form is not VerificationMode.PACKED:
+            chosen = self._budget_apart([drafted[i] for i in free], offers, num_decoding)
         else:
             fixed = num_decoding + sum(counts) - sum(counts[i] for i in free)
             chosen = choose_nodes(self._measured.curve, offers, num_decoding, fixed)
         for i, count in zip(free, chosen, strict=True):
             counts[i] = count
         return counts
+
+    def _budget_apart(
+        self, drafted: Sequences[Sequence], offers: Sequences[Offer], num_decoding: int
+    ) -> list[int]:
+        """The same where a sequence that verifies a draft has a pass of its own."""
+        curve = self._measured.curve
+        rows = [1 + self._model.slots.num_pending(sequence.slot) for sequence in drafted]
+        counts = [
+            choose_nodes(curve, [offer], 1, own)[0] for offer, own in zip(offers, rows, strict=True)
+        ]
+        if not self._model.joins_chains or num_decoding == 1:
+            return counts
+        expected = [
+            float(offer.probabilities[:count].sum())
+            for offer, count in zip(offers, counts, strict=True)
+        ]
+        others = num_decoding - len(drafted)  # draft nothing, and run a row at least
+        alone = choose_apart(
+            curve, expected + [0.0] * others, counts + [0] * others, rows + [1] * others
+        )
+        return [count if index in alone else 0 for index, count in enumerate(counts)]
 
     def _must_renew(self, sequence: Sequence, tree: DraftTree, num_nodes: int) -> bool:
         """Whether the sequence's next pass renews its checkpoint instead of verifying a draft."""

@@ -34,9 +34,9 @@ def register() -> None:
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: nn.Module,
-    query: Tensor,  # [1, heads, rows, dim]
-    key: Tensor,  # [1, kv_heads, rows, dim]
-    value: Tensor,  # [1, kv_heads, rows, value_dim]
+    query: Tensor,  # [chains, heads, rows, dim]; mostly one for all rows
+    key: Tensor,  # [chains, kv_heads, rows, dim]
+    value: Tensor,  # [chains, kv_heads, rows, value_dim]
     attention_mask: Tensor | None,  # a placeholder: its last dimension tells the kind of layer
     dropout: float = 0.0,
     scaling: float | None = None,
@@ -44,14 +44,23 @@ def packed_attention(
     s_aux: Tensor | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Attend; return [1, rows, heads, value_dim] and no weights."""
+    """Attend; return [chains, rows, heads, value_dim] and no weights."""
     assert attention_mask is not None, "packed attention needs its mask"
     layer = key.slot_layer  # type: ignore[attr-defined]
     assert isinstance(layer, SlotLayer)
     attend = attend_masked if layer.owner.placement.table is None else attend_by_position
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     has_window = attention_mask.shape[-1] > 1
-    return attend(layer, query, key, value, has_window, scaling, softcap, s_aux).unsqueeze(0), None
+    num_chains = len(query)
+    if num_chains > 1:
+        query, key, value = _in_line(query), _in_line(key), _in_line(value)
+    found = attend(layer, query, key, value, has_window, scaling, softcap, s_aux)
+    return found.view(num_chains, -1, *found.shape[1:]), None
+
+
+def _in_line(x: Tensor) -> Tensor:
+    """[1, heads, chains x rows, dim] from [chains, heads, rows, dim]."""
+    return x.transpose(0, 1).flatten(1, 2)[None]
 
 
 def attend_by_position(

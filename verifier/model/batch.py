@@ -59,6 +59,7 @@ class Batch:
     positions: IntArray  # [rows]
     indices: IntArray  # [rows] index inside the sequence
     logit_rows: IntArray  # rows whose logits are wanted
+    num_chains: int = 1  # runs of as many rows each, one below the other; logit_rows count in them
 
 
 def prompt_segment(
@@ -102,17 +103,24 @@ def make_batch(segments: list[Segment]) -> Batch:
     )
 
 
-def make_chain(segment: Segment, pending: tuple[int, ...], *, is_padded: bool) -> Batch:
-    """The rows of a segment as a chain that begins with tokens before it.
+def make_chains(
+    segments: Sequence[Segment], pendings: Sequence[tuple[int, ...]], *, is_padded: bool
+) -> Batch:
+    """The rows of segments as chains that begin with tokens before them, and are equally long.
 
-    One that `is_padded` ends with a row that nothing reads.
+    Those that are `is_padded` end with a row that nothing reads. Logits are those of as many last
+    rows as the segment that wants most of them has.
     """
-    token_ids = (*pending, *segment.token_ids)
-    padding = token_ids[-1:] if is_padded else ()
-    start = segment.kv_len - len(pending)
-    batch = make_batch([Segment(segment.slot, start, token_ids + padding, None, False)])
-    first = len(token_ids) - segment.num_logit_rows
-    return replace(batch, logit_rows=np.arange(first, len(token_ids)))
+    chains = []
+    for segment, pending in zip(segments, pendings, strict=True):
+        token_ids = (*pending, *segment.token_ids)
+        padding = token_ids[-1:] if is_padded else ()
+        start = segment.kv_len - len(pending)
+        chains.append(Segment(segment.slot, start, token_ids + padding, None, False))
+    end = chains[0].num_rows - is_padded
+    first = end - max(segment.num_logit_rows for segment in segments)
+    rows = np.arange(first, end)
+    return replace(make_batch(chains), logit_rows=rows, num_chains=len(chains))
 
 
 Tables = Sequence[Sequence[int]]  # the pages of each segment's sequence

@@ -6,7 +6,7 @@ that are right, wrong and half right, and every row is compared with an uncached
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,8 @@ KNOWN_LAYERS = (
 )
 # What a model may do with passes that it does not know.
 REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError)
+# The first and the last one have as many rows in every pass, so theirs can be joined.
+PROMPTS = ((1, 2, 3, 2), (2, 4), (3, 1, 2, 5))
 # The last token, the draft after it, and how much of the draft is taken for right.
 STEPS: tuple[tuple[int, tuple[int, ...], int], ...] = (
     (5, (4, 6, 3), 2),
@@ -71,7 +73,7 @@ def choose_chains(
     if not layers:
         return "its cache is not made of key-value layers and states"
     capacity = model.max_context + draft_rows
-    for way in _ways(hf):
+    for way in _ways(hf, layers):
         error = _try_way(model, layers, way)
         if error <= tolerance(model.dtype):
             size = fitting_size(
@@ -83,7 +85,7 @@ def choose_chains(
                 state_bytes=state_bytes(layers),
                 may_shrink=may_shrink,
             )
-            _check_bits(model, layers, way)
+            way = _check_bits(model, layers, way)
             model.max_context = size.capacity - draft_rows
             model.use_chains(layers, way, **asdict(size))
             logger.info(
@@ -135,20 +137,23 @@ def _states(layer: Any) -> tuple[StateShape, ...]:
     )
 
 
-def _ways(hf: PreTrainedModel) -> Iterator[ChainWay]:
+def _ways(hf: PreTrainedModel, layers: list[ChainLayer]) -> Iterator[ChainWay]:
     """From the best to the slowest."""
+    has_rows = any(layer.rows is not None for layer in layers)
     config = hf.config.get_text_config()
     has_windows = any("sliding" in kind for kind in getattr(config, "layer_types", None) or ())
     masks = Masks(has_windows, config.sliding_window if has_windows else None)
     for is_packed in (True, False) if hf._can_set_attn_implementation() else (False,):
-        for is_never_alone in (False, True):
-            yield ChainWay(masks, is_packed, is_never_alone)
+        # A model's own attention knows no cached rows of different numbers in one pass.
+        for is_joined in (True, False) if is_packed or not has_rows else (False,):
+            for is_never_alone in (False, True):
+                yield ChainWay(masks, is_packed, is_never_alone, is_joined)
 
 
 def _try_way(model: TargetModel, layers: list[ChainLayer], way: ChainWay) -> float:
     """Largest difference from the stock logits, relative to their size; inf on an exception."""
     try:
-        model.use_chains(layers, way, num_slots=2, capacity=32)
+        model.use_chains(layers, way, num_slots=len(PROMPTS), capacity=32)
         return _chain_error(model)
     except REFUSALS as error:
         logger.info("model_form_failed form=CHAIN error=%s", error)
@@ -156,8 +161,8 @@ def _try_way(model: TargetModel, layers: list[ChainLayer], way: ChainWay) -> flo
 
 
 def _chain_error(model: TargetModel) -> float:
-    slots = [model.slots.allocate(), model.slots.allocate()]
-    texts = [[1, 2, 3, 2], [2, 4]]
+    slots = [model.slots.allocate() for _ in PROMPTS]
+    texts = [list(prompt) for prompt in PROMPTS]
     for slot, text in zip(slots, texts, strict=True):
         for run in (text[:-1], text[-1:]):
             model.forward(
@@ -166,7 +171,7 @@ def _chain_error(model: TargetModel) -> float:
             model.commit(slot, list(range(len(run))))
     errors = []
     for root, drafted, num_right in STEPS:
-        drafts = (drafted, ())
+        drafts = (drafted, (), drafted)
         logits = model.forward(
             [
                 draft_segment(slot, model.slots.length(slot), root, chain(draft))
@@ -180,17 +185,24 @@ def _chain_error(model: TargetModel) -> float:
             ]
         )
         errors.append(float((logits - expected).abs().max() / expected.abs().max()))
-        for slot, text, kept in zip(slots, texts, (drafted[:num_right], ()), strict=True):
+        right = (drafted[:num_right], (), drafted[:num_right])
+        for slot, text, kept in zip(slots, texts, right, strict=True):
             model.commit(slot, list(range(1 + len(kept))))
             text += [root, *kept]
     return max(errors) if all(e == e for e in errors) else float("inf")
 
 
-def _check_bits(model: TargetModel, layers: list[ChainLayer], way: ChainWay) -> None:
-    sizes = {"num_slots": invariance.NUM_SLOTS, "capacity": invariance.CAPACITY}
-    model.use_chains(layers, way, **sizes)
-    model.not_bitwise_reason = invariance.why_not_bitwise(model)
-    model.bitwise = not model.not_bitwise_reason
+def _check_bits(model: TargetModel, layers: list[ChainLayer], way: ChainWay) -> ChainWay:
+    """Check the way; chains are joined unless rows are bitwise without it and not with it."""
+    apart = replace(way, is_joined=False)
+    for each in dict.fromkeys((way, apart)):
+        sizes = {"num_slots": invariance.NUM_SLOTS, "capacity": invariance.CAPACITY}
+        model.use_chains(layers, each, **sizes)
+        model.not_bitwise_reason = invariance.why_not_bitwise(model)
+        model.bitwise = not model.not_bitwise_reason
+        if model.bitwise:
+            return each
+    return way
 
 
 def _stock_rows(model: TargetModel, token_ids: list[int], num_rows: int) -> Tensor:

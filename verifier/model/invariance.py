@@ -46,6 +46,10 @@ def _ways(
         "a row's bits depend on the other rows of its pass",
         lambda slots: _plain(model, slots[0], prompt, rest, runs=length, beside=slots[1]),
     )
+    yield (
+        "a row's bits depend on the other sequences of its pass",
+        lambda slots: _together(model, slots, prompt, rest),
+    )
     is_chain = model.form is VerificationMode.CHAIN
     drafted, copied = (_chained, _chain_copied) if is_chain else (_drafted, _copied)
     yield (
@@ -104,6 +108,23 @@ def _step(
         kept = segment.num_rows
         model.commit(segment.slot, list(range(kept)))
     return logits
+
+
+def _together(model: TargetModel, slots: list[int], prompt: list[int], rest: list[int]) -> Tensor:
+    """The same as plain decoding, with another sequence that decodes beside it."""
+    first, second, _ = slots
+    _read(model, first, prompt, len(prompt))
+    _read(model, second, prompt[::-1], len(prompt))
+    logits = []
+    for token in rest:
+        segments = [
+            draft_segment(slot, model.slots.length(slot), own, EMPTY_TREE)
+            for slot, own in ((second, token ^ 1), (first, token))
+        ]
+        logits.append(model.forward(segments)[1:])
+        for segment in segments:
+            model.commit(segment.slot, [0])
+    return torch.cat(logits)
 
 
 def _drafted(model: TargetModel, slot: int, prompt: list[int], rest: list[int]) -> Tensor:

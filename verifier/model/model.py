@@ -1,8 +1,8 @@
 """The target model: segments of token ids in, logits out. The only file that runs transformers.
 
 A loaded model is served in the strongest form that a probe finds right (`probe.py`): PACKED runs
-trees of many sequences in one pass, SINGLE one sequence per pass, CHAIN one sequence per pass and
-drafts without branches, PLAIN no drafts.
+trees of many sequences in one pass, SINGLE one sequence per pass, CHAIN drafts without branches and
+those sequences in one pass that run as many rows, PLAIN no drafts.
 """
 
 import enum
@@ -32,7 +32,7 @@ from verifier.model.batch import (
     Segment,
     Tables,
     make_batch,
-    make_chain,
+    make_chains,
     make_masks,
     make_places,
     make_table,
@@ -51,7 +51,7 @@ class VerificationMode(enum.Enum):
 
     PACKED = "trees, many sequences in one forward pass"
     SINGLE = "trees, one sequence per forward pass"
-    CHAIN = "chains, one sequence per forward pass"
+    CHAIN = "chains"
     PLAIN = "no drafts"
 
 
@@ -70,6 +70,7 @@ class ChainWay:
     masks: Masks
     is_packed: bool  # with our attention
     is_never_alone: bool  # a row alone would go another way through the model, which is not right
+    is_joined: bool  # chains of as many rows run in one pass
 
 
 class TargetModel:
@@ -101,9 +102,14 @@ class TargetModel:
         self._masks = Masks(False, None)
         self._compiled: CompiledLayers | None = None
         self._stock_attention = model.config._attn_implementation
-        self._is_never_alone = False
+        self._is_never_alone = self._joins_chains = False
         names = inspect.signature(model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in names else "past_key_values"
+
+    @property
+    def joins_chains(self) -> bool:
+        """Whether chains of as many rows run in one pass."""
+        return self._joins_chains
 
     @property
     def attention(self) -> str:
@@ -162,7 +168,7 @@ class TargetModel:
     ) -> None:
         """Serve chains, from slots that keep states beside keys and values."""
         self.form, self.reason, self._masks = VerificationMode.CHAIN, "", way.masks
-        self._is_never_alone = way.is_never_alone
+        self._is_never_alone, self._joins_chains = way.is_never_alone, way.is_joined
         if way.is_packed and self._kernel is Kernel.POSITIONAL:
             layers = [layer.padded_to(LANES) for layer in layers]
         self.slots = ChainSlots(
@@ -214,7 +220,7 @@ class TargetModel:
             has_room = self.slots.reserve(segment.slot, segment.kv_span)
             assert has_room, f"there are no pages for slot {segment.slot}"
         if isinstance(self.slots, ChainSlots):
-            return torch.cat([self._forward_chain(each, self.slots) for each in segments])
+            return self._forward_chains(segments, self.slots)
         if self.form is VerificationMode.PACKED:
             return self._forward_slots(make_batch(segments), self.slots)
         batches = [make_batch([segment]) for segment in segments]
@@ -225,16 +231,36 @@ class TargetModel:
         with torch.inference_mode():
             self.slots.commit(slot, rows)
 
-    def _forward_chain(self, segment: Segment, slots: ChainSlots) -> Tensor:
-        """One pass over the slot's pending tokens and the segment's."""
-        num_rows = slots.num_pending(segment.slot) + segment.num_rows
+    def _forward_chains(self, segments: list[Segment], slots: ChainSlots) -> Tensor:
+        """A pass for each number of rows, or each segment where chains cannot be joined."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, segment in enumerate(segments):
+            num_rows = slots.num_pending(segment.slot) + segment.num_rows
+            own = 0 if self._joins_chains else index
+            groups.setdefault((num_rows, slots.has_state(segment.slot), own), []).append(index)
+        logits: dict[int, Tensor] = {}
+        for (num_rows, *_), indices in groups.items():
+            found = self._forward_group([segments[i] for i in indices], num_rows, slots)
+            logits |= zip(indices, found, strict=True)
+        return torch.cat([logits[index] for index in range(len(segments))])
+
+    def _forward_group(
+        self, segments: list[Segment], num_rows: int, slots: ChainSlots
+    ) -> list[Tensor]:
+        """One pass over the slots' pending tokens and the segments'."""
         is_padded = self._is_never_alone and num_rows == 1
-        pending = slots.begin(
-            segment.slot, segment.token_ids, is_padded=is_padded, is_marked=segment.is_marked
-        )
-        logits = self._forward_slots(make_chain(segment, pending, is_padded=is_padded), slots)
-        slots.end(segment.slot)
-        return logits
+        pendings = [
+            slots.begin(s.slot, s.token_ids, is_padded=is_padded, is_marked=s.is_marked)
+            for s in segments
+        ]
+        own = [segment.slot for segment in segments]
+        slots.show(own)
+        logits = self._forward_slots(make_chains(segments, pendings, is_padded=is_padded), slots)
+        slots.end(own)
+        each = logits.view(len(segments), -1, self.vocabulary_size)
+        return [
+            rows[len(rows) - s.num_logit_rows :] for rows, s in zip(each, segments, strict=True)
+        ]
 
     def _forward_slots(self, batch: Batch, slots: KVCache) -> Tensor:
         with kernels_only() if self._kernel is Kernel.POSITIONAL else nullcontext():
@@ -248,8 +274,8 @@ class TargetModel:
         batch = pad_batch(batch, num_rows)
         masks = self._handed_masks(slots)
         inputs = {
-            "input_ids": self._tensor(batch.token_ids)[None],
-            "position_ids": self._tensor(batch.positions)[None],
+            "input_ids": self._tensor(batch.token_ids).view(batch.num_chains, -1),
+            "position_ids": self._tensor(batch.positions).view(batch.num_chains, -1),
             "attention_mask": masks,
             self._cache_name: slots.cache,
             "use_cache": True,
@@ -258,9 +284,10 @@ class TargetModel:
             self._model.base_model(**inputs)
             return torch.empty(0, self.vocabulary_size, device=self.device)
         rows = self._tensor(batch.logit_rows)
-        logits: Tensor = self._model(**inputs, logits_to_keep=rows).logits[0]
+        logits: Tensor = self._model(**inputs, logits_to_keep=rows).logits
         # A model without logits_to_keep returns every row.
-        return (logits if logits.shape[0] == len(rows) else logits[rows]).float()
+        logits = logits if logits.shape[1] == len(rows) else logits[:, rows]
+        return logits.flatten(0, 1).float()
 
     def _place(self, batch: Batch, slots: KVCache, num_rows: int) -> Placement:
         """Where the rows go and what they attend to, as the attention of this form wants it."""

@@ -111,3 +111,26 @@ def choose_nodes(
         best = 0
     counts = np.bincount(owners[order[:best]], minlength=len(offers))
     return [int(count) for count in counts]
+
+
+def choose_apart(
+    curve: StepCurve, expected: Sequence[float], num_nodes: Sequence[int], num_rows: Sequence[int]
+) -> set[int]:
+    """Which sequences verify drafts, where each that does leaves the pass of all the others.
+
+    `expected`: accepted nodes of each sequence's `num_nodes`; `num_rows`: what it runs in any case.
+    """
+    own_s = curve.seconds(np.array(num_rows) + np.array(num_nodes))
+    drafted = [index for index, count in enumerate(num_nodes) if count]
+    order = sorted(drafted, key=lambda i: expected[i] / own_s[i], reverse=True)
+    left, spent_s, emitted = sum(num_rows), 0.0, float(len(expected))
+    rates = [emitted / curve.at(left)]
+    for index in order:
+        left -= num_rows[index]
+        spent_s += own_s[index]
+        emitted += expected[index]
+        rates.append(emitted / (spent_s + (curve.at(left) if left else 0.0)))
+    best = int(np.argmax(rates))
+    if rates[best] < MIN_GAIN * rates[0]:
+        best = 0
+    return set(order[:best])

@@ -22,7 +22,9 @@ def row(family: Family, model: TargetModel) -> str:
     served = {
         VerificationMode.PACKED: "trees; many sequences in one pass",
         VerificationMode.SINGLE: "trees; one sequence per pass",
-        VerificationMode.CHAIN: "chains; one sequence per pass",
+        VerificationMode.CHAIN: "chains; sequences of as many rows in one pass"
+        if model.joins_chains
+        else "chains; one sequence per pass",
         VerificationMode.PLAIN: f"without drafting: {model.reason}",
     }[model.form]
     bitwise = "yes" if model.bitwise else f"no: {WHY_NOT_BITWISE[model.form]}"

@@ -33,6 +33,7 @@ def run(slots: ChainSlots, slot: int, *token_ids: int, is_marked: bool = False) 
     """A pass of a layer whose state is the sum and the number of all tokens; what it saw."""
     assert slots.reserve(slot, slots.length(slot) + len(token_ids))
     pending = slots.begin(slot, token_ids, is_padded=False, is_marked=is_marked)
+    slots.show([slot])
     layer = state_layer(slots)
     before = layer.recurrent_states[0]
     if not layer.has_previous_state[0]:
@@ -40,13 +41,14 @@ def run(slots: ChainSlots, slot: int, *token_ids: int, is_marked: bool = False) 
     rows = (*pending, *token_ids)
     assert before is not None
     layer.update_recurrent_state(before + torch.tensor([[float(sum(rows)), float(len(rows))]]))
-    slots.end(slot)
+    slots.end([slot])
     return rows
 
 
 def state_of(slots: ChainSlots, slot: int) -> list[float]:
     """The state that the slot's next pass starts from."""
     slots.begin(slot, (), is_padded=False, is_marked=False)
+    slots.show([slot])
     state = state_layer(slots).recurrent_states[0]
     assert state is not None
     return list(state[0].tolist())
@@ -82,7 +84,8 @@ def test_a_pass_with_a_row_too_many_leaves_no_checkpoint() -> None:
     slot = slots.allocate()
     slots.reserve(slot, 1)
     slots.begin(slot, (1,), is_padded=True, is_marked=False)
-    slots.end(slot)
+    slots.show([slot])
+    slots.end([slot])
     slots.commit(slot, [0])
     assert slots.num_pending(slot) == 1
 
@@ -195,9 +198,10 @@ def convolve(slots: ChainSlots, slot: int, *inputs: float) -> list[float]:
     """A pass of a convolution over its inputs; the inputs that it saw."""
     assert slots.reserve(slot, slots.length(slot) + len(inputs))
     assert slots.begin(slot, tuple(map(int, inputs)), is_padded=False, is_marked=False) == ()
+    slots.show([slot])
     rows = torch.tensor(inputs).view(1, 1, -1)
     seen = state_layer(slots).update_conv_state(rows, conv_kernel_size=3)
-    slots.end(slot)
+    slots.end([slot])
     return list(seen.flatten().tolist())
 
 
@@ -213,3 +217,38 @@ def test_convolutions_go_back_to_where_the_draft_was_right() -> None:
     assert slots.num_pending(slot) == 0
     assert convolve(slots, slot, 7) == [3, 4, 5, 7]
     assert convolve(slots, other, 9) == [8, 8, 8, 9]
+
+
+def test_slots_in_one_pass_keep_their_own_states() -> None:
+    slots = slots_with(RECURRENT)
+    both = [slots.allocate(), slots.allocate()]
+    for step in range(3):
+        for slot in both:
+            slots.reserve(slot, step + 1)
+            slots.begin(slot, (step,), is_padded=False, is_marked=False)
+        slots.show(both)
+        layer = state_layer(slots)
+        before = layer.recurrent_states[0]
+        assert before is not None
+        before = before if layer.has_previous_state[0] else torch.zeros(2, 2)
+        layer.update_recurrent_state(before + torch.tensor([[1.0, 1.0], [10.0, 1.0]]))
+        slots.end(both)
+        for slot in both:
+            slots.commit(slot, [0])
+    assert [state_of(slots, slot) for slot in both] == [[3.0, 3.0], [30.0, 3.0]]
+
+
+def test_convolutions_in_one_pass_go_back_each_to_its_own_place() -> None:
+    slots = slots_with(CONVOLUTION)
+    both = [slots.allocate(), slots.allocate()]
+    for slot in both:
+        slots.reserve(slot, 3)
+        slots.begin(slot, (1, 2, 3), is_padded=False, is_marked=False)
+    slots.show(both)
+    rows = torch.tensor([[[1.0, 2, 3]], [[4.0, 5, 6]]])
+    state_layer(slots).update_conv_state(rows, conv_kernel_size=3)
+    slots.end(both)
+    slots.commit(both[0], [0])
+    slots.commit(both[1], [0, 1])
+    assert convolve(slots, both[0], 7) == [0, 0, 1, 7]
+    assert convolve(slots, both[1], 8) == [0, 4, 5, 8]

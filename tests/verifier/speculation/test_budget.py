@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.speculation.budget import MIN_GAIN, Offer, StepCurve, choose_nodes
+from verifier.speculation.budget import MIN_GAIN, Offer, StepCurve, choose_apart, choose_nodes
 
 falling = st.lists(st.floats(0, 1), max_size=8).map(lambda p: sorted(p, reverse=True))
 
@@ -127,3 +127,32 @@ def test_nodes_that_read_long_contexts_must_promise_more() -> None:
     short, long = Offer(np.array([0.3] * 4), 10), Offer(np.array([0.3] * 4), 1000)
     assert choose_nodes(curve, [short], 1, 1) == [4]
     assert choose_nodes(curve, [long], 1, 1) == [0]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 6), st.integers(0, 8), st.integers(1, 5)), min_size=1),
+    st.floats(0.0, 0.3),
+)
+def test_those_who_leave_the_common_pass_gain_by_it(
+    sequences: list[tuple[float, int, int]], slope: float
+) -> None:
+    curve = StepCurve([1, 64], [1.0, 1.0 + 63 * slope])
+    expected = [min(e, n) if n else 0.0 for e, n, _ in sequences]
+    nodes, rows = [n for _, n, _ in sequences], [r for *_, r in sequences]
+
+    def rate(alone: set[int]) -> float:
+        left = sum(r for i, r in enumerate(rows) if i not in alone)
+        seconds = sum(curve.at(rows[i] + nodes[i]) for i in alone) + (curve.at(left) if left else 0)
+        return (len(rows) + sum(expected[i] for i in alone)) / seconds
+
+    chosen = choose_apart(curve, expected, nodes, rows)
+    assert all(nodes[i] for i in chosen)
+    assert not chosen or rate(chosen) >= MIN_GAIN * rate(set()) - 1e-9
+    everyone = {i for i, count in enumerate(nodes) if count}
+    assert rate(everyone) <= max(rate(chosen), MIN_GAIN * rate(set())) + 1e-9
+
+
+def test_where_rows_are_free_nobody_leaves_for_a_little() -> None:
+    curve = StepCurve([1, 64], [1.0, 1.0])
+    assert choose_apart(curve, [0.9, 0.9], [4, 4], [1, 1]) == set()
+    assert choose_apart(curve, [6.0, 0.0], [8, 0], [1, 1]) == {0}
