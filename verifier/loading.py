@@ -16,8 +16,9 @@ from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.model import attention
+from verifier.model.findings import Findings, cache_path
 from verifier.model.generation_config import recommended_sampling
-from verifier.model.measurements import cache_path, load_or_measure
+from verifier.model.measurements import load_or_measure
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.model.parallel import Group, ParallelError, RankZeroModel, follow
 from verifier.model.probe import choose_form, own_context
@@ -85,6 +86,7 @@ def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> Targe
         draft_rows=1 + config.max_nodes,
         kv_memory=config.kv_memory,
         may_shrink=not config.max_context,
+        findings=Findings(cache_path()),
     )
     if config.compile:
         _compile(model)
@@ -113,7 +115,7 @@ def make_engine(
 ) -> Engine:
     """Connect the engine's parts; `worker`: the thread that this runs in, if it has a thread."""
     drafts = _drafts(model, tokenizer, config)
-    measured = load_or_measure(cache_path(), model)
+    measured = load_or_measure(Findings(cache_path()), model)
     return Engine(model, tokenizer, drafts, measured, config, Counters(), worker)
 
 

@@ -25,7 +25,6 @@ from lookahead.stack.demo_models import DEMO
 from lookahead.stack.model_cache import resolve_model
 from verifier.config import VerifierConfig
 from verifier.loading import load_model
-from verifier.model.measurements import cache_path, load_or_measure
 from verifier.model.model import TargetModel
 from verifier.speculation.budget import StepCurve
 from verifier.text.tokenizer import Tokenizer, load_tokenizer
@@ -50,9 +49,7 @@ class Lab:
     def model(self) -> TargetModel:
         """The model as the verifier runs it, in this process."""
         settings: dict[str, Any] = {"model": self.name}
-        model = load_model(VerifierConfig(**settings))
-        load_or_measure(cache_path(), model)  # which decides how it pads
-        return model
+        return load_model(VerifierConfig(**settings))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

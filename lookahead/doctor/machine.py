@@ -38,7 +38,7 @@ def check_load(load: float, cores: int) -> Finding:
     return warning(
         "load",
         f"{load:.1f} on {cores} cores, which spoils the verifier's first measurements",
-        "start when it is quiet, or then delete measurements.json in the cache and restart",
+        "start when it is quiet, or then delete models.json in the cache and restart",
     )
 
 

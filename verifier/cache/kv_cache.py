@@ -92,8 +92,6 @@ class SlotLayer(CacheLayerMixin):
 class SlotLayers(Cache):
     """All layers as the model's forward knows them."""
 
-    # Compiled code must not depend on which layer it is, or every layer is compiled anew.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def update(
         self,
         key_states: Tensor,

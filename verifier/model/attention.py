@@ -31,7 +31,6 @@ def register() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: nn.Module,
     query: Tensor,  # [chains, heads, rows, dim]; mostly one for all rows

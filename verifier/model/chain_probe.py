@@ -29,6 +29,7 @@ from verifier.cache.memory import allowed_bytes, fitting_size
 from verifier.cache.states import StateShape
 from verifier.model import invariance
 from verifier.model.batch import draft_segment, prompt_segment
+from verifier.model.findings import Findings
 from verifier.model.model import ChainWay, Masks, TargetModel
 from verifier.speculation.tree import chain
 
@@ -65,6 +66,7 @@ def choose_chains(
     draft_rows: int,
     kv_memory: str,
     may_shrink: bool,
+    findings: Findings | None,
 ) -> str:
     """Set the model up to verify chains; or say why it cannot."""
     if model.num_processes > 1:
@@ -85,8 +87,8 @@ def choose_chains(
                 state_bytes=state_bytes(layers),
                 may_shrink=may_shrink,
             )
-            way = _check_bits(model, layers, way)
             model.max_context = size.capacity - draft_rows
+            way = _check_bits(model, layers, way, findings)
             model.use_chains(layers, way, **asdict(size))
             logger.info(
                 "model_form form=CHAIN way=%s error=%.2g slots=%d pages=%d bitwise=%s",
@@ -192,14 +194,15 @@ def _chain_error(model: TargetModel) -> float:
     return max(errors) if all(e == e for e in errors) else float("inf")
 
 
-def _check_bits(model: TargetModel, layers: list[ChainLayer], way: ChainWay) -> ChainWay:
+def _check_bits(
+    model: TargetModel, layers: list[ChainLayer], way: ChainWay, findings: Findings | None
+) -> ChainWay:
     """Check the way; chains are joined unless rows are bitwise without it and not with it."""
     apart = replace(way, is_joined=False)
     for each in dict.fromkeys((way, apart)):
         sizes = {"num_slots": invariance.NUM_SLOTS, "capacity": invariance.CAPACITY}
         model.use_chains(layers, each, **sizes)
-        model.not_bitwise_reason = invariance.why_not_bitwise(model)
-        model.bitwise = not model.not_bitwise_reason
+        invariance.check_bits(model, findings)
         if model.bitwise:
             return each
     return way

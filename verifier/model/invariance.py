@@ -12,6 +12,7 @@ from torch import Tensor
 
 from verifier.cache.kv_cache import KVCache
 from verifier.model.batch import Segment, draft_segment, prompt_segment
+from verifier.model.findings import Findings, key_of
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, chain
 
@@ -19,6 +20,16 @@ NUM_SLOTS = 3
 PROMPT_LEN = 70  # more than a block of positions
 NUM_ROWS = 4  # that are decoded
 CAPACITY = PROMPT_LEN + 4 * NUM_ROWS
+
+
+def check_bits(model: TargetModel, findings: Findings | None) -> None:
+    """Set whether the model is bitwise, as is known of it on this machine or is found out now."""
+    key = key_of(model)
+    known = findings.get(key).get("not_bitwise_reason") if findings else None
+    reason = known if isinstance(known, str) else why_not_bitwise(model)
+    if findings and known is None:
+        findings.put(key, not_bitwise_reason=reason)
+    model.bitwise, model.not_bitwise_reason = not reason, reason
 
 
 def why_not_bitwise(model: TargetModel) -> str:

@@ -1,20 +1,14 @@
-"""How long a model's steps take on this machine: measured once, and kept in the user's cache."""
+"""How long a model's steps take on this machine: measured once, and followed while it serves."""
 
-import json
 import logging
-import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from verifier.model.batch import draft_segment, prompt_segment
+from verifier.model.findings import Findings, key_of
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.speculation.budget import GPU_ROW_COUNTS, ROW_COUNTS, StepCurve
 from verifier.speculation.tree import chain
@@ -33,28 +27,25 @@ class Measurements:
     """A model on a machine."""
 
     curve: StepCurve
-    is_steady: bool = True  # the curve came out the same twice
 
 
 PLAIN = Measurements(StepCurve([1, 2], [1.0, 2.0]))  # no drafts, no choices
 
 
-def load_or_measure(path: Path, model: TargetModel) -> Measurements:
-    """The measurements saved at `path`, or fresh ones, saved for the next start."""
+def load_or_measure(findings: Findings, model: TargetModel) -> Measurements:
+    """The measurements that are known, or fresh ones, kept for the next start."""
     if model.form is VerificationMode.PLAIN:
         return PLAIN
-    saved, key = _read(path), _key(model)
+    key = key_of(model)
     try:
-        entry = saved[key]
-        if entry["rows"] != list(row_counts(model)):
+        known = findings.get(key)
+        if known["rows"] != list(row_counts(model)):
             raise ValueError("measured at other row counts")
-        curve = StepCurve(entry["rows"], entry["seconds"], float(entry["attention_s"]))
+        curve = StepCurve(known["rows"], known["seconds"], float(known["attention_s"]))
         return Measurements(curve)
     except (KeyError, TypeError, ValueError, AssertionError):
         measured = measure(model)
-    if not measured.is_steady:
-        return measured  # this machine was busy: the next start measures again
-    _write(path, saved | {key: measured.curve.as_dict()})
+    findings.put(key, **measured.curve.as_dict())
     return measured
 
 
@@ -71,8 +62,8 @@ def measure(model: TargetModel) -> Measurements:
         seconds = list(map(min, first, second))  # a busy machine only ever adds time
         by_rows = " ".join(f"{n}:{1e3 * s:.1f}" for n, s in zip(counts, seconds, strict=True))
         logger.info("steps_measured ms=%r", by_rows)
-        curve = StepCurve(counts, seconds, _attention_seconds(run))
-        return Measurements(curve, is_steady=agree(first, second))
+        tell_if_unsteady(first, second)
+        return Measurements(StepCurve(counts, seconds, _attention_seconds(run)))
     finally:
         model.slots.free(slot)
 
@@ -97,12 +88,11 @@ class Runner:
         return self.model.forward([draft_segment(self.slot, kv_len, tokens[0], chain(tokens[1:]))])
 
 
-def agree(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether two curves say the same; a line in the log where they do not."""
+def tell_if_unsteady(first: Sequence[float], second: Sequence[float]) -> None:
+    """A line in the log where a curve came out otherwise the second time."""
     worst = max(max(a, b) / min(a, b) for a, b in zip(first, second, strict=True))
     if worst > STEADY:
-        logger.warning("steps_unsteady ratio=%.2f limit=%.2f: measured, not kept", worst, STEADY)
-    return worst <= STEADY
+        logger.warning("steps_unsteady ratio=%.2f limit=%.2f: the machine is busy", worst, STEADY)
 
 
 def _seconds(run: Runner, rows: int, kv_len: int = PROMPT_LEN) -> float:
@@ -125,52 +115,3 @@ def _attention_seconds(run: Runner) -> float:
     one, many, long_one, long_many = (min(times) for times in zip(*rounds, strict=True))
     added_s: float = max((long_many - many) - (long_one - one), 0.0)
     return added_s / ((LONG_ROWS - 1) * max(long_len - PROMPT_LEN, 1))
-
-
-def cache_path() -> Path:
-    """Where measurements are kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "lookahead" / "measurements.json"
-
-
-def _key(model: TargetModel) -> str:
-    """All that times depend on."""
-    parts = (
-        model.fingerprint,
-        model.form.name + (" compiled" if model.is_compiled else ""),
-        f"{model.device} x{model.num_processes} {_device_name(model.device)}",
-        platform.node(),
-        str(torch.get_num_threads()),
-        str(os.cpu_count()),
-        torch.__version__,
-        version("transformers"),
-        f"{model.attention} over {model.max_context}",
-    )
-    return "/".join(parts)
-
-
-def _device_name(device: torch.device) -> str:
-    """Which card it is, and what drives it: a pod may find another one at its next start."""
-    if device.type != "cuda":
-        return ""
-    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-    libraries = f"cuda {torch.version.cuda} cudnn {cudnn}"
-    return f"{torch.cuda.get_device_name(device)} {libraries}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        saved = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return saved if isinstance(saved, dict) else {}
-
-
-def _write(path: Path, entries: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(entries))
-        temporary.replace(path)
-    except OSError:
-        return  # a read-only cache only means that the next start measures again

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
 
 from verifier.cache.chain_slots import ChainLayer, ChainSlots
 from verifier.cache.kv_cache import KVCache, LayerShape, places_of
@@ -41,6 +41,7 @@ from verifier.model.batch import (
 )
 from verifier.model.compilation import Compile, CompiledLayers, compile_buckets, padded_rows
 from verifier.model.masked_attention import make_together
+from verifier.model.packed_weight import PackedWeight
 from verifier.model.packing import KernelError, pack_weights
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,14 @@ class TargetModel:
         self._is_never_alone = self._joins_chains = False
         names = inspect.signature(model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in names else "past_key_values"
+
+    @property
+    def variant(self) -> str:
+        """How its passes are made, beyond what its fingerprint says."""
+        kinds = sorted(str(p.kind) for p in self._model.parameters() if isinstance(p, PackedWeight))
+        parts = (self.form.name, self._masks, self._joins_chains, self._is_never_alone)
+        made = " ".join(map(str, (*parts, *dict.fromkeys(kinds))))
+        return made + (" compiled" if self.is_compiled else "")
 
     @property
     def joins_chains(self) -> bool:
@@ -191,6 +200,11 @@ class TargetModel:
     def compile(self, compile: Compile = torch.compile) -> None:
         """Compile the layers for passes of few rows, now; only for a model served PACKED."""
         assert isinstance(self.slots, KVCache), "a model without slots is not compiled"
+        # Compiled code must not depend on which layer it is, or every layer is compiled anew.
+        leave: Any = torch.compiler.disable
+        cache: Any = self.slots.cache
+        AttentionInterface.register(attention.NAME, leave(attention.packed_attention))
+        cache.update = leave(cache.update)
         self._compiled = CompiledLayers(self._model.base_model, self.device, compile)
         slot = self.slots.allocate()
         compile_buckets(

@@ -17,6 +17,7 @@ from verifier.cache.memory import allowed_bytes, fitting_size
 from verifier.model import attention, invariance
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.model.chain_probe import choose_chains, tolerance
+from verifier.model.findings import Findings, key_of
 from verifier.model.model import Masks, TargetModel, VerificationMode
 from verifier.speculation.tree import DraftTree
 
@@ -37,11 +38,13 @@ def choose_form(
     draft_rows: int,
     kv_memory: str = "auto",
     may_shrink: bool = False,
+    findings: Findings | None = None,
 ) -> None:
     """Set the model up in the strongest form that works.
 
     It gets pages for `num_slots` sequences, or as many as fit into `kv_memory`, a size or `auto`;
     KVMemoryError when one sequence does not fit. `may_shrink`: then its context is made shorter.
+    `findings`: what is known of its bits.
     """
     attention.register()
     reason = _why_plain(hf, model.max_context)
@@ -54,12 +57,13 @@ def choose_form(
             draft_rows=draft_rows,
             kv_memory=kv_memory,
             may_shrink=may_shrink,
+            findings=findings,
         )
         if not reason:
             return
     capacity = model.max_context + draft_rows
     for form, masks in [] if reason else list(_candidates(hf)):
-        error = _try_form(model, form, shapes, masks)
+        error = _known_error(model, form, shapes, masks, findings)
         if error <= tolerance(model.dtype):
             size = fitting_size(
                 shapes,
@@ -69,8 +73,10 @@ def choose_form(
                 allowed=allowed_bytes(kv_memory, model.device),
                 may_shrink=may_shrink,
             )
-            _check_bits(model, form, shapes, masks)
             model.max_context = size.capacity - draft_rows
+            checked = {"num_slots": invariance.NUM_SLOTS, "capacity": invariance.CAPACITY}
+            model.use_slots(form, shapes, masks, **checked)
+            invariance.check_bits(model, findings)
             model.use_slots(form, shapes, masks, **asdict(size))
             logger.info(
                 "model_form form=%s masks=%s error=%.2g slots=%d pages=%d bitwise=%s",
@@ -87,16 +93,6 @@ def choose_form(
     # Each sequence has passes of its own, which nothing else changes.
     model.bitwise, model.not_bitwise_reason = True, ""
     logger.info("model_form form=PLAIN reason=%s", model.reason)
-
-
-def _check_bits(
-    model: TargetModel, form: VerificationMode, shapes: list[LayerShape], masks: Masks
-) -> None:
-    model.use_slots(
-        form, shapes, masks, num_slots=invariance.NUM_SLOTS, capacity=invariance.CAPACITY
-    )
-    model.not_bitwise_reason = invariance.why_not_bitwise(model)
-    model.bitwise = not model.not_bitwise_reason
 
 
 def own_context(config: PreTrainedConfig) -> int:
@@ -157,6 +153,27 @@ def _candidates(hf: PreTrainedModel) -> Iterator[tuple[VerificationMode, Masks]]
     packable = [VerificationMode.PACKED] if hf._can_set_attn_implementation() else []
     for form in (*packable, VerificationMode.SINGLE):
         yield from ((form, mask) for mask in masks)
+
+
+def _known_error(
+    model: TargetModel,
+    form: VerificationMode,
+    shapes: list[LayerShape],
+    masks: Masks,
+    findings: Findings | None,
+) -> float:
+    """The error of a form, as is known of it on this machine or is found out now."""
+    model.use_slots(form, shapes, masks, num_slots=1, capacity=1)
+    key = key_of(model)
+    known = findings.get(key).get("error") if findings else None
+    if isinstance(known, float):
+        return known
+    error = _try_form(model, form, shapes, masks)
+    if findings and error <= tolerance(
+        model.dtype
+    ):  # what failed may have failed for another reason
+        findings.put(key, error=error)
+    return error
 
 
 def _try_form(
