@@ -1,5 +1,6 @@
 """Whatever a model would like to say, its calls satisfy their schemas, drafted or not."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.models.bfcl_tools import bfcl_tools
 from tests.support.models.constrained_runs import SAMPLINGS, TEXT, Outcome, knowing, model, run
 from tests.support.models.engine_runs import ids_of, make_request
 from tests.support.models.small_tokenizers import small_tokenizer
@@ -103,12 +105,30 @@ def uses(found: tuple[Tool, ...]) -> Iterator[ToolUse]:
 @settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(found=some_tools(), name=st.sampled_from(sorted(SAMPLINGS)))
 def test_calls_satisfy_their_schemas(tool_format: str, found: tuple[Tool, ...], name: str) -> None:
+    compare(tool_format, found, SAMPLINGS[name])
+
+
+NUM_BFCL = 32
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_calls_of_the_tools_that_leaderboards_use_satisfy_their_schemas() -> None:
+    forms, samplings = itertools.cycle(FORMS), itertools.cycle(sorted(SAMPLINGS))
+    tools = bfcl_tools(NUM_BFCL)
+    for pair in zip(tools[::2], tools[1::2], strict=True):
+        found = {tool.name: tool for tool in pair}  # some have one name
+        compare(next(forms).name, tuple(found.values()), SAMPLINGS[next(samplings)])
+
+
+def compare(tool_format: str, found: tuple[Tool, ...], sampling: SamplingParams) -> None:
+    """Calls of the tools, free and required, satisfy their schemas and are the same drafted."""
     kind = "byte_level"
     form = ChatFormat(small_tokenizer(kind), tool_format)
     wanted = list(uses(found))
 
     def requests(mode: Mode) -> list[Request]:
-        return [request(kind, form, use, SAMPLINGS[name], mode) for use in wanted]
+        return [request(kind, form, use, sampling, mode) for use in wanted]
 
     asked = requests(Mode.OFF)
     plain = run(kind, asked)
