@@ -29,7 +29,7 @@ from lookahead.stack.stack import StackError
 from lookahead.terminal import options
 from lookahead.terminal.display import legend, print_runs, shows_colours, summary
 from lookahead.terminal.samples import Sample, load_samples, read_sample, read_text, read_tools
-from lookahead.terminal.tls import Ca, Cert, Key, choose_tls, tls
+from lookahead.terminal.tls import Ca, Cert, Key, api_key, choose_tls, tls
 from lookahead.top.command import top
 from lookahead.trie.command import trie
 
@@ -124,7 +124,7 @@ def generate(
         prediction=None if prediction is None else read_text(prediction),
     )
     sample = Sample("prompt", _read_prompt(prompt, file))
-    with Client(address, tls=tls()) as client:
+    with Client(address, tls=tls(), key=api_key()) as client:
         if compare:
             _compare(client, sample, params, as_json=as_json)
         else:
@@ -156,7 +156,7 @@ def chat(
         namespace=namespace,
         tools=None if tools is None else read_tools(tools),
     )
-    with Client(address, tls=tls()) as client:
+    with Client(address, tls=tls(), key=api_key()) as client:
         model = client.model()
         if not raw and not model.has_chat_template:
             _fail(f"{model.model} has no chat template. `lookahead chat --raw` continues text.")
@@ -178,7 +178,7 @@ def check(
     """Prove that drafting changes no token and no bit; exit status 1 if it does."""
     samples = [read_sample(path) for path in files] if files else load_samples()
     findings: list[checks.Finding] = []
-    with Client(address, tls=tls()) as client:
+    with Client(address, tls=tls(), key=api_key()) as client:
         model = client.model()  # fails before the progress bar if nobody is there
         for sample in track(samples, "Checking", console=Console(stderr=True), transient=True):
             findings += checks.check_sample(client, sample, max_tokens=max_tokens, seed=seed)

@@ -76,8 +76,8 @@ class GenerateRequest(_message.Message):
     request_id: _builtins.str
     """Caller's id for logs: up to 128 printable characters. If empty, the server makes one up."""
     account: _builtins.str
-    """Who pays for it: accounts share slots and the queue fairly. The gateway sets the namespace of
-    the API key, which no request can change. Calls without an account share one.
+    """Who pays for it: accounts share slots and the queue fairly. With an API key it is the key's
+    namespace, which no request can change. Calls without an account share one.
     """
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
@@ -1355,6 +1355,26 @@ class GetModelResponse(_message.Message):
     VERIFICATION_CHAIN: GetModelResponse.Verification.ValueType  # 4
     """Chains, one sequence per forward pass: the model keeps a state."""
 
+    @_typing.final
+    class LimitsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     VOCABULARY_FINGERPRINT_FIELD_NUMBER: _builtins.int
@@ -1372,6 +1392,7 @@ class GetModelResponse(_message.Message):
     DRAFTER_CONNECTED_FIELD_NUMBER: _builtins.int
     BITWISE_FIELD_NUMBER: _builtins.int
     NOT_BITWISE_REASON_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     TOOL_FORMAT_FIELD_NUMBER: _builtins.int
     HAS_REASONING_FIELD_NUMBER: _builtins.int
     model: _builtins.str
@@ -1417,6 +1438,10 @@ class GetModelResponse(_message.Message):
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The model's end-of-sequence ids."""
 
+    @_builtins.property
+    def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What this server takes at most, by the names that docs/operations.md explains."""
+
     def __init__(
         self,
         *,
@@ -1437,12 +1462,13 @@ class GetModelResponse(_message.Message):
         drafter_connected: _builtins.bool = ...,
         bitwise: _builtins.bool = ...,
         not_bitwise_reason: _builtins.str = ...,
+        limits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         tool_format: _builtins.str = ...,
         has_reasoning: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bitwise", b"bitwise", "device", b"device", "drafter_connected", b"drafter_connected", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "has_reasoning", b"has_reasoning", "max_context_len", b"max_context_len", "max_nodes", b"max_nodes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "model_fingerprint", b"model_fingerprint", "not_bitwise_reason", b"not_bitwise_reason", "tool_format", b"tool_format", "verification", b"verification", "verification_reason", b"verification_reason", "vocabulary_fingerprint", b"vocabulary_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bitwise", b"bitwise", "device", b"device", "drafter_connected", b"drafter_connected", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "has_reasoning", b"has_reasoning", "limits", b"limits", "max_context_len", b"max_context_len", "max_nodes", b"max_nodes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "model_fingerprint", b"model_fingerprint", "not_bitwise_reason", b"not_bitwise_reason", "tool_format", b"tool_format", "verification", b"verification", "verification_reason", b"verification_reason", "vocabulary_fingerprint", b"vocabulary_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ Services raise these; `rpc.interceptor` turns them into statuses with machine-re
 | exception            | status              | details                    |
 |----------------------|---------------------|----------------------------|
 | InvalidRequest       | INVALID_ARGUMENT    | BadRequest, field by field |
+| Unauthenticated      | UNAUTHENTICATED     |                            |
 | ResourceExhausted    | RESOURCE_EXHAUSTED  | RetryInfo                  |
 | Unavailable          | UNAVAILABLE         | RetryInfo                  |
 | anything else        | INTERNAL            |                            |
@@ -66,6 +67,12 @@ class InvalidRequest(ServiceError):
                 field=violation.field, description=violation.description
             )
         return [bad_request]
+
+
+class Unauthenticated(ServiceError):
+    """The caller has no key that is known."""
+
+    code = code_pb2.UNAUTHENTICATED
 
 
 class RetryLater(ServiceError):

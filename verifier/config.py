@@ -1,11 +1,13 @@
 """Settings of a verifier: read once, from the environment and the command line, then frozen."""
 
 import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from rpc.keys import Keys, check_keys, read_keys
 from rpc.settings import ServerSettings
 from rpc.tls import TlsFiles
 
@@ -75,6 +77,11 @@ class VerifierConfig(ServerSettings):
         description="Sampling that requests may take for their defaults; "
         "auto: what the model's generation_config.json recommends",
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="File with a JSON object of API keys, or sha256: and their hash, and the "
+        "namespaces that requests stay in; *: any, for a gateway; read again when it changes",
+    )
     require_bitwise: bool = Field(
         default=False,
         description="Refuse to serve a model whose rows are not bitwise independent",
@@ -123,6 +130,26 @@ class VerifierConfig(ServerSettings):
         if 0 < value < MIN_CONTEXT:
             raise ValueError(f"expected 0 or at least {MIN_CONTEXT}, not {value}")
         return value
+
+    @field_validator("keys_file")
+    @classmethod
+    def _check_keys_file(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            check_keys(read_keys(file), allows_anybody=True)
+        return file
+
+    def keys(self) -> Keys | None:
+        """Whom the verifier serves; None: everybody."""
+        file = self.keys_file
+        if file is None:
+            return None
+
+        def read() -> dict[str, str]:
+            found = read_keys(file)
+            check_keys(found, allows_anybody=True)
+            return found
+
+        return Keys(read, file)
 
     @field_validator("kv_memory")
     @classmethod

@@ -11,6 +11,7 @@ from lookahead.client.errors import (
     LookaheadError,
     ResourceExhausted,
     ServerError,
+    Unauthenticated,
     Unavailable,
 )
 from lookahead.client.results import (
@@ -58,6 +59,7 @@ __all__ = [
     "TokenLogprobs",
     "TokenRun",
     "ToolCall",
+    "Unauthenticated",
     "Unavailable",
     "Usage",
 ]

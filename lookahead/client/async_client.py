@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Unpack
 
 from lookahead.client import calls
-from lookahead.client.calls import Answer, UnaryCall
+from lookahead.client.calls import Answer, UnaryCall, key_metadata
 from lookahead.client.client import DEFAULT_ADDRESS, OPTIONS, RETRIES
 from lookahead.client.closing import AsyncClosing
 from lookahead.client.errors import translated
@@ -18,8 +18,16 @@ from rpc.tls import TlsFiles, open_async_channel
 class AsyncClient(AsyncClosing):
     """Talks to one verifier from one event loop; close it, or use `async with`."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        tls: TlsFiles | None = None,
+        key: str | None = None,
+    ) -> None:
+        """`key`: the API key, for a verifier that asks for one."""
         self.address = address
+        self._credentials = key_metadata(key)
         self._channel = open_async_channel(address, tls, [*OPTIONS, RETRIES])
         self._stub = pb_grpc.VerifierServiceStub(self._channel)
 
@@ -33,7 +41,9 @@ class AsyncClient(AsyncClosing):
         **params: Unpack[GenerateParams],
     ) -> AsyncStream:
         """Continue a prompt, a conversation or token ids; iterate the stream for text."""
-        call = calls.generate(self._stub, prompt, messages, token_ids, timeout_s, params)
+        call = calls.generate(
+            self._stub, prompt, messages, token_ids, timeout_s, params, self._credentials
+        )
         return AsyncStream(call)
 
     async def model(self) -> ModelInfo:
@@ -58,4 +68,4 @@ class AsyncClient(AsyncClosing):
 
     async def _answer(self, call: UnaryCall[Answer]) -> Answer:
         with translated():
-            return call.read(await call.send(self._stub))
+            return call.read(await call.send(self._stub, self._credentials))

@@ -17,6 +17,12 @@ from rpc.tracing import outgoing_metadata
 # Unary calls answer at once or not at all; a generation takes as long as it takes.
 UNARY_TIMEOUT_S = 30.0
 Answer = TypeVar("Answer")
+Metadata = list[tuple[str, str]]
+
+
+def key_metadata(key: str | None) -> Metadata:
+    """What calls carry for their API key."""
+    return [("authorization", f"Bearer {key}")] if key else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +33,10 @@ class UnaryCall(Generic[Answer]):
     request: Message
     read: Callable[[Any], Answer]  # of the method's response
 
-    def send(self, stub: pb_grpc.VerifierServiceStub) -> Any:
+    def send(self, stub: pb_grpc.VerifierServiceStub, credentials: Metadata) -> Any:
         """Return the response, or what an event loop waits for it with: that is the stub's."""
-        return getattr(stub, self.method)(self.request, timeout=UNARY_TIMEOUT_S)
+        method = getattr(stub, self.method)
+        return method(self.request, timeout=UNARY_TIMEOUT_S, metadata=credentials)
 
 
 def model() -> UnaryCall[ModelInfo]:
@@ -64,7 +71,8 @@ def generate(
     token_ids: Iterable[int] | None,
     timeout_s: float | None,
     params: GenerateParams,
+    credentials: Metadata,
 ) -> Any:
     """Start a generation; return the stub's call, of whose kind a stream is made."""
     request = generate_request(prompt, messages, token_ids, params)
-    return stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
+    return stub.Generate(request, timeout=timeout_s, metadata=[*outgoing_metadata(), *credentials])

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Unpack
 
 from lookahead.client import calls
-from lookahead.client.calls import Answer, UnaryCall
+from lookahead.client.calls import Answer, UnaryCall, key_metadata
 from lookahead.client.closing import Closing
 from lookahead.client.errors import translated
 from lookahead.client.requests import GenerateParams
@@ -49,8 +49,16 @@ RETRIES = ("grpc.service_config", json.dumps({"methodConfig": [retries(5)]}))
 class Client(Closing):
     """Talks to one verifier. Safe to share between threads; close it, or use `with`."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        tls: TlsFiles | None = None,
+        key: str | None = None,
+    ) -> None:
+        """`key`: the API key, for a verifier that asks for one."""
         self.address = address
+        self._credentials = key_metadata(key)
         self._channel = open_channel(address, tls, [*OPTIONS, RETRIES])
         self._stub = pb_grpc.VerifierServiceStub(self._channel)
 
@@ -64,7 +72,9 @@ class Client(Closing):
         **params: Unpack[GenerateParams],
     ) -> Stream:
         """Continue a prompt, a conversation or token ids; iterate the stream for text."""
-        call = calls.generate(self._stub, prompt, messages, token_ids, timeout_s, params)
+        call = calls.generate(
+            self._stub, prompt, messages, token_ids, timeout_s, params, self._credentials
+        )
         return Stream(call)
 
     def model(self) -> ModelInfo:
@@ -89,4 +99,4 @@ class Client(Closing):
 
     def _answer(self, call: UnaryCall[Answer]) -> Answer:
         with translated():
-            return call.read(call.send(self._stub))
+            return call.read(call.send(self._stub, self._credentials))

@@ -4,6 +4,7 @@
 |--------------------|-------------------------------|-----------------------------------------|
 | InvalidRequest     | INVALID_ARGUMENT              | change the fields named in `violations` |
 | FailedPrecondition | FAILED_PRECONDITION           | ask another server or model             |
+| Unauthenticated    | UNAUTHENTICATED               | send an API key that is known           |
 | ResourceExhausted  | RESOURCE_EXHAUSTED            | try again after `retry_after_s`         |
 | Unavailable        | UNAVAILABLE                   | start the server, or try again          |
 | DeadlineExceeded   | DEADLINE_EXCEEDED             | allow more time                         |
@@ -46,6 +47,10 @@ class FailedPrecondition(LookaheadError):
     """The request is sound, but not for this server as it stands."""
 
 
+class Unauthenticated(LookaheadError):
+    """The server asks for an API key, and knows no such one."""
+
+
 class ResourceExhausted(LookaheadError):
     """A limit of the server is reached; try again after `retry_after_s`."""
 
@@ -69,6 +74,7 @@ class ServerError(LookaheadError):
 CLASSES: dict[grpc.StatusCode, type[LookaheadError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,

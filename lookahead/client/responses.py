@@ -198,4 +198,5 @@ def to_model_info(response: pb.GetModelResponse) -> ModelInfo:
         drafter_connected=response.drafter_connected,
         bitwise=response.bitwise,
         not_bitwise_reason=response.not_bitwise_reason,
+        limits=dict(response.limits),
     )

@@ -195,6 +195,7 @@ class ModelInfo:
     drafter_connected: bool
     bitwise: bool  # each row's bits are independent of the rest of its pass
     not_bitwise_reason: str
+    limits: Mapping[str, int]  # what the server takes at most, by name
 
 
 # Role and content; with tools also tool_calls, tool_call_id and reasoning.

@@ -10,6 +10,7 @@ from lookahead.client.errors import LookaheadError
 from lookahead.doctor.finding import Finding, ok, problem, warning
 from lookahead.stack.demo_models import DEMO_MODELS, DemoModel
 from lookahead.stack.model_cache import cached_model, is_complete
+from lookahead.terminal.tls import api_key
 from rpc.health import is_serving
 from rpc.units import gib
 
@@ -39,7 +40,7 @@ def check_served(address: str) -> list[Finding]:
     if not is_serving(address):
         return []
     try:
-        with Client(address) as client:
+        with Client(address, key=api_key()) as client:
             model = client.model()
     except LookaheadError:
         return []

@@ -11,7 +11,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from lookahead.gateway.auth import ApiKeys
 from lookahead.gateway.concurrency import ClientGone
 from lookahead.gateway.config import GatewayConfig
 from lookahead.gateway.connections import Connections
@@ -22,6 +21,7 @@ from lookahead.gateway.middleware import GONE, Middleware
 from lookahead.gateway.routes import Routes
 from lookahead.gateway.streams.sse import Abort
 from lookahead.gateway.verifiers import Verifiers
+from rpc.keys import Keys
 from rpc.tracing import Tracer
 
 
@@ -51,7 +51,7 @@ def create_app(
         },
         lifespan=lifespan,
     )
-    keys = ApiKeys(config.checked_keys, config.keys_file)
+    keys = Keys(config.checked_keys, config.keys_file)
     app = Middleware(
         routes, keys=keys, metrics=metrics, max_requests=config.max_requests, tracer=tracer
     )

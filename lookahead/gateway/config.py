@@ -1,14 +1,12 @@
 """Settings of a gateway: read once, from the environment and the command line, then frozen."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from lookahead.gateway.auth import HASHED, is_hashed
-from lookahead.gateway.namespaces import check_namespaces
+from rpc.keys import check_keys, read_keys
 from rpc.settings import Option, ServiceSettings
 from rpc.tls import TlsFiles, server_files
 
@@ -27,6 +25,11 @@ class GatewayConfig(ServiceSettings):
     verifier_ca: str = Field(
         default="", description="PEM file: who signs the verifiers' certificates"
     )
+    # No option: other users of a machine can read command lines.
+    verifier_key: Annotated[SecretStr, Option("")] = Field(
+        default=SecretStr(""),
+        description="API key for verifiers that ask for one; theirs may speak for anybody (*)",
+    )
     tls_cert: str = Field(
         default="", description="PEM file: our certificate, if verifiers ask for one"
     )
@@ -37,7 +40,7 @@ class GatewayConfig(ServiceSettings):
         "empty: plain HTTP",
     )
     https_key: str = Field(default="", description="PEM file: its key")
-    # No option: other users of a machine can read command lines.
+    # Nor this one.
     keys: Annotated[dict[str, str], Option("")] = Field(
         default_factory=dict, repr=False, description="JSON object: API key to its namespace"
     )
@@ -147,26 +150,22 @@ class GatewayConfig(ServiceSettings):
         """What the gateway itself serves with; None: plain HTTP."""
         return server_files(cert=self.https_cert, key=self.https_key, ca="")
 
+    def limits(self) -> dict[str, int]:
+        """What the gateway itself takes at most, by the names that docs/operations.md explains."""
+        return {
+            "body_bytes": self.max_body_bytes,
+            "answers": self.max_choices,
+            "requests": self.max_requests,
+            "http_connections": self.max_connections,
+            "http_connections_per_address": self.max_connections_per_address,
+        }
+
     def checked_keys(self) -> dict[str, str]:
         """Namespace of each key; ValueError where one cannot be used."""
         keys = self.api_keys()
-        if any(not key or key != key.strip() for key in keys):
-            raise ValueError("a key is empty or has spaces around it")
-        if any(key.startswith(HASHED) and not is_hashed(key) for key in keys):
-            raise ValueError(f"a key begins with {HASHED} and 64 hexadecimal digits do not follow")
-        check_namespaces(set(keys.values()))
+        check_keys(keys)
         return keys
 
     def api_keys(self) -> dict[str, str]:
         """Namespace of each key; empty where none is needed."""
-        if self.keys_file is None:
-            return self.keys
-        try:
-            keys = json.loads(self.keys_file.read_text())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"cannot read {self.keys_file}: {type(error).__name__}") from None
-        if not isinstance(keys, dict) or not all(isinstance(name, str) for name in keys.values()):
-            raise ValueError(f"{self.keys_file} is not a JSON object of keys and namespaces")
-        if not keys:
-            raise ValueError(f"{self.keys_file} holds no key")
-        return keys
+        return self.keys if self.keys_file is None else read_keys(self.keys_file)

@@ -16,11 +16,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lookahead.gateway.auth import ApiKeys
+from lookahead.gateway.auth import namespace_of
 from lookahead.gateway.errors import ApiError, stopping
 from lookahead.gateway.messages.errors import body_for
 from lookahead.gateway.metrics import GatewayMetrics
 from rpc.errors import RETRY_AFTER_S
+from rpc.keys import Keys
 from rpc.tracing import Tracer
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Middleware:
         self,
         app: ASGIApp,
         *,
-        keys: ApiKeys,
+        keys: Keys,
         metrics: GatewayMetrics,
         max_requests: int,
         tracer: Tracer | None,
@@ -95,7 +96,7 @@ class Middleware:
         if scope["path"] in OPEN_PATHS:
             yield
             return
-        namespace = self._keys.namespace(Headers(scope=scope))
+        namespace = namespace_of(self._keys, Headers(scope=scope))
         scope["state"]["namespace"] = namespace
         num_free = self._max_requests - self._running.total()
         # A key leaves as many places as it takes, so that a flood meets its limit, not others.

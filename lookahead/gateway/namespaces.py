@@ -5,24 +5,11 @@ none of them appears in a log or a Redis key.
 """
 
 import hashlib
-from collections.abc import Set
 
 from lookahead.gateway.errors import invalid
 from rpc.contract import MAX_NAME_CHARS, problem_with_name
 
 DIGEST_CHARS = 16
-
-
-def check_namespaces(namespaces: Set[str]) -> None:
-    """Refuse invalid namespaces of keys, and one that lies inside another key's namespace."""
-    for name in namespaces:
-        if problem := problem_with_name(name):
-            raise ValueError(f"namespace {name[:20]!r} {problem}")
-        outer = [other for other in namespaces if name.startswith(f"{other}.")]
-        if outer:
-            raise ValueError(
-                f"namespace {name!r} lies inside {outer[0]!r}, the namespace of another key"
-            )
 
 
 def narrowed(base: str, *, inner: str | None, user: str | None, salt: str | None) -> str:

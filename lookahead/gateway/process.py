@@ -138,7 +138,10 @@ def make_server(config: GatewayConfig, tracer: Tracer | None = None) -> Server:
     """Return a server whose `serve` wants a socket; to be called on its event loop."""
     server = Server(config)
     verifiers = Verifiers(
-        config.verifiers, connect_timeout_s=config.connect_timeout_s, tls=config.tls()
+        config.verifiers,
+        connect_timeout_s=config.connect_timeout_s,
+        tls=config.tls(),
+        key=config.verifier_key.get_secret_value(),
     )
     server.config.app = create_app(config, verifiers, server.connections, server.abort, tracer)
     return server

@@ -259,5 +259,6 @@ class Routes:
                 "drafter_connected": model.drafter_connected,
                 "bitwise": model.bitwise,
                 "not_bitwise_reason": model.not_bitwise_reason,
+                "limits": {**dict(sorted(model.limits.items())), **self._config.limits()},
             },
         }

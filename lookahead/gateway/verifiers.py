@@ -14,7 +14,7 @@ import grpc.aio
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from lookahead.client.calls import UNARY_TIMEOUT_S
+from lookahead.client.calls import UNARY_TIMEOUT_S, key_metadata
 from lookahead.client.client import OPTIONS as CLIENT_OPTIONS
 from lookahead.client.client import retries
 from lookahead.client.errors import ResourceExhausted, ServerError, Unavailable, from_rpc_error
@@ -121,9 +121,15 @@ class Verifiers:
     """All of them, in turn."""
 
     def __init__(
-        self, addresses: Sequence[str], *, connect_timeout_s: float, tls: TlsFiles | None = None
+        self,
+        addresses: Sequence[str],
+        *,
+        connect_timeout_s: float,
+        tls: TlsFiles | None = None,
+        key: str = "",
     ) -> None:
         self.all = [Verifier(address, tls) for address in addresses]
+        self._credentials = key_metadata(key)
         self._connect_timeout_s = connect_timeout_s / len(addresses)
         self._turn = 0
         self._model: pb.GetModelResponse | None = None
@@ -134,7 +140,7 @@ class Verifiers:
 
         async def start(verifier: Verifier) -> GenerationCall:
             generating = GenerationCall(
-                verifier.stub.Generate(request, timeout=timeout_s, metadata=outgoing_metadata())
+                verifier.stub.Generate(request, timeout=timeout_s, metadata=self._metadata())
             )
             try:
                 await generating.start()
@@ -189,11 +195,16 @@ class Verifiers:
     ) -> Result:
         async def ask(verifier: Verifier) -> Result:
             try:
-                return await method(verifier)(request, timeout=UNARY_TIMEOUT_S)
+                return await method(verifier)(
+                    request, timeout=UNARY_TIMEOUT_S, metadata=self._metadata()
+                )
             except grpc.RpcError as error:
                 raise from_rpc_error(error) from None
 
         return await self._first(ask)
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        return [*outgoing_metadata(), *self._credentials]
 
     async def _first(self, ask: Callable[[Verifier], Awaitable[Result]]) -> Result:
         """Ask each verifier in turn until one accepts; else raise a full one's error first."""

@@ -55,7 +55,8 @@ def loadtest_command(
         if url:
             target = _openai_target(url, sampling, api_key=api_key, model=model)
         else:
-            target = GrpcTarget(exits.enter_context(Client(address, tls=tls())), sampling)
+            client = Client(address, tls=tls(), key=api_key or None)
+            target = GrpcTarget(exits.enter_context(client), sampling)
         plan = Plan(
             [prompt.as_chat() for prompt in prompts] if chat else prompts,
             concurrencies,

@@ -1,5 +1,6 @@
-"""TLS of the command line's connections: given once, before the command, or by the environment."""
+"""How the command line connects: given once, before the command, or by the environment."""
 
+import os
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,11 @@ def choose_tls(ca: Path | None, cert: Path | None, key: Path | None) -> None:
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     _CHOSEN.set(files if files != TlsFiles() else None)
+
+
+def api_key() -> str | None:
+    """The API key that the environment names; a command line could be read by others."""
+    return os.environ.get("LOOKAHEAD_API_KEY") or None
 
 
 def tls() -> TlsFiles | None:

@@ -16,12 +16,12 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otl
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lookahead.gateway.auth import ApiKeys
 from lookahead.gateway.connections import Connections
 from lookahead.gateway.metrics import GatewayMetrics
 from lookahead.gateway.middleware import Middleware
 from lookahead.gateway.verifiers import Verifiers
 from protos import verifier_pb2 as pb
+from rpc.keys import Keys
 from rpc.tracing import Tracer, outgoing_metadata, start_tracing
 from tests.support.servers.running_drafter import drafter
 from tests.support.servers.running_verifier import TIMEOUT_S, drafting_from
@@ -107,7 +107,7 @@ async def test_the_gateway_goes_on_with_its_clients_trace(
 
     verifiers = Verifiers(("127.0.0.1:9",), connect_timeout_s=1.0, tls=None)
     metrics = GatewayMetrics(verifiers, Connections(limit=1, limit_per_address=1))
-    front = Middleware(route, keys=ApiKeys(dict), metrics=metrics, max_requests=1, tracer=tracer)
+    front = Middleware(route, keys=Keys(dict), metrics=metrics, max_requests=1, tracer=tracer)
     transport = httpx.ASGITransport(front)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         traceparent = {"traceparent": f"00-{TRACE}-{CALLER}-01"}

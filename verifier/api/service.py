@@ -13,7 +13,9 @@ from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.errors import InvalidRequest, ResourceExhausted, ServiceError, Unavailable
 from rpc.tracing import Span, Tracer
+from verifier.api.callers import Callers
 from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
+from verifier.api.limits import described
 from verifier.api.params import usable_defaults
 from verifier.api.to_proto import Replies, detokenized_reply, started_reply
 from verifier.api.validation import Limits
@@ -58,6 +60,7 @@ class Backend:
         self.tracer = tracer
         self.write_timeout_s = config.write_timeout_s
         self.request_log = RequestLog(engine.counters)
+        self.callers = Callers(config.keys())
         model = engine.model
         self.limits = Limits(
             vocabulary_size=model.vocabulary_size,
@@ -87,6 +90,7 @@ class Backend:
             device=f"{model.device} {str(model.dtype).removeprefix('torch.')}",
             bitwise=model.bitwise,
             not_bitwise_reason="" if model.bitwise else model.not_bitwise_reason,
+            limits=described(self.limits, model, config),
         )
 
     def describe(self) -> pb.GetModelResponse:
@@ -107,6 +111,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
         self, request: pb.GenerateRequest, context: Any
     ) -> AsyncIterator[pb.GenerateResponse]:
         backend = self._ready()
+        request = backend.callers.confine(request, context)
         span = _start_span(backend.tracer, context)
         sequence = await self._take(request, backend, span)
         # A client that goes away is seen here or in `finally`, depending on where we wait.
@@ -135,10 +140,10 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
                 )
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
-        return self._ready().describe()
+        return self._checked(context).describe()
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
-        backend = self._ready()
+        backend = self._checked(context)
         ids = await self._in_worker(parse_tokenize, request, backend.chat, backend.limits)
         fingerprint = backend.tokenizer.fingerprint
         return pb.TokenizeResponse(token_ids=ids, vocabulary_fingerprint=fingerprint)
@@ -146,7 +151,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
     async def Detokenize(
         self, request: pb.DetokenizeRequest, context: Any
     ) -> pb.DetokenizeResponse:
-        backend = self._ready()
+        backend = self._checked(context)
         return await self._in_worker(_detokenized, request, backend)
 
     async def _take(
@@ -168,6 +173,11 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
         if self.backend is None:
             raise Unavailable("the model is loading")
         return self.backend
+
+    def _checked(self, context: Any) -> Backend:
+        backend = self._ready()
+        backend.callers.check(context)
+        return backend
 
     async def _in_worker(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()

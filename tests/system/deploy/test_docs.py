@@ -5,7 +5,11 @@ import re
 import pytest
 
 from drafter.config import DrafterConfig
+from lookahead.gateway.config import GatewayConfig
 from tests.support.deploy.manifests import ROOT
+from tests.support.servers.running_verifier import small_model
+from verifier.api.limits import described
+from verifier.api.validation import Limits
 from verifier.config import VerifierConfig
 
 TEXT = (ROOT / "docs/operations.md").read_text()
@@ -13,8 +17,8 @@ TEXT = (ROOT / "docs/operations.md").read_text()
 
 def test_every_component_is_described_and_every_one_described_is_there() -> None:
     table = TEXT.split("| component | adds |")[1].split("\n\n")[0]
-    described = set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE))
-    assert described == {path.name for path in (ROOT / "deploy/k8s/components").iterdir()}
+    listed = set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE))
+    assert listed == {path.name for path in (ROOT / "deploy/k8s/components").iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +37,10 @@ def test_make_targets_are_there(target: str) -> None:
     "name", sorted(set(re.findall(r"`((?:max|kv|drain|namespace)_\w+)[`=]", TEXT)))
 )
 def test_settings_are_there(name: str) -> None:
-    assert name in VerifierConfig.model_fields | DrafterConfig.model_fields
+    assert (
+        name
+        in VerifierConfig.model_fields | DrafterConfig.model_fields | GatewayConfig.model_fields
+    )
 
 
 def test_bytes_per_token_follow_from_the_shapes_given() -> None:
@@ -50,3 +57,15 @@ def test_bytes_per_token_follow_from_the_shapes_given() -> None:
         assert num_bytes == int(per_token.replace(",", ""))
         num_pages = 60 * 2**30 // (64 * num_bytes)
         assert [num_pages // -(-n // 64) for n in (4000, 32_000)] == list(map(int, sequences))
+
+
+def test_every_limit_that_a_server_tells_is_explained() -> None:
+    names = {
+        name
+        for cell in re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", TEXT, re.MULTILINE)
+        for name in re.findall("`([a-z_]+)`", cell)
+    }
+    config = VerifierConfig(model="m")
+    limits = Limits(vocabulary_size=9, max_context=99, max_nodes=9, max_depth=9, allows_drafts=True)
+    told = {*described(limits, small_model(), config), *GatewayConfig().limits()}
+    assert told <= names
