@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DummyLayer, LinearAttentionLayer
 
-from verifier.cache.kv_cache import KVCache, LayerShape, SlotLayer, SlotLayers
+from verifier.cache.kv_cache import KVCache
 from verifier.cache.pages import PAGE
 from verifier.cache.placement import Kernel
+from verifier.cache.slot_layers import LayerShape, SlotLayer, SlotLayers
 from verifier.cache.states import Rows, States, StateShape
 
 MARKS_PER_SLOT = 3  # kept states beside a slot's checkpoint, on average

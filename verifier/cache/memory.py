@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from rpc.units import gib
-from verifier.cache.kv_cache import LayerShape
 from verifier.cache.pages import PAGE, num_pages_of
+from verifier.cache.slot_layers import LayerShape
 from verifier.config import parse_size
 
 # Of the memory that is free once the weights are loaded; the rest is for activations and others.

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from verifier.cache.prefix_cache import PrefixCache
 from verifier.config import VerifierConfig
+from verifier.engine.admission import Admission
 from verifier.engine.clock import PlainStep
 from verifier.engine.counters import Counters, PlainTime, StepStats
 from verifier.engine.draft_coordinator import DraftCoordinator
@@ -82,10 +82,8 @@ class Engine:
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
         )
-        self._prefixes = PrefixCache(model.slots)
+        self._admission = Admission(model, self._scheduler, config, counters)
         self._pace = Pace(model.slots.num_slots)
-        self._max_unread = config.max_unread_tokens
-        self._draft_rows = 1 + config.max_nodes
         self._ids = itertools.count(1)
         self._wake = asyncio.Event()
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="torch")
@@ -157,9 +155,9 @@ class Engine:
         while True:
             self._wake.clear()
             self._drop_cancelled()
-            self._park_unread()
-            self._admit()
-            ready = self._ready()
+            for sequence in self._admission.admit():
+                self.drafting.open(sequence)
+            ready = self._admission.ready()
             if not ready:
                 self.drafting.ask([])  # tells the drafter about those that just ended
                 await self._wake.wait()
@@ -170,7 +168,7 @@ class Engine:
     async def _step(self, running: list[Sequence]) -> None:
         """One iteration: the drafts asked for after the last step, one pass, its consequences."""
         drafts = await self.drafting.drafts(running)
-        works = self._with_pages(self._planner.plan(running, drafts))
+        works = self._admission.with_pages(self._planner.plan(running, drafts))
         step = await self._forward(works) if works else None
         if step is None:
             return
@@ -178,7 +176,7 @@ class Engine:
         emissions = [self._settle(result, plain) for result in step.results]
         stats = self._measure(works, step, emissions, drafts)
         self.drafting.learn(step, stats)
-        self.drafting.ask([s for s in self._scheduler.running if not self._is_paused(s)])
+        self.drafting.ask([s for s in self._scheduler.running if not self._admission.is_paused(s)])
         self.counters.count_step(stats)
         # Let clients read and new requests in, even when no draft is waited for.
         await asyncio.sleep(0)
@@ -207,98 +205,13 @@ class Engine:
             self._curve.track(step.num_rows, step.forward_s)
         return stats
 
-    def _ready(self) -> list[Sequence]:
-        """The running sequences but those that wait for rows of another one or for their client."""
-        held = self._prefixes.catch_up()
-        for sequence in self._scheduler.running:
-            if not sequence.num_output:
-                sequence.num_reused = held.get(sequence.slot, sequence.num_reused)
-        return [
-            s
-            for s in self._scheduler.running
-            if not (self._prefixes.is_waiting(s.slot) or self._is_paused(s))
-        ]
-
-    def _admit(self) -> None:
-        for sequence in self._scheduler.admit(self._has_room):
-            sequence.slot, num_reused = self._prefixes.take(
-                sequence.row_namespace, sequence.token_ids, reuses=not sequence.is_scored
-            )
-            if not (self.model.bitwise and self._prefixes.is_waiting(sequence.slot)):
-                self.model.slots.reserve(sequence.slot, self._num_rows(sequence))
-            if sequence.clock.admitted:
-                continue  # it goes on
-            sequence.num_reused = num_reused
-            sequence.clock.admitted = time.perf_counter()
-            self.drafting.open(sequence)
-
-    def _has_room(self, sequence: Sequence) -> bool:
-        """Whether there are pages for a sequence, and one for each that runs, since all grow."""
-        running = self._scheduler.running
-        return not running or self._prefixes.has_room(
-            sequence.row_namespace, sequence.token_ids, self._num_rows(sequence), len(running)
-        )
-
-    def _num_rows(self, sequence: Sequence) -> int:
-        """Rows for which a sequence gets pages at once.
-
-        Where rows have the same bits whenever they are computed, it can give pages back and go on
-        later; else it gets all that it may ever need.
-        """
-        if self.model.bitwise:
-            return len(sequence.token_ids) + 1
-        return sequence.num_prompt + sequence.request.stopping.max_tokens + self._draft_rows
-
-    def _with_pages(self, works: list[Work]) -> list[Work]:
-        """The works that have pages for their rows, the oldest sequences first.
-
-        Where too few are left, the youngest sequences give theirs back, and those first that wait
-        for their clients.
-        """
-        for work in sorted(works, key=_age):
-            while work.sequence.slot != NO_SLOT and not self.model.slots.reserve(
-                work.segment.slot, work.segment.kv_span
-            ):
-                running = self._scheduler.running
-                self._preempt(max(running, key=lambda s: (self._is_paused(s), s.clock.admitted)))
-        return [work for work in works if work.sequence.slot != NO_SLOT]
-
-    def _preempt(self, sequence: Sequence) -> None:
-        """Take a sequence's pages; it is the first of its account to get some again."""
-        self.counters.num_preemptions += 1
-        self._park(sequence)
-        self._scheduler.resume(sequence)
-
-    def _park(self, sequence: Sequence) -> None:
-        self._prefixes.give(sequence.slot)
-        self._scheduler.park(sequence)
-        sequence.park()
-
-    def _is_paused(self, sequence: Sequence) -> bool:
-        """Whether its client has so much to read that it gets no more for now."""
-        return sequence.num_unread > self._max_unread
-
-    def _park_unread(self) -> None:
-        """Let those who wait have the slots of clients that do not read.
-
-        The words stay the same where rows have the same bits whenever they are computed.
-        """
-        for sequence in self._scheduler.parked:
-            if not self._is_paused(sequence):
-                self._scheduler.resume(sequence)
-        paused = [s for s in self._scheduler.running if self._is_paused(s)]
-        num_missing = self._scheduler.num_waiting - self._scheduler.num_free
-        for sequence in paused[: max(num_missing, 0) if self.model.bitwise else 0]:
-            self._park(sequence)
-
     def _drop_cancelled(self) -> None:
         for sequence in [s for s in self._scheduler.running if s.is_cancelled]:
             self._release(sequence, learn=False)
 
     def _release(self, sequence: Sequence, *, learn: bool) -> None:
         self._pace.ended(time.perf_counter() - sequence.clock.admitted)
-        self._scheduler.remove(sequence)
-        self._prefixes.give(sequence.slot)
+        self._admission.release(sequence)
         self.drafting.close(sequence, learn=learn)
 
     async def _forward(self, works: list[Work]) -> StepResult | None:
@@ -342,7 +255,3 @@ class Engine:
             sequence.complete(emission.finish)
             self._release(sequence, learn=True)
         return emission
-
-
-def _age(work: Work) -> float:
-    return work.sequence.clock.admitted

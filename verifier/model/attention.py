@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from verifier.cache.kv_cache import SlotLayer
 from verifier.cache.pages import PAGE
 from verifier.cache.placement import RowTable
+from verifier.cache.slot_layers import SlotLayer
 from verifier.kernels import attention as kernel
 from verifier.kernels.threads import Call, num_threads
 from verifier.kernels.vectors import TILE

@@ -24,13 +24,14 @@ from transformers.cache_utils import (
 )
 
 from verifier.cache.chain_slots import ChainLayer, state_bytes
-from verifier.cache.kv_cache import LayerShape
 from verifier.cache.memory import allowed_bytes, fitting_size
+from verifier.cache.slot_layers import LayerShape
 from verifier.cache.states import StateShape
 from verifier.model import invariance
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.model.findings import Findings
-from verifier.model.model import ChainWay, Masks, TargetModel
+from verifier.model.model import ChainWay, TargetModel
+from verifier.model.placing import Masks
 from verifier.speculation.tree import chain
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verifier.cache.kv_cache import SlotLayer
 from verifier.cache.placement import PaddedGroup, SegmentRows
+from verifier.cache.slot_layers import SlotLayer
 
 MAX_JOINED_ROWS = 65  # of a sequence: a draft, not a run of a prompt
 

@@ -15,14 +15,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
 
 from verifier.cache.chain_slots import ChainLayer, ChainSlots
-from verifier.cache.kv_cache import KVCache, LayerShape, places_of
-from verifier.cache.placement import Kernel, Placement, SegmentRows
+from verifier.cache.kv_cache import KVCache
+from verifier.cache.placement import Kernel
+from verifier.cache.slot_layers import LayerShape
 from verifier.cache.stateful_slots import StatefulSlots
 from verifier.kernels.threads import kernels_only
 from verifier.kernels.vectors import LANES
@@ -30,19 +30,15 @@ from verifier.model import attention
 from verifier.model.batch import (
     Batch,
     Segment,
-    Tables,
     make_batch,
     make_chains,
-    make_masks,
-    make_places,
-    make_table,
     pad_batch,
     prompt_segment,
 )
 from verifier.model.compilation import Compile, CompiledLayers, compile_buckets, padded_rows
-from verifier.model.masked_attention import make_together
 from verifier.model.packed_weight import PackedWeight
 from verifier.model.packing import KernelError, pack_weights
+from verifier.model.placing import Masks, Placer, on_device
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +50,6 @@ class VerificationMode(enum.Enum):
     SINGLE = "trees, one sequence per forward pass"
     CHAIN = "chains"
     PLAIN = "no drafts"
-
-
-@dataclass(frozen=True, slots=True)
-class Masks:
-    """Which masks the model's forward takes."""
-
-    by_layer_type: bool  # a dict of masks by layer type, or one mask for all layers
-    window: int | None  # width of the sliding-window layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +88,7 @@ class TargetModel:
         self._kernel = _kernel(attention, self.device)
         if self._kernel is Kernel.POSITIONAL:
             pack_weights(model)
-        self._masks = Masks(False, None)
+        self._placer = Placer(Masks(False, None), self.dtype, self.device)
         self._compiled: CompiledLayers | None = None
         self._stock_attention = model.config._attn_implementation
         self._is_never_alone = self._joins_chains = False
@@ -111,7 +99,7 @@ class TargetModel:
     def variant(self) -> str:
         """How its passes are made, beyond what its fingerprint says."""
         kinds = sorted(str(p.kind) for p in self._model.parameters() if isinstance(p, PackedWeight))
-        parts = (self.form.name, self._masks, self._joins_chains, self._is_never_alone)
+        parts = (self.form.name, self._placer.masks, self._joins_chains, self._is_never_alone)
         made = " ".join(map(str, (*parts, *dict.fromkeys(kinds))))
         return made + (" compiled" if self.is_compiled else "")
 
@@ -150,7 +138,8 @@ class TargetModel:
         num_pages: int | None = None,
     ) -> None:
         """Serve trees; `capacity`: rows that a sequence may have."""
-        self.form, self.reason, self._masks = form, "", masks
+        self.form, self.reason = form, ""
+        self._placer = Placer(masks, self.dtype, self.device)
         is_packed = form is VerificationMode.PACKED
         if is_packed and self._kernel is Kernel.POSITIONAL:
             shapes = [shape.padded_to(LANES) for shape in shapes]
@@ -176,7 +165,8 @@ class TargetModel:
         num_pages: int | None = None,
     ) -> None:
         """Serve chains, from slots that keep states beside keys and values."""
-        self.form, self.reason, self._masks = VerificationMode.CHAIN, "", way.masks
+        self.form, self.reason = VerificationMode.CHAIN, ""
+        self._placer = Placer(way.masks, self.dtype, self.device)
         self._is_never_alone, self._joins_chains = way.is_never_alone, way.is_joined
         if way.is_packed and self._kernel is Kernel.POSITIONAL:
             layers = [layer.padded_to(LANES) for layer in layers]
@@ -284,9 +274,9 @@ class TargetModel:
         num_rows = len(batch.token_ids)
         if self._compiled is not None:
             num_rows = padded_rows(num_rows, self.device) or num_rows
-        slots.placement = self._place(batch, slots, num_rows)
+        slots.placement = self._placer.place(batch, slots, num_rows)
         batch = pad_batch(batch, num_rows)
-        masks = self._handed_masks(slots)
+        masks = self._placer.handed_masks(slots)
         inputs = {
             "input_ids": self._tensor(batch.token_ids).view(batch.num_chains, -1),
             "position_ids": self._tensor(batch.positions).view(batch.num_chains, -1),
@@ -302,50 +292,6 @@ class TargetModel:
         # A model without logits_to_keep returns every row.
         logits = logits if logits.shape[1] == len(rows) else logits[:, rows]
         return logits.flatten(0, 1).float()
-
-    def _place(self, batch: Batch, slots: KVCache, num_rows: int) -> Placement:
-        """Where the rows go and what they attend to, as the attention of this form wants it."""
-        is_packed = slots.is_packed
-        window = self._masks.window
-        tables = [slots.table(segment.slot) for segment in batch.segments]
-        padding = (0, num_rows - len(batch.token_ids))
-        places = np.pad(make_places(batch, tables), padding, constant_values=slots.padding_place)
-        if is_packed and slots.kernel is Kernel.POSITIONAL:
-            table = make_table(batch, tables)
-            return Placement(self._tensor(places), window=window or 0, table=table)
-        segments = self._segment_rows(batch, tables)
-        masks = tuple(self._mask_tensor(m, is_packed) for m in make_masks(batch, window))
-        together = make_together(segments, self.device) if is_packed else None
-        return Placement(self._tensor(places), segments, together=together, masks=masks)
-
-    def _segment_rows(self, batch: Batch, tables: Tables) -> tuple[SegmentRows, ...]:
-        found, start = [], 0
-        for segment, table in zip(batch.segments, tables, strict=True):
-            places = places_of(table, np.arange(segment.kv_span))
-            found.append(SegmentRows(start, start + segment.num_rows, self._tensor(places)))
-            start += segment.num_rows
-        return tuple(found)
-
-    def _handed_masks(self, slots: KVCache) -> Any:
-        """The masks as the model's forward takes them; placeholders for packed attention."""
-        masks = slots.placement.masks
-        if slots.is_packed:
-            # A placeholder's last dimension tells its kind; see `packed_attention`.
-            kinds = range(1 if self._masks.window is None else 2)
-            shapes = [(1, 1, 1, 1 + kind) for kind in kinds]
-            masks = tuple(torch.ones(s, dtype=torch.bool, device=self.device) for s in shapes)
-        if not self._masks.by_layer_type:
-            return masks[-1]  # a model whose layers all have windows takes theirs
-        return _MaskByType(zip(("full_attention", "sliding_attention"), masks, strict=False))
-
-    def _mask_tensor(self, mask: Any, is_packed: bool) -> Tensor:
-        """[1, 1, rows, kv_len]: bool for our attention, additive where the model has its own,
-        since an eager model adds whatever it gets."""
-        allowed = self._tensor(mask)[None, None]
-        if is_packed:
-            return allowed
-        lowest = torch.finfo(self.dtype).min
-        return torch.zeros_like(allowed, dtype=self.dtype).masked_fill(~allowed, lowest)
 
     def _forward_plain(self, segments: list[Segment], slots: StatefulSlots) -> Tensor:
         """One pass per sequence, exactly as transformers' own generate would."""
@@ -391,14 +337,7 @@ class TargetModel:
             self._model.set_attn_implementation(name)
 
     def _tensor(self, array: Any) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-
-class _MaskByType(dict[str, Tensor]):
-    """Masks by the type of a layer; a layer that keeps a state needs none."""
-
-    def __missing__(self, layer_type: str) -> None:
-        return None
+        return on_device(array, self.device)
 
 
 def _kernel(attention: str, device: torch.device) -> Kernel:

@@ -16,9 +16,11 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedConfig
 
-from verifier.cache.kv_cache import KVCache, LayerShape
+from verifier.cache.kv_cache import KVCache
+from verifier.cache.slot_layers import LayerShape
 from verifier.model.batch import Segment
-from verifier.model.model import Masks, TargetModel, VerificationMode
+from verifier.model.model import TargetModel, VerificationMode
+from verifier.model.placing import Masks
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,14 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from verifier.cache.kv_cache import LayerShape
 from verifier.cache.memory import allowed_bytes, fitting_size
+from verifier.cache.slot_layers import LayerShape
 from verifier.model import attention, invariance
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.model.chain_probe import choose_chains, tolerance
 from verifier.model.findings import Findings, key_of
-from verifier.model.model import Masks, TargetModel, VerificationMode
+from verifier.model.model import TargetModel, VerificationMode
+from verifier.model.placing import Masks
 from verifier.speculation.tree import DraftTree
 
 logger = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ import torch
 from transformers.cache_utils import LinearAttentionLayer
 
 from verifier.cache.chain_slots import MARKS_PER_SLOT, ChainLayer, ChainSlots
-from verifier.cache.kv_cache import LayerShape
 from verifier.cache.pages import PAGE
+from verifier.cache.slot_layers import LayerShape
 from verifier.cache.states import StateShape
 
 RECURRENT = StateShape("recurrent_states", 0, (1, 2), torch.float32)

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from verifier.cache.kv_cache import KVCache, LayerShape, places_of
+from verifier.cache.kv_cache import KVCache, places_of
 from verifier.cache.pages import PAGE
+from verifier.cache.slot_layers import LayerShape
 
 SHAPES = [LayerShape(2, 4, 4), LayerShape(2, 4, 4), LayerShape(1, 6, 3)]
 CAPACITY = 3 * PAGE

@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from tests.support.models.engine_runs import ids_of, make_engine, make_request, run_all
 from tests.support.models.reference import FAMILIES, Family, generate
 from verifier.cache import memory as free_memory
-from verifier.cache.kv_cache import KVCache, LayerShape
+from verifier.cache.kv_cache import KVCache
 from verifier.cache.memory import (
     MIN_CAPACITY,
     KVMemoryError,
@@ -22,6 +22,7 @@ from verifier.cache.memory import (
     free_bytes,
 )
 from verifier.cache.pages import PAGE, num_pages_of
+from verifier.cache.slot_layers import LayerShape
 from verifier.config import VerifierConfig, parse_size
 from verifier.model.model import TargetModel
 from verifier.model.probe import choose_form, own_context

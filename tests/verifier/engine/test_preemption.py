@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,10 +17,12 @@ from tests.support.models.engine_runs import (
 )
 from tests.support.models.fake_drafts import FakeDrafts, path_tree, random_tree
 from tests.support.models.reference import VOCABULARY_SIZE, Family, family, generate
+from tests.support.waiting import eventually
 from verifier.cache.kv_cache import KVCache
 from verifier.cache.pages import PAGE
 from verifier.engine.engine import Engine
 from verifier.engine.events import TokenRun
+from verifier.engine.sequence import Sequence
 from verifier.model.model import TargetModel
 from verifier.model.probe import choose_form
 from verifier.request import Mode
@@ -49,15 +52,15 @@ def said(runs: list[TokenRun]) -> list[object]:
 
 def preempting(engine: Engine, rng: random.Random) -> Engine:
     """Before each step, take the pages of some sequences."""
-    admit = engine._admit
+    admit = engine._admission.admit
 
-    def take_some() -> None:
+    def take_some() -> Iterator[Sequence]:
         for sequence in list(engine._scheduler.running):
             if rng.random() < 0.4:
-                engine._preempt(sequence)
-        admit()
+                engine._admission.preempt(sequence)
+        yield from admit()
 
-    engine._admit = take_some  # type: ignore[method-assign]
+    engine._admission.admit = take_some  # type: ignore[method-assign]
     return engine
 
 
@@ -107,14 +110,14 @@ def test_where_pages_run_out_the_youngest_wait_and_all_come_to_their_end() -> No
     drafts = FakeDrafts(lambda i, tokens, n: random_tree(rng, 20, range(VOCABULARY_SIZE)))
     engine = make_engine(model, drafts, max_nodes=24)
     preempted = []
-    preempt = engine._preempt
+    preempt = engine._admission.preempt
 
     def note(sequence: object) -> None:
         assert sequence is not min(engine._scheduler.running, key=lambda s: s.clock.admitted)
         preempted.append(sequence)
         preempt(sequence)  # type: ignore[arg-type]
 
-    engine._preempt = note  # type: ignore[method-assign]
+    engine._admission.preempt = note  # type: ignore[method-assign]
     results = run_all(engine, [make_request(prompt, NUM_TOKENS) for prompt in PROMPTS])
     assert [ids_of(runs) for runs, _ in results] == answers
     assert preempted
@@ -172,3 +175,21 @@ async def test_a_long_prompt_waits_for_pages_instead_of_taking_them_from_others(
     await asyncio.gather(first, second)
     await engine.stop()
     assert engine.counters.num_preemptions == 0
+
+
+async def test_clients_that_do_not_read_give_their_pages_to_those_who_wait() -> None:
+    model = with_pages(family("llama").build(), num_pages=4)
+    engine = make_engine(model, None, max_unread_tokens=4)
+    engine.start()
+    idle = [engine.submit(make_request(prompt, 60)) for prompt in PROMPTS[2:4]]
+    await eventually(lambda: all(sequence.num_unread > 4 for sequence in idle))
+    runs, _ = await collect(engine, make_request(PROMPTS[4], 20))
+    assert engine.num_waiting == 1 or engine.num_waiting == 2
+    later = [
+        ids_of([event async for event in sequence.stream() if isinstance(event, TokenRun)])
+        for sequence in idle
+    ]
+    await engine.stop()
+    hf = family("llama").build()
+    assert ids_of(runs) == generate(hf, PROMPTS[4], 20, [])
+    assert later == [generate(hf, prompt, 60, []) for prompt in PROMPTS[2:4]]

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from verifier.cache.kv_cache import KVCache, LayerShape, SlotLayer, places_of
+from verifier.cache.kv_cache import KVCache, places_of
 from verifier.cache.placement import Kernel, Placement
+from verifier.cache.slot_layers import LayerShape, SlotLayer
 from verifier.kernels.attention import BLOCK
 from verifier.kernels.threads import kernels_only
 from verifier.kernels.vectors import LANES

@@ -14,8 +14,9 @@ from tests.support.models.draft_trees import trees
 from tests.support.models.engine_runs import ids_of, make_engine, make_request, run_all
 from tests.support.models.fake_drafts import FakeDrafts, random_tree
 from tests.support.models.reference import family, generate
-from verifier.cache.kv_cache import KVCache, LayerShape, places_of
+from verifier.cache.kv_cache import KVCache, places_of
 from verifier.cache.placement import Kernel, Placement, SegmentRows
+from verifier.cache.slot_layers import LayerShape
 from verifier.kernels.vectors import LANES
 from verifier.model.attention import packed_attention
 from verifier.model.batch import (

@@ -6,11 +6,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from verifier.cache.kv_cache import LayerShape
+from verifier.cache.slot_layers import LayerShape
 from verifier.model import attention
 from verifier.model.batch import Segment, draft_segment, prompt_segment, scored_segment
 from verifier.model.measurements import row_counts
-from verifier.model.model import Masks, TargetModel, VerificationMode
+from verifier.model.model import TargetModel, VerificationMode
+from verifier.model.placing import Masks
 from verifier.speculation.budget import GPU_ROW_COUNTS, ROW_COUNTS
 from verifier.speculation.tree import DraftTree
 
