@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.serving.calls import repeated_calls
 from bench.serving.engine import drafting_hop, measure_curve, overhead, step_curve
 from bench.serving.figures import Figure, table
 from bench.serving.generate import Generate
@@ -86,6 +87,7 @@ SECTIONS: dict[str, Callable[[Lab], list[Figure]]] = {
         lab.client, lab.generate, rounds=lab.rounds, tokens=lab.tokens
     ),
     "never-slower": _never_slower,
+    "calls": lambda lab: repeated_calls(lab.client, rounds=lab.rounds),
     "overhead": lambda lab: overhead(lab.model, lab.tokenizer, lab.curve, tokens=lab.tokens),
     "host": lambda lab: host(tokens=lab.tokens),
     "hop": lambda lab: drafting_hop(lab.tokenizer),

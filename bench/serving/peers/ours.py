@@ -24,8 +24,8 @@ class Ours:
         return self._answer(prompts, max_tokens, self._learn)
 
     def read(self, prompts: list[list[int]]) -> None:
-        """Have the prompts' rows cached."""
-        self._answer(prompts, 1, "none")
+        """Have the prompts' rows cached, as those of requests are that want to be remembered."""
+        self._answer(prompts, 1, self._learn)
 
     def forget(self) -> None:
         """Go on in an empty memory."""
