@@ -1,6 +1,7 @@
 """Settings of a verifier: read once, from the environment and the command line, then frozen."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -135,21 +136,13 @@ class VerifierConfig(ServerSettings):
     @classmethod
     def _check_keys_file(cls, file: Path | None) -> Path | None:
         if file is not None:
-            check_keys(read_keys(file), allows_anybody=True)
+            _checked_keys(file)
         return file
 
     def keys(self) -> Keys | None:
         """Whom the verifier serves; None: everybody."""
         file = self.keys_file
-        if file is None:
-            return None
-
-        def read() -> dict[str, str]:
-            found = read_keys(file)
-            check_keys(found, allows_anybody=True)
-            return found
-
-        return Keys(read, file)
+        return None if file is None else Keys(partial(_checked_keys, file), file)
 
     @field_validator("kv_memory")
     @classmethod
@@ -163,6 +156,12 @@ class VerifierConfig(ServerSettings):
         if not self.drafter_ca:
             return None
         return TlsFiles(ca=self.drafter_ca, cert=self.tls_cert, key=self.tls_key)
+
+
+def _checked_keys(file: Path) -> dict[str, str]:
+    keys = read_keys(file)
+    check_keys(keys, allows_anybody=True)
+    return keys
 
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -15,8 +15,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.chains.forced import SourceDrafts, answer
-from bench.exactness.runs import NoText
 from bench.replay.traces import Request, load
+from bench.serving.forced import NoText
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from bench.serving.forced import NoText
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
@@ -46,20 +47,6 @@ class AlwaysOn(Controller):
 
     def record_saved(self, num_steps: float) -> None:
         """Nor from steps beside prompts."""
-
-
-class NoText:
-    """Ids are compared, not text."""
-
-    def detokenizer(self, *, special_tokens: bool) -> "NoText":
-        """Make one for a sequence."""
-        return self
-
-    def push(self, token_id: int) -> str:
-        """Nothing."""
-        return ""
-
-    pending = flush = lambda self: ""
 
 
 @asynccontextmanager

@@ -1,11 +1,11 @@
-"""Answers that are known beforehand: the model computes all of it, and is not listened to."""
+"""Stand-ins for what a benchmark does not look at: choices that are known beforehand, and text."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 class ForcedSampler:
-    """Chooses what was recorded."""
+    """Chooses what was recorded: the model computes all of it, and is not listened to."""
 
     grammar_state = None
 
@@ -18,3 +18,17 @@ class ForcedSampler:
 
     def push(self, token_id: int) -> None:
         """It is known already."""
+
+
+class NoText:
+    """Where ids are compared or times taken, and no text is wanted."""
+
+    def detokenizer(self, *, special_tokens: bool) -> "NoText":
+        """Make one for a sequence."""
+        return self
+
+    def push(self, token_id: int) -> str:
+        """Nothing."""
+        return ""
+
+    pending = flush = lambda self: ""

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.serving.engine import StepRecorder
 from bench.serving.figures import Figure
-from bench.serving.forced import ForcedSampler
+from bench.serving.forced import ForcedSampler, NoText
 from embedded.drafts import EmbeddedDrafts
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine
@@ -31,20 +31,6 @@ STEP_BARS = {1: 0.35, 8: 0.8, 32: 2.2}  # ms, by streams
 DRAFT_BARS = {1: 0.1, 8: 0.4, 32: 1.2}
 NUM_DRAFTS = 300
 NUM_NODES = 16
-
-
-class NoText:
-    """Words are not what is timed here."""
-
-    def detokenizer(self, *, special_tokens: bool) -> "NoText":
-        """Make one for a sequence."""
-        return self
-
-    def push(self, token_id: int) -> str:
-        """Nothing."""
-        return ""
-
-    pending = flush = lambda self: ""
 
 
 def one_layer() -> TargetModel:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.exactness.runs import AlwaysOn
-from bench.serving.forced import ForcedSampler
-from bench.serving.host import NUM_NODES, VOCABULARY, NoText, one_layer, recorded
+from bench.serving.forced import ForcedSampler, NoText
+from bench.serving.host import NUM_NODES, VOCABULARY, one_layer, recorded
 from bench.topologies.server import Server, running
 from drafter.api.turn_budget import TOKENS_PER_TURN
 from embedded.drafts import EmbeddedDrafts

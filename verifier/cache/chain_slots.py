@@ -181,7 +181,7 @@ class ChainSlots(KVCache):
         """Give a slot back; its state is kept where its rows are."""
         was_committed = self._runs.pop(slot, None) is None
         length = self.settled(slot)
-        if was_committed and length and self.pages.is_known(self._key(slot, length)[0]):
+        if was_committed and length and self.pages.is_known(_key(self._tables[slot], length)[0]):
             self._mark(slot, length)
         super().free(slot)
 
@@ -210,18 +210,14 @@ class ChainSlots(KVCache):
         if self._lengths[slot] < length:  # there was no page for the last rows
             super().share(slot, (), 0)
         elif length:
-            key = pages[(length - 1) // PAGE], (length - 1) % PAGE + 1
+            key = _key(pages, length)
             place = self._marks.pop(key)
             self._marks[key] = place  # used last
             self._states.copy(place, self._checkpoints[slot])
 
-    def _key(self, slot: int, position: int) -> tuple[int, int]:
-        """What a state after so many rows is kept under."""
-        return self._tables[slot][(position - 1) // PAGE], (position - 1) % PAGE + 1
-
     def _mark(self, slot: int, position: int) -> None:
         """Keep the checkpoint, which stands there, in the place of the state used longest ago."""
-        key = self._key(slot, position)
+        key = _key(self._tables[slot], position)
         if key in self._marks:
             return
         if not self._free_marks:
@@ -269,3 +265,8 @@ class ChainSlots(KVCache):
             for state in states:
                 getattr(layer, state.kind)[state.index] = next(left)
             layer.has_previous_state = dict.fromkeys(layer.has_previous_state, had_state)
+
+
+def _key(pages: Sequence[int], position: int) -> tuple[int, int]:
+    """What the state after so many rows of these pages is kept under."""
+    return pages[(position - 1) // PAGE], (position - 1) % PAGE + 1

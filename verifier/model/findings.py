@@ -24,13 +24,12 @@ class Findings:
 
     def get(self, key: str) -> dict[str, Any]:
         """What is known; empty where nothing is."""
-        entry = self._read().get(key)
-        return entry if isinstance(entry, dict) else {}
+        return _entry(self._read(), key)
 
     def put(self, key: str, **found: object) -> None:
         """Remember more."""
         entries = self._read()
-        entries[key] = self.get(key) | found
+        entries[key] = _entry(entries, key) | found
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_suffix(f".{os.getpid()}")
@@ -45,6 +44,11 @@ class Findings:
         except (OSError, ValueError):
             return {}
         return entries if isinstance(entries, dict) else {}
+
+
+def _entry(entries: dict[str, Any], key: str) -> dict[str, Any]:
+    entry = entries.get(key)
+    return entry if isinstance(entry, dict) else {}
 
 
 def cache_path() -> Path:

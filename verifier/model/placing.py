@@ -33,11 +33,12 @@ class Placer:
         is_packed = slots.is_packed
         window = self.masks.window
         tables = [slots.table(segment.slot) for segment in batch.segments]
-        padding = (0, num_rows - len(batch.token_ids))
-        places = np.pad(make_places(batch, tables), padding, constant_values=slots.padding_place)
         if is_packed and slots.kernel is Kernel.POSITIONAL:
             table = make_table(batch, tables)
-            return Placement(on_device(places, self._device), window=window or 0, table=table)
+            written = on_device(table.rows[:, -1], self._device)
+            return Placement(written, window=window or 0, table=table)
+        padding = (0, num_rows - len(batch.token_ids))
+        places = np.pad(make_places(batch, tables), padding, constant_values=slots.padding_place)
         segments = self._segment_rows(batch, tables)
         masks = tuple(self._mask_tensor(m, is_packed) for m in make_masks(batch, window))
         together = make_together(segments, self._device) if is_packed else None
