@@ -735,6 +735,9 @@ class GenerateResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
+    padding: _builtins.bytes
+    """Says nothing: it hides how long the rest is, where the server shapes its streams."""
     @_builtins.property
     def started(self) -> Global___Started:
         """First message."""
@@ -758,10 +761,11 @@ class GenerateResponse(_message.Message):
         tokens: Global___Tokens | None = ...,
         finished: Global___Finished | None = ...,
         prompt: Global___PromptTokens | None = ...,
+        padding: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished", b"finished", "prompt", b"prompt", "started", b"started", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished", b"finished", "prompt", b"prompt", "started", b"started", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished", b"finished", "padding", b"padding", "prompt", b"prompt", "started", b"started", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "tokens", "finished", "prompt"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
@@ -833,7 +837,7 @@ Global___Started: _TypeAlias = Started  # noqa: Y015
 
 @_typing.final
 class Tokens(_message.Message):
-    """Tokens emitted in one step."""
+    """Tokens emitted in one step, or in several where the server shapes its streams."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -853,7 +857,7 @@ class Tokens(_message.Message):
     back until it is complete.
     """
     num_drafted: _builtins.int
-    """How many of token_ids, from the first on, were drafted and accepted."""
+    """How many of token_ids, from the first on, were drafted and accepted. Shaped streams do not say."""
     drafted_text_len: _builtins.int
     """How many leading characters of text come from drafted tokens."""
     @_builtins.property

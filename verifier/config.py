@@ -121,9 +121,20 @@ class VerifierConfig(ServerSettings):
     drafter_ca: str = Field(
         default="", description="PEM file: who signed the drafters' certificates"
     )
+    stream_shape: str = Field(
+        default="step",
+        description="Which tokens share a message: step: those of a step; tokens:16: as many each; "
+        "ms:100: those of an interval. The last two hide steps from who sees only sizes and times",
+    )
     write_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds a client has to read on"
     )
+
+    @field_validator("stream_shape")
+    @classmethod
+    def _check_stream_shape(cls, value: str) -> str:
+        parse_shape(value)
+        return value
 
     @field_validator("max_context")
     @classmethod
@@ -175,3 +186,18 @@ def parse_size(text: str) -> int:
     if size <= 0:
         raise ValueError(f"expected a size such as 8GiB, not {text!r}")
     return size
+
+
+MAX_SHAPE = {"tokens": 256, "ms": 2000}
+
+
+def parse_shape(text: str) -> tuple[int, float]:
+    """Tokens of a message and seconds between messages, of "tokens:16" or "ms:100"; 0: any."""
+    if text == "step":
+        return 0, 0.0
+    kind, _, size = text.partition(":")
+    if kind not in MAX_SHAPE or not size.isdecimal():
+        raise ValueError(f"expected step, tokens:N or ms:N, not {text!r}")
+    if not 1 <= int(size) <= MAX_SHAPE[kind]:
+        raise ValueError(f"expected {kind}:1 to {kind}:{MAX_SHAPE[kind]}, not {text!r}")
+    return (int(size), 0.0) if kind == "tokens" else (0, int(size) / 1000)

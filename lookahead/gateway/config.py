@@ -67,6 +67,13 @@ class GatewayConfig(ServiceSettings):
         gt=0,
         description="Seconds without an event after which a stream says it lives",
     )
+    event_block_bytes: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="Events of a stream are filled up to whole blocks of so many bytes, "
+        "which hides their sizes from who sees encrypted traffic; 0: not",
+    )
     max_body_bytes: int = Field(default=4 << 20, ge=1024, description="Longest request body")
     max_choices: int = Field(
         default=16, ge=1, le=128, description="Most prompts times n of a request"

@@ -223,6 +223,7 @@ class Routes:
                 stream,
                 write_timeout_s=timeout_s,
                 keep_alive_s=self._config.keep_alive_s,
+                block_bytes=self._config.event_block_bytes,
                 abort=self._abort,
             )
         try:

@@ -14,7 +14,7 @@ import pytest
 
 from lookahead import Client
 from tests.support.models.engine_runs import steps_of
-from tests.support.servers.fake_verifier import FakeVerifier, serving
+from tests.support.servers.fake_verifier import ANSWER, FakeVerifier, serving
 from tests.support.servers.running_gateway import Host, gateway, host
 from tests.support.servers.running_verifier import verifier
 from verifier.engine.counters import StepStats
@@ -154,3 +154,27 @@ async def _steps_of_an_answer(client: Client, steps: list[StepStats]) -> list[tu
 def _num_emitted(steps: list[StepStats]) -> int:
     """Tokens but for each answer's first, which its prompt's step brings."""
     return sum(step.num_emitted for step in steps)
+
+
+def test_events_are_whole_blocks_where_their_sizes_must_not_tell_anything(loop: Host) -> None:
+    sent: list[bytes] = []
+
+    async def events(body: dict[str, Any]) -> str:
+        async with (
+            gateway(address, event_block_bytes=128) as front,
+            httpx.AsyncClient(base_url=f"http://{front}") as client,
+            client.stream("POST", COMPLETIONS, json=body) as answer,
+        ):
+            sent.extend([block async for block in answer.aiter_raw()])
+        return b"".join(sent).decode()
+
+    with serving(FakeVerifier()) as address:
+        text = loop.run(events({"prompt": "a", "stream": True, "max_tokens": 30}))
+    lengths = [len(block) for block in sent]
+    assert len(lengths) > 3
+    assert all(length % 128 == 0 for length in lengths), lengths
+    data = [line for line in text.splitlines() if line.startswith("data: ")]
+    assert data[-1] == "data: [DONE]"
+    said = "".join(json.loads(line[6:])["choices"][0]["text"] for line in data[:-1])
+    assert len(said) == 30
+    assert said in ANSWER

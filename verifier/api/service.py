@@ -17,10 +17,11 @@ from verifier.api.callers import Callers
 from verifier.api.from_proto import parse_detokenize, parse_generate, parse_tokenize
 from verifier.api.limits import described
 from verifier.api.params import usable_defaults
+from verifier.api.shape import Shape
 from verifier.api.to_proto import Replies, detokenized_reply, started_reply
 from verifier.api.validation import Limits
 from verifier.chat.format import ChatFormat
-from verifier.config import VerifierConfig
+from verifier.config import VerifierConfig, parse_shape
 from verifier.engine.engine import Engine, EngineError
 from verifier.engine.events import Completion
 from verifier.engine.scheduler import QueueFull
@@ -59,6 +60,7 @@ class Backend:
         self.chat = ChatFormat(tokenizer, config.tool_format, config.reasoning_format)
         self.tracer = tracer
         self.write_timeout_s = config.write_timeout_s
+        self.shape = Shape(*parse_shape(config.stream_shape))
         self.request_log = RequestLog(engine.counters)
         self.callers = Callers(config.keys())
         model = engine.model
@@ -122,13 +124,13 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
             with writing:
                 yield started_reply(sequence.request, backend.describe())
             replies = Replies(sequence.request, backend.tokenizer.token_text)
-            async with aclosing(sequence.stream()) as events:
+            async with aclosing(backend.shape.events(sequence)) as events:
                 async for event in events:
                     if isinstance(event, Completion):
                         reason = ""
                         backend.request_log.complete(sequence, event, span)
                     with writing:
-                        yield replies.of(event)
+                        yield backend.shape.fill(replies.of(event))
         except (SamplingError, EngineError) as error:
             reason = "ERROR"
             _fail(sequence.request, error)

@@ -20,6 +20,7 @@ from lookahead.gateway.tolerance import ignored_header
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE = b": waiting\n\n"
+COMMENT = b":\n\n"
 
 Abort = Callable[[Scope], None]  # drops the connection of a request
 
@@ -40,6 +41,7 @@ class EventStream(Response):
         *,
         write_timeout_s: float,
         keep_alive_s: float,
+        block_bytes: int,
         abort: Abort,
     ) -> None:
         # Proxies must pass each event on at once.
@@ -50,6 +52,7 @@ class EventStream(Response):
         self._stream = stream
         self._write_timeout_s = write_timeout_s
         self._keep_alive_s = keep_alive_s
+        self._block_bytes = block_bytes
         self._has_sent = asyncio.Event()
         self._abort = abort
         self._lock = asyncio.Lock()
@@ -107,7 +110,7 @@ class EventStream(Response):
 
     async def _send_events(self, send: Send, events: Iterable[Event]) -> None:
         for event in events:
-            await self._send(send, _encoded(event))
+            await self._send(send, _filled(_encoded(event), self._block_bytes))
 
     async def _send(self, send: Send, body: bytes) -> None:
         async with self._lock:
@@ -125,3 +128,11 @@ def _encoded(event: Event) -> bytes:
     text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
     name = f"event: {event.name}\n" if event.name else ""
     return f"{name}data: {text}\n\n".encode()
+
+
+def _filled(body: bytes, block_bytes: int) -> bytes:
+    """An event and a comment, which all readers skip, that together are whole blocks."""
+    if not block_bytes:
+        return body
+    missing = -(len(body) + len(COMMENT)) % block_bytes
+    return body + COMMENT.replace(b"\n", b"." * missing + b"\n", 1)
