@@ -1,5 +1,5 @@
 .PHONY: install demo test test-fast measured-fast coverage coverage-summary speed-test lint format protos settings
-.PHONY: bench up images sbom deploy-test clients-test release-check clean
+.PHONY: bench chaos up images sbom deploy-test clients-test release-check clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -56,6 +56,10 @@ protos: install
 
 settings: install
 	$(BIN)/python -m lookahead.commands.settings_reference
+
+# Every attack and fault of docs/reliability.md, at full length: some hours.
+chaos: install
+	$(BIN)/python -m bench.chaos --json build/chaos.json --markdown docs/reliability.md
 
 bench: install
 	$(BIN)/python -m bench.serving

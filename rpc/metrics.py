@@ -82,11 +82,32 @@ class _BuildInfo(Collector):
         return [info]
 
 
+class _Tasks(Collector):
+    """What the event loop has to do, the one where this was made, or else where it is scraped."""
+
+    def __init__(self) -> None:
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None
+
+    def collect(self) -> list[Metric]:
+        count = len(asyncio.all_tasks(self._loop))
+        return [
+            gauge(
+                "event_loop_tasks",
+                "Tasks on the process's event loop; a number that only rises is a leak.",
+                count,
+            )
+        ]
+
+
 def new_registry(service: str) -> CollectorRegistry:
     """Return a registry with the metrics that every process has: its own and its version."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(_BuildInfo(service))
+    registry.register(_Tasks())
     return registry
 
 

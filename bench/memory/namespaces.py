@@ -20,6 +20,7 @@ from protos.drafter_pb2_grpc import DrafterServiceStub
 
 PER_MESSAGE = 50
 PROMPT_LEN, OUTPUT_LEN, VOCABULARY = 32, 8, 50_000
+MAX_BYTES = 256 << 20
 IDLE_S = 20.0
 MAX_DRAIN_S = 300.0
 
@@ -40,9 +41,9 @@ class Namespaces:
     back_ms: float  # until the first namespace drafts what it learned, once put away
 
 
-def namespaces(number: int, max_memory_bytes: int = 256 << 20) -> Namespaces:
+def namespaces(number: int) -> Namespaces:
     """Open, draft, observe and close one sequence in each; then see what it costs to do nothing."""
-    with server() as redis, _drafter(redis, max_memory_bytes) as (process, address):
+    with server() as redis, _drafter(redis, MAX_BYTES) as (process, address):
         start_mb = _mb(process)
         with grpc.insecure_channel(address) as channel:
             stub = DrafterServiceStub(channel)
@@ -63,7 +64,7 @@ def namespaces(number: int, max_memory_bytes: int = 256 << 20) -> Namespaces:
             return Namespaces(
                 num_namespaces=number,
                 opened_per_s=number / opened_s,
-                limit_mb=max_memory_bytes / 1e6,
+                limit_mb=MAX_BYTES / 1e6,
                 start_mb=start_mb,
                 most_mb=watch.most_mb,
                 idle_mb=_mb(process),

@@ -50,6 +50,7 @@ class Session:
     prompt_start: int
     output_start: int
     learn: Learn
+    calibration: Calibration  # the memory's, or its own where nothing may be learned
     record: DraftRecord = field(default_factory=DraftRecord)
 
 
@@ -130,6 +131,7 @@ class DraftSessions:
             prompt_start=prepared.prompt_start,
             output_start=prepared.output_start,
             learn=learn,
+            calibration=_calibration(memory, learn),
         )
 
     def observe(
@@ -153,13 +155,13 @@ class DraftSessions:
         rows = as_rows(successors, len(run))
         session.local.reserve(len(run))
         arena, memory = session.local.arena, session.memory
-        if rows is not None:
+        if rows is not None and session.learn is not Learn.NONE:
             memory.successors.reserve(len(run))
             dispatch.keep_successors(arena, memory.successors.table, run, rows.ravel(), len(run))
         if record.is_unjudged:
-            memory.calibration.reserve()
+            session.calibration.reserve()
         self._num_accepted += dispatch.observe(
-            arena, memory.calibration.model, record.ints, record.rows, run, len(run), verified
+            arena, session.calibration.model, record.ints, record.rows, run, len(run), verified
         )
         self._num_verified += verified
         self._num_emitted += len(run)
@@ -176,7 +178,7 @@ class DraftSessions:
             local=session.local.arena,
             shared=memory.trie.arena,
             successors=memory.successors.table,
-            model=memory.calibration.model,
+            model=session.calibration.model,
             max_nodes=max_nodes,
         )
         self._num_proposed += len(tree.token_ids)
@@ -205,6 +207,7 @@ class DraftSessions:
                 session.memory = self.memory(space)
                 session.memory.num_open += 1
                 session.learn = Learn.NONE
+                session.calibration = _calibration(session.memory, session.learn)
 
     def memory(self, space: str) -> Memory:
         """Return what a space has learned, an empty memory where it is new."""
@@ -273,6 +276,11 @@ class DraftSessions:
         if session is None:
             raise KeyError(f"sequence_id: {sequence_id} is not open")
         return session
+
+
+def _calibration(memory: Memory, learn: Learn) -> Calibration:
+    """What a sequence's drafts are judged in: a copy where the memory must not change by it."""
+    return Calibration(memory.calibration.model) if learn is Learn.NONE else memory.calibration
 
 
 def prepare(

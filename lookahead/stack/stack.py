@@ -139,10 +139,14 @@ class Stack:
 
     def watch(self, tell: Tell = logger.warning) -> None:
         """Return never; start processes again that die, and tell so."""
-        supervisor = Supervisor(self.children, self._restart, tell)
+        supervisor = self.supervisor(tell)
         while True:
             supervisor.look()
             time.sleep(POLL_S)
+
+    def supervisor(self, tell: Tell = logger.warning) -> Supervisor:
+        """What starts processes again that die, each time that it looks."""
+        return Supervisor(self.children, self._restart, tell)
 
     def stop(self) -> None:
         """Stop everything, in order; an interrupt meanwhile kills what is left."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from lookahead.terminal import options
+from lookahead.terminal.tls import api_key
 from lookahead.top.figures import FIGURES
 from lookahead.top.page import Part, page
 from lookahead.top.scrape import Change, Reading, ScrapeError, scrape
@@ -63,7 +64,7 @@ def _readings(addresses: list[str]) -> tuple[dict[str, Reading], dict[str, str]]
     readings, errors = {}, {}
     for address in addresses:
         try:
-            readings[address] = scrape(address)
+            readings[address] = scrape(address, api_key())
         except ScrapeError as error:
             errors[address] = str(error)
     return readings, errors

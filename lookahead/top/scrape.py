@@ -74,10 +74,15 @@ class Change:
         return {key: max(number - before.get(key, 0.0), 0.0) for key, number in now.items()}
 
 
-def scrape(address: str) -> Reading:
-    """Read the metrics at host:port; ScrapeError says what is wrong there."""
+def scrape(address: str, key: str | None = None) -> Reading:
+    """Read the metrics at host:port; ScrapeError says what is wrong there.
+
+    `key`: the API key, for a gateway that asks for one.
+    """
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    request = urllib.request.Request(f"http://{address}/metrics", headers=headers)
     try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             text = answer.read().decode()
     except urllib.error.HTTPError as error:
         raise ScrapeError(f"answers /metrics with status {error.code}") from error

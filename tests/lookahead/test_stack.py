@@ -106,7 +106,7 @@ def test_processes_that_are_killed_come_back_with_the_memory(
     stack = Stack(make_config(directory, str(saved_model), redis=""))
     try:
         stack.start()
-        supervisor = Supervisor(stack.children, stack._restart, told.append)
+        supervisor = stack.supervisor(told.append)
         server = next(
             child
             for child in psutil.Process(stack.children["redis"].pid).children(recursive=True)

@@ -35,6 +35,7 @@ from verifier.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 NAME = "lookahead.v1.VerifierService"
+TOKENIZERS = 4  # threads
 VERIFICATIONS = {
     VerificationMode.PACKED: pb.GetModelResponse.VERIFICATION_TREE,
     VerificationMode.SINGLE: pb.GetModelResponse.VERIFICATION_TREE_SINGLE,
@@ -106,8 +107,8 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
 
     def __init__(self) -> None:
         self.backend: Backend | None = None
-        # Tokenizing a long prompt must not hold up the engine's loop.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        # Tokenizing a long prompt must hold up neither the engine's loop nor short ones.
+        self._worker = ThreadPoolExecutor(TOKENIZERS, thread_name_prefix="tokenize")
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Any

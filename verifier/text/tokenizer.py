@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from jinja2 import TemplateError
@@ -22,6 +22,7 @@ from verifier.text.detokenizer import Detokenizer, Pieces, detokenizer_for
 from verifier.text.token_bytes import spelled
 
 ANCHOR = "\x02"  # a control character, which merges with nothing
+BATCH = 512  # texts; their ids are made into numbers of Python while nobody else runs
 # Whatever a template that meets unexpected messages may raise.
 TEMPLATE_ERRORS = (
     TemplateError,
@@ -75,11 +76,15 @@ class Tokenizer:
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Ids of the text; `special_tokens` adds those that begin and end a text."""
-        if self._rust is not None:
-            ids: list[int] = self._rust.encode(text, add_special_tokens=special_tokens).ids
-        else:
-            ids = self._backend(text, add_special_tokens=special_tokens)["input_ids"]
-        return ids
+        return self._encode_all([text], special_tokens=special_tokens)[0]
+
+    def _encode_all(self, texts: list[str], *, special_tokens: bool = False) -> list[list[int]]:
+        """Ids of each text. In batches, since the call for one text lets no other thread run."""
+        if self._rust is None:
+            return [self._backend(t, add_special_tokens=special_tokens)["input_ids"] for t in texts]
+        batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
+        encode = partial(self._rust.encode_batch_fast, add_special_tokens=special_tokens)
+        return [encoding.ids for batch in batches for encoding in encode(batch)]
 
     def chat_template(self, *, has_tools: bool) -> str:
         """The template that renders chat messages, perhaps one of its own with tools; or none."""
@@ -146,13 +151,12 @@ class Tokenizer:
         return texts if replaced == texts else self._guarded(replaced, guard)
 
     def _encode_guarded(self, text: str, guard: str) -> list[int]:
-        ids: list[int] = []
+        pieces: list[str] = []
         for i, part in enumerate(re.split(f"{guard}([0-9a-f]+)\ue001", text)):
             # Odd parts are spelled-out special tokens: their halves are ordinary text.
             spelled = bytes.fromhex(part).decode() if i % 2 else ""
-            for piece in (spelled[:1], spelled[1:]) if i % 2 else (part,):
-                ids += self.encode(piece, special_tokens=False)
-        return ids
+            pieces += (spelled[:1], spelled[1:]) if i % 2 else (part,)
+        return [token_id for ids in self._encode_all(pieces) for token_id in ids]
 
     def decode(self, token_ids: list[int], *, special_tokens: bool = False) -> str:
         """The text of the ids."""

@@ -79,6 +79,32 @@ def test_close_learns_the_prompt_only_when_asked(learn: Learn, found: bool) -> N
     assert holds(learned, np.array([50, 51], np.int32)) is (learn is not Learn.NONE)
 
 
+def told(sessions: DraftSessions, space: str, token_ids: list[int]) -> list[tuple[object, ...]]:
+    """What a sequence that begins with these tokens is drafted there."""
+    sessions.open(9, space=space, token_ids=token_ids, learn=Learn.NONE)
+    tree = sessions.propose(9, 16)
+    sessions.drop(9)
+    return [tuple(part) for part in (tree.token_ids, tree.parents, tree.probabilities)]
+
+
+def test_a_sequence_that_must_not_be_learned_from_leaves_no_trace_in_others_drafts() -> None:
+    """Not in the runs, not in what may follow a token, not in how far drafts are trusted."""
+    sessions = DraftSessions()
+    sessions.learn("a", TEXT)
+    before = [told(sessions, "a", TEXT[:n]) for n in range(1, len(TEXT))]
+    sessions.open(1, space="a", token_ids=[*TEXT, *TEXT[:3]], learn=Learn.NONE)
+    for _ in range(30):
+        sessions.propose(1, 16)
+        sessions.observe(1, [TEXT[2], 50], successors=[[50, 51, 52]] * 2)
+    sessions.close(1)
+    assert [told(sessions, "a", TEXT[:n]) for n in range(1, len(TEXT))] == before
+    # One that may be learned from would have left some.
+    sessions.open(1, space="a", token_ids=[*TEXT, *TEXT[:3]])
+    sessions.propose(1, 16)
+    sessions.observe(1, [TEXT[2], 50], successors=[[50, 51, 52]] * 2)
+    assert [told(sessions, "a", TEXT[:n]) for n in range(1, len(TEXT))] != before
+
+
 def test_a_reopened_sequence_learns_its_output_from_before() -> None:
     sessions = DraftSessions()
     options = {"space": "a", "learn": Learn.OUTPUT, "num_prompt": 2}

@@ -1,5 +1,7 @@
 """Text and chat become the ids that the model's own tokenizer makes, and injection stays text."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,29 @@ def test_text_is_encoded_as_transformers_does(kind: str) -> None:
         for special in (True, False):
             expected = tokenizer._backend(text, add_special_tokens=special)["input_ids"]
             assert tokenizer.encode(text, special_tokens=special) == expected
+
+
+@pytest.mark.parametrize("text", ["the fox jumps ", "<|turn|>user the fox </s> "])
+def test_a_long_text_lets_other_threads_run(text: str) -> None:
+    """Or all streams would wait for it."""
+    tokenizer = small_tokenizer("byte_level")
+    message = {"role": "user", "content": 20_000 * text}
+    is_over, num_turns = threading.Event(), 0
+
+    def take_turns() -> None:
+        nonlocal num_turns
+        while not is_over.wait(0.001):
+            num_turns += 1
+
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    started = time.perf_counter()
+    tokenizer.encode_chat([message])
+    seconds = time.perf_counter() - started
+    is_over.set()
+    thread.join()
+    # Twice a wait's time would be a turn each 2 ms; a machine with other work gives fewer.
+    assert num_turns > 20 * seconds
 
 
 def test_special_tokens_spelled_out_in_text_become_tokens() -> None:
