@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from bench.exactness.runs import FREE_NODES, AlwaysOn
 from bench.gpu.lab import Lab, Served
 from bench.replay.traces import Request as Recorded
 from bench.replay.traces import compact, load
@@ -19,10 +20,13 @@ from bench.serving.engine import StepRecorder
 from bench.serving.forced import NoText, forced
 from bench.serving.host import recorded
 from bench.serving.workloads import noise
+from drafter.kernels.dispatch import dispatch
 from embedded.drafts import EmbeddedDrafts
 from verifier.config import VerifierConfig
 from verifier.engine.counters import StepStats
 from verifier.engine.engine import Engine
+from verifier.model.measurements import Measurements
+from verifier.model.model import TargetModel
 from verifier.request import Mode, Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.speculation.draft_client import DraftClient
@@ -85,13 +89,14 @@ class UntaughtClient(DraftClient):
         super().observe(sequence_id, num_verified=num_verified, successors=nothing)
 
 
-def drafts(lab: Lab, way: str, served: Served) -> DraftSource | None:
+def drafts(lab: Lab, way: str, model: TargetModel) -> DraftSource | None:
     """Where drafts come from; the memory is empty."""
     vocabulary: dict[str, Any] = {
         "vocabulary": f"gpu-{random.getrandbits(64):x}",
-        "vocabulary_size": served.model.vocabulary_size,
+        "vocabulary_size": model.vocabulary_size,
     }
     if way == EMBEDDED:
+        dispatch.compile()  # once per process, and not beside the first steps
         return UntaughtEmbedded(**vocabulary)
     return UntaughtClient([lab.drafter], **vocabulary) if way == REMOTE else None
 
@@ -102,7 +107,8 @@ class Answering:
     def __init__(
         self,
         lab: Lab,
-        served: Served,
+        model: TargetModel,
+        measured: Measurements,
         source: DraftSource | None,
         recorder: StepRecorder | None = None,
     ) -> None:
@@ -110,9 +116,8 @@ class Answering:
         self._lab, self._source = lab, source
         tokenizer: Any = NoText()
         # The engine goes on changing what was measured.
-        measured = copy.deepcopy(served.measured)
-        config = lab.config
-        self.engine = Engine(served.model, tokenizer, source, measured, config, self.recorder)
+        own = copy.deepcopy(measured)
+        self.engine = Engine(model, tokenizer, source, own, lab.config, self.recorder)
 
     async def __aenter__(self) -> "Answering":
         self.engine.start()
@@ -143,6 +148,22 @@ class Answering:
                 await forced(self.engine, wanted, output)
 
         await asyncio.gather(*(one(each) for each in requests))
+
+
+def answering(
+    lab: Lab, served: Served, way: str, recorder: StepRecorder | None = None
+) -> Answering:
+    """As the verifier decodes, with drafts as far as they pay."""
+    source = drafts(lab, way, served.model)
+    return Answering(lab, served.model, served.measured, source, recorder)
+
+
+def always_drafting(lab: Lab, model: TargetModel) -> Answering:
+    """With all drafts verified, whether they pay or not: for words, not for times."""
+    measured = Measurements(FREE_NODES)
+    found = Answering(lab, model, measured, drafts(lab, EMBEDDED, model))
+    found.engine.drafting.controller = AlwaysOn(FREE_NODES.plain_units())
+    return found
 
 
 def request(

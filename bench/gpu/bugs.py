@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.exactness.runs import collect
-from bench.gpu.answers import Answering, request
+from bench.gpu.answers import PLAIN, answering, request
 from bench.gpu.lab import Lab, Served
 from bench.gpu.passes import cached, drafted, step, words
 from bench.gpu.report import Note, Result
@@ -31,9 +31,8 @@ BACKENDS = {
 
 def bugs(lab: Lab) -> Iterator[Result]:
     """Plans for each length, prompts beside streams, expanded keys, code compiled in threads."""
-    served = lab.served(shape=lab.small_shape)
-    yield from _growing(lab, served)
-    yield _beside(lab, served)
+    yield from _growing(lab, lab.served(shape=lab.small_shape, attention="masked"))
+    yield _beside(lab, lab.served(shape=lab.small_shape))
     for name, backend in BACKENDS.items():
         yield _expanded(lab, name, backend)
     yield _recompiled(lab)
@@ -76,13 +75,13 @@ def _beside(lab: Lab, served: Served) -> Result:
 
 async def _two_answers(lab: Lab, served: Served) -> tuple[int, int]:
     """How many tokens each has said."""
-    async with Answering(lab, served, None) as answering:
+    async with answering(lab, served, PLAIN) as running:
         sizes = ((64, lab.sizes.tokens), (LONG_PROMPT, 8))
         requests = [
             request(lab.config, words(served.model, length, seed), num_tokens)
             for seed, (length, num_tokens) in enumerate(sizes)
         ]
-        said = await asyncio.gather(*(collect(answering.engine, each) for each in requests))
+        said = await asyncio.gather(*(collect(running.engine, each) for each in requests))
     return len(said[0].token_ids), len(said[1].token_ids)
 
 

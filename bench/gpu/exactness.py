@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from bench.exactness.runs import collect, running
-from bench.gpu.answers import request
+from bench.exactness.runs import collect
+from bench.gpu.answers import always_drafting, request
 from bench.gpu.lab import Lab, Served
 from bench.gpu.passes import cached, drafted, step, words
 from bench.gpu.report import Note, Result
 from bench.serving.figures import Figure
-from verifier.engine.counters import Counters
 from verifier.model.batch import Segment
 from verifier.model.model import TargetModel
 from verifier.request import Mode
@@ -78,7 +77,8 @@ async def _compare(lab: Lab, model: TargetModel) -> tuple[int, int]:
     num_requests, num_tokens = lab.sizes.greedy
     prompts = [words(model, PROMPT_LEN, seed) for seed in range(num_requests)]
     plainly = [request(lab.config, each, num_tokens, mode=Mode.OFF) for each in prompts]
-    async with running(model, lab.config, lab.drafter, Counters()) as engine:
+    async with always_drafting(lab, model) as running:
+        engine = running.engine
         plain = [(await collect(engine, each)).token_ids for each in plainly]
         guesses = [_spoiled(said, model.vocabulary_size) for said in plain]
         pairs = zip(prompts, guesses, strict=True)

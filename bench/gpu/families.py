@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from bench.exactness.runs import collect, running
-from bench.gpu.answers import request
+from bench.exactness.runs import collect
+from bench.gpu.answers import always_drafting, request
 from bench.gpu.lab import Lab
 from bench.gpu.passes import words
 from bench.gpu.report import Note, Result
@@ -15,7 +15,6 @@ from bench.gpu.shapes import random_model
 from bench.serving.figures import Figure
 from bench.serving.generate import Generate
 from tests.support.models.reference import FAMILIES, Family
-from verifier.engine.counters import Counters
 from verifier.model.model import TargetModel
 from verifier.model.packing import KernelError
 from verifier.model.probe import choose_form
@@ -49,6 +48,8 @@ def _form(lab: Lab, family: Family, dtype: torch.dtype) -> str:
     """How it is served; or why not."""
     try:
         model = _model(lab, family, dtype, "auto")
+    except torch.AcceleratorError:
+        raise  # no other one will work, either
     except Exception as error:
         return f"failed: {str(error)[:80]!r}"
     return f"{model.form.name}{', bitwise' if model.bitwise else ''}"
@@ -84,6 +85,7 @@ def _words(lab: Lab, family: Family) -> Result:
 
 async def _said(lab: Lab, model: TargetModel, prompt: list[int], answer: list[int]) -> list[int]:
     """What is said with drafts that are right for the most part."""
-    async with running(model, lab.config, lab.drafter, Counters()) as engine:
-        said = await collect(engine, request(lab.config, prompt, NUM_TOKENS, prediction=answer))
+    async with always_drafting(lab, model) as running:
+        wanted = request(lab.config, prompt, NUM_TOKENS, prediction=answer)
+        said = await collect(running.engine, wanted)
     return said.token_ids

@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -175,4 +175,5 @@ def free(device: torch.device) -> None:
     """Give back what nobody holds."""
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a lost device gives nothing back
+            torch.cuda.empty_cache()

@@ -24,7 +24,6 @@ QUERY = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.
 def machine(lab: Lab) -> Iterator[Result]:
     """Names and versions, then speeds."""
     yield Note(SECTION, "device", device_name(lab.device), details=_device(lab.device))
-    yield Note(SECTION, "driver", _driver())
     versions = {name: _version(name) for name in PACKAGES}
     text = ", ".join(f"{name} {each}" for name, each in versions.items())
     yield Note(SECTION, "versions", f"Python {platform.python_version()}, {text}", versions)
@@ -34,6 +33,7 @@ def machine(lab: Lab) -> Iterator[Result]:
     yield Figure(SECTION, "launch of an empty operation", _launch_us(lab.device), "us")
     yield Figure(SECTION, "small copy to the host, waited for", _small_copy_us(lab), "us")
     yield Figure(SECTION, "a million additions in Python", _python_ms(), "ms")
+    yield Note(SECTION, "driver", _driver())
 
 
 def device_name(device: torch.device) -> str:
@@ -72,7 +72,7 @@ def _version(package: str) -> str:
 
 
 def _fused() -> str:
-    """Which of torch's kernels may be chosen; the verifier has switched cuDNN's off by then."""
+    """Which of torch's kernels may be chosen; the verifier switches cuDNN's off."""
     cuda: Any = torch.backends.cuda
     kinds = ("flash", "mem_efficient", "math", "cudnn")
     on = [kind for kind in kinds if getattr(cuda, f"{kind}_sdp_enabled")()]

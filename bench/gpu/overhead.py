@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterator
 
 from bench.exactness.runs import collect
-from bench.gpu.answers import EMBEDDED, PLAIN, Answering, request, whole, workloads
+from bench.gpu.answers import EMBEDDED, PLAIN, answering, request, whole, workloads
 from bench.gpu.lab import Lab
 from bench.gpu.passes import words
 from bench.gpu.replay import steps
@@ -39,11 +39,11 @@ def overhead(lab: Lab) -> Iterator[Result]:
 async def _sampled(lab: Lab, streams: int, sampling: SamplingParams) -> float:
     """Median seconds of a step whose tokens the model chooses itself."""
     served = lab.served()
-    async with Answering(lab, served, None) as answering:
+    async with answering(lab, served, PLAIN) as running:
         prompts = [words(served.model, PROMPT_LEN, seed) for seed in range(streams)]
         requests = [
             request(lab.config, prompt, lab.sizes.tokens, sampling=sampling) for prompt in prompts
         ]
-        await asyncio.gather(*(collect(answering.engine, each) for each in requests))
-    made = [step for step in answering.recorder.steps if not step.num_prompt_rows]
+        await asyncio.gather(*(collect(running.engine, each) for each in requests))
+    made = [step for step in running.recorder.steps if not step.num_prompt_rows]
     return statistics.median(step.step_s for step in whole(made, streams))

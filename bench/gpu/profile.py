@@ -8,7 +8,7 @@ from typing import Any
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
 
-from bench.gpu.answers import EMBEDDED, Answering, drafts, workloads
+from bench.gpu.answers import EMBEDDED, answering, workloads
 from bench.gpu.lab import Lab
 from bench.gpu.report import Note, Result
 from bench.serving.engine import StepRecorder
@@ -32,10 +32,8 @@ def profiled(lab: Lab) -> Iterator[Result]:
 
 async def _run(lab: Lab, streams: int, steps: "ProfiledSteps") -> None:
     requests = next(iter(workloads(lab).values()))[:streams]
-    served = lab.served()
-    source = drafts(lab, EMBEDDED, served)
-    async with Answering(lab, served, source, steps) as answering:
-        await answering.force(requests, streams)
+    async with answering(lab, lab.served(), EMBEDDED, steps) as running:
+        await running.force(requests, streams)
 
 
 class ProfiledSteps(StepRecorder):

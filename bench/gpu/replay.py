@@ -9,8 +9,7 @@ from bench.gpu.answers import (
     EMBEDDED,
     PLAIN,
     REMOTE,
-    Answering,
-    drafts,
+    answering,
     rate,
     whole,
     workloads,
@@ -29,29 +28,40 @@ MAX_PLAIN_STEP = 1.25
 
 
 def replay(lab: Lab) -> Iterator[Result]:
-    """Few streams first, and what is served on a GPU before the drafter that is elsewhere."""
-    for streams in lab.sizes.streams:
-        for name, requests in workloads(lab).items():
-            yield from _compare(lab, name, requests, streams)
+    """What is served on a GPU before the drafter elsewhere, and few streams before many."""
+    found = workloads(lab)
+    for way in (EMBEDDED, REMOTE):
+        for streams in lab.sizes.streams:
+            for name in found:
+                if way == EMBEDDED:
+                    yield from _plain(lab, name, streams)
+                if (streams, way) == (1, EMBEDDED):
+                    yield _replayed(lab, name, found[name])
+                yield from _drafted(lab, name, streams, way)
 
 
-def _compare(lab: Lab, name: str, requests: list[Recorded], streams: int) -> Iterator[Result]:
-    title = f"{name}, {streams} streams"
+def _plain(lab: Lab, name: str, streams: int) -> Iterator[Result]:
     plain = steps(lab, name, streams, PLAIN)
-    yield Figure(SECTION, f"{title}: plain", rate(plain), "tokens/s")
+    yield Figure(SECTION, f"{_title(name, streams)}: plain", rate(plain), "tokens/s")
     if streams == 1:
         reading_s = lab.served().read_bytes / lab.bandwidth
         ratio = statistics.median(step.step_s for step in plain) / reading_s
-        what = f"{title}: plain step / time to read the weights"
+        what = f"{_title(name, streams)}: plain step / time to read the weights"
         yield Figure(SECTION, what, ratio, at_most=MAX_PLAIN_STEP)
-        yield _replayed(lab, title, requests)
-    for way in (EMBEDDED, REMOTE):
-        drafted = steps(lab, name, streams, way)
-        bar = BARS.get(name) if way == EMBEDDED else None
-        gain = rate(drafted) / rate(plain)
-        yield Figure(SECTION, f"{title}: {way} drafts", rate(drafted), "tokens/s")
-        yield Figure(SECTION, f"{title}: {way} drafts / plain", gain, at_least=bar)
-        yield from _drafting(f"{title}: {way} drafts", drafted)
+
+
+def _drafted(lab: Lab, name: str, streams: int, way: str) -> Iterator[Result]:
+    drafted = steps(lab, name, streams, way)
+    title = f"{_title(name, streams)}, {way} drafts"
+    gain = rate(drafted) / rate(steps(lab, name, streams, PLAIN))
+    bar = BARS.get(name) if way == EMBEDDED else None
+    yield Figure(SECTION, title, rate(drafted), "tokens/s")
+    yield Figure(SECTION, f"{title} / plain", gain, at_least=bar)
+    yield from _drafting(title, drafted)
+
+
+def _title(name: str, streams: int) -> str:
+    return f"{name}, {streams} stream{'s' if streams > 1 else ''}"
 
 
 def _drafting(title: str, steps: Sequence[StepStats]) -> Iterator[Result]:
@@ -65,11 +75,13 @@ def _drafting(title: str, steps: Sequence[StepStats]) -> Iterator[Result]:
     yield Figure(SECTION, f"{title}: waiting for them, p99", percentile(waits, 0.99), "ms")
 
 
-def _replayed(lab: Lab, title: str, requests: list[Recorded]) -> Result:
+def _replayed(lab: Lab, name: str, requests: list[Recorded]) -> Result:
     """The same answers without a model: far from it, something else than drafts was measured."""
     recording = play_online(requests[: lab.sizes.requests], factory("ours"), lab.config.max_nodes)
     per_step = recording.num_tokens / len(recording.drafted)
-    return Figure(SECTION, f"{title}: tokens per step, no model and no budget", per_step, "")
+    return Figure(
+        SECTION, f"{_title(name, 1)}: tokens per step, no model and no budget", per_step, ""
+    )
 
 
 def steps(lab: Lab, name: str, streams: int, way: str) -> list[StepStats]:
@@ -82,6 +94,5 @@ def steps(lab: Lab, name: str, streams: int, way: str) -> list[StepStats]:
 
 
 async def _run(lab: Lab, requests: list[Recorded], streams: int, way: str) -> list[StepStats]:
-    served = lab.served()
-    async with Answering(lab, served, drafts(lab, way, served)) as answering:
-        return whole(await answering.force(requests, streams), streams)
+    async with answering(lab, lab.served(), way) as running:
+        return whole(await running.force(requests, streams), streams)
