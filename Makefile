@@ -1,5 +1,5 @@
 .PHONY: install demo test test-fast measured-fast coverage coverage-summary speed-test lint format protos settings
-.PHONY: bench chaos up images sbom deploy-test clients-test release-check clean
+.PHONY: bench chaos gpu-bundle up images sbom deploy-test clients-test release-check clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -64,6 +64,10 @@ chaos: install
 bench: install
 	$(BIN)/python -m bench.serving
 
+# What a machine with a GPU needs to run bench.gpu without a network; TRACES=DIR adds recorded answers.
+gpu-bundle: install
+	$(BIN)/python -m bench.gpu.bundle .gpu $(if $(TRACES),--traces $(TRACES))
+
 up: .venv/installed-demo
 	$(BIN)/lookahead serve
 
@@ -100,4 +104,4 @@ speed-test: install
 	$(BIN)/python -m pytest tests/system/check_speed.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .engine build *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .engine .gpu build *.egg-info

@@ -8,14 +8,13 @@ chains, for comparison. At the end a conversation has a second turn.
 import argparse
 import asyncio
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.chains.forced import SourceDrafts, answer
-from bench.replay.traces import Request, load
+from bench.replay.traces import Request, compact, load
 from bench.serving.forced import NoText
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
@@ -55,17 +54,6 @@ def main() -> None:
     print(
         f"second turn    time to first token {ratio:.3f} of the first's (at most {MAX_TTFT_RATIO})"
     )
-
-
-def compact(requests: list[Request]) -> tuple[list[Request], int]:
-    """The requests with ids from 0 on, and how many ids there are: a small output layer will do."""
-    ids = {token for r in requests for token in (*r.prompt, *r.output)}
-    index = {token: i for i, token in enumerate(sorted(ids))}
-    mapped = [
-        replace(r, prompt=[index[t] for t in r.prompt], output=[index[t] for t in r.output])
-        for r in requests
-    ]
-    return mapped, len(index)
 
 
 def small_model(family: str, vocabulary_size: int) -> TargetModel:

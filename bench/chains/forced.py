@@ -2,7 +2,7 @@
 
 from bench.replay.sources import Ours
 from bench.replay.traces import Request as Recorded
-from bench.serving.forced import ForcedSampler
+from bench.serving.forced import forced
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion
 from verifier.request import Mode, Request, Speculation
@@ -82,9 +82,4 @@ async def answer(engine: Engine, recorded: Recorded, mode: Mode) -> Completion:
         stopping=StoppingParams(max_tokens=len(recorded.output)),
         speculation=Speculation(mode=mode, max_nodes=16, max_depth=16, namespace="bench"),
     )
-    sequence = engine.submit(request)
-    sequence.sampler = ForcedSampler(recorded.output)  # type: ignore[assignment]
-    async for event in sequence.stream():
-        if isinstance(event, Completion):
-            return event
-    raise RuntimeError("the stream ended without a completion")
+    return await forced(engine, request, recorded.output)

@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SUFFIX = ".jsonl.gz"
@@ -37,6 +37,17 @@ def load(directory: Path, workload: str, limit: int | None = None) -> list[Reque
             break
         requests.append(request)
     return requests
+
+
+def compact(requests: list[Request]) -> tuple[list[Request], int]:
+    """The requests with ids from 0 on, and how many ids there are: a small output layer will do."""
+    ids = {token for r in requests for token in (*r.prompt, *r.output)}
+    index = {token: i for i, token in enumerate(sorted(ids))}
+    mapped = [
+        replace(r, prompt=[index[t] for t in r.prompt], output=[index[t] for t in r.output])
+        for r in requests
+    ]
+    return mapped, len(index)
 
 
 def _lines(path: Path) -> Iterator[Request]:

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from verifier.engine.engine import Engine
+from verifier.engine.events import Completion, TokenRun
+from verifier.request import Request
+
 
 class ForcedSampler:
     """Chooses what was recorded: the model computes all of it, and is not listened to."""
@@ -32,3 +36,16 @@ class NoText:
         return ""
 
     pending = flush = lambda self: ""
+
+
+async def forced(engine: Engine, request: Request, output: Sequence[int]) -> Completion:
+    """Run a request to the end of its recorded output; RuntimeError where it says another one."""
+    sequence = engine.submit(request)
+    sequence.sampler = ForcedSampler(output)  # type: ignore[assignment]
+    said: list[int] = []
+    async for event in sequence.stream():
+        if isinstance(event, TokenRun):
+            said += event.token_ids
+        elif isinstance(event, Completion) and said == list(output):
+            return event
+    raise RuntimeError(f"{len(said)} tokens were said, which are not the {len(output)} recorded")

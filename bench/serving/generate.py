@@ -5,27 +5,31 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 
 class Generate:
-    """Decodes greedily with a stock model in float32."""
+    """Decodes greedily with a stock model: in float32 where it is loaded by its name."""
 
-    def __init__(self, model: str) -> None:
-        self._name = model
+    def __init__(self, model: str | PreTrainedModel) -> None:
+        self._named = model
         self._prefill_s: dict[tuple[tuple[int, ...], ...], float] = {}
 
     @cached_property
     def _model(self) -> Any:
-        model: Any = AutoModelForCausalLM.from_pretrained(self._name, dtype=torch.float32)
+        if not isinstance(self._named, str):
+            return self._named
+        model: Any = AutoModelForCausalLM.from_pretrained(self._named, dtype=torch.float32)
         return model.eval()
 
     def greedy(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
         """So many ids for each of the prompts, which are of one length."""
         with torch.inference_mode():
             output = self._model.generate(
-                torch.tensor(prompts),
-                attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
+                torch.tensor(prompts, device=self._model.device),
+                attention_mask=torch.ones(
+                    len(prompts), len(prompts[0]), dtype=torch.long, device=self._model.device
+                ),
                 max_new_tokens=tokens,
                 do_sample=False,
                 top_k=None,
@@ -60,8 +64,8 @@ class Generate:
         started = time.perf_counter()
         with torch.inference_mode():
             output = model.generate(
-                torch.tensor(padded),
-                attention_mask=torch.tensor(mask),
+                torch.tensor(padded, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
                 max_new_tokens=tokens,
                 min_new_tokens=tokens if lookup is None else None,
                 do_sample=False,

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.serving.engine import StepRecorder
 from bench.serving.figures import Figure
-from bench.serving.forced import ForcedSampler, NoText
+from bench.serving.forced import NoText, forced
 from embedded.drafts import EmbeddedDrafts
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine
@@ -120,10 +120,7 @@ async def _answer(engine: Engine, prompt: list[int], answer: list[int]) -> None:
         stopping=StoppingParams(max_tokens=len(answer)),
         speculation=Speculation(mode=Mode.TREE, max_nodes=NUM_NODES, max_depth=NUM_NODES),
     )
-    sequence = engine.submit(request)
-    sequence.sampler = ForcedSampler(answer)  # type: ignore[assignment]
-    async for _ in sequence.stream():
-        pass
+    await forced(engine, request, answer)
 
 
 async def _drafts(num_sequences: int) -> list[float]:
