@@ -20,7 +20,7 @@ from protos import verifier_pb2 as pb
 from protos.verifier_pb2_grpc import VerifierServiceStub
 
 SECTION = "clients that leave"
-WORKERS = 16
+WORKERS, FEW_WORKERS = 16, 2
 MEAN_STAY_S = 0.02
 MAX_TOKENS = 80
 SAMPLES = 20  # of the processes' memory
@@ -81,10 +81,10 @@ def _held(stack: Target) -> dict[str, float]:
 
 
 def leave_for(stack: Target, seconds: float, seed: int) -> None:
-    """Let clients come and leave for a while."""
+    """Let a few clients at a time come and leave for a while."""
     deadline = time.monotonic() + seconds
     todo = iter(lambda: time.monotonic() < deadline, False)
-    asyncio.run(_each(stack, todo, random.Random(seed), lambda: None))
+    asyncio.run(_each(stack, todo, random.Random(seed), lambda: None, workers=FEW_WORKERS))
 
 
 async def _leave(stack: Target, number: int, rng: random.Random) -> dict[str, Memory]:
@@ -103,7 +103,11 @@ async def _leave(stack: Target, number: int, rng: random.Random) -> dict[str, Me
 
 
 async def _each(
-    stack: Target, todo: Iterator[object], rng: random.Random, note: Callable[[], None]
+    stack: Target,
+    todo: Iterator[object],
+    rng: random.Random,
+    note: Callable[[], None],
+    workers: int = WORKERS,
 ) -> None:
     async with grpc.aio.insecure_channel(stack.grpc) as channel:
         stub: Any = VerifierServiceStub(channel)
@@ -113,7 +117,7 @@ async def _each(
                 await (_leave_grpc(stub, own) if own.random() < 0.5 else _leave_http(stack, own))
                 note()
 
-        await asyncio.gather(*(work(random.Random(rng.random())) for _ in range(WORKERS)))
+        await asyncio.gather(*(work(random.Random(rng.random())) for _ in range(workers)))
 
 
 async def _leave_grpc(stub: Any, rng: random.Random) -> None:
