@@ -7,14 +7,12 @@ digits. A file of keys is a JSON object of keys and names, and is read again whe
 import hashlib
 import hmac
 import json
-import logging
 import re
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 
 from rpc.contract import problem_with_name
-
-logger = logging.getLogger(__name__)
+from rpc.followed import Followed
 
 HASHED = "sha256:"
 ANYBODY = "*"  # the name of keys that may speak for others: a gateway's
@@ -25,34 +23,20 @@ class Keys:
 
     def __init__(self, read: Callable[[], Mapping[str, str]], file: Path | None = None) -> None:
         """`read`: return the keys and their names, or raise ValueError; `file`: where they are."""
-        self._read, self._file = read, file
-        self._stamp = _stamp(file)
-        self._names = _by_digest(read())
+        files = [] if file is None else [file]
+        self._names = Followed("keys", files, lambda: _by_digest(read()))
 
     @property
     def are_needed(self) -> bool:
         """Whether there are keys, as the file says now."""
-        self._follow()
-        return bool(self._names)
+        return bool(self._names.current())
 
     def name_of(self, key: str) -> str | None:
         """What a key stands for; None where nobody gave it out."""
-        self._follow()
         digest = _digest(key)
-        found = [name for known, name in self._names if hmac.compare_digest(known, digest)]
+        names = self._names.current()
+        found = [name for known, name in names if hmac.compare_digest(known, digest)]
         return found[0] if found else None
-
-    def _follow(self) -> None:
-        stamp = _stamp(self._file)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._names = _by_digest(self._read())
-        except ValueError as error:  # half way through a change, say: the old ones go on
-            logger.warning("keys_unreadable error=%s", error)
-            return
-        logger.info("keys_renewed keys=%d", len(self._names))
 
 
 def read_keys(file: Path) -> dict[str, str]:
@@ -90,17 +74,6 @@ def _check_names(names: Set[str]) -> None:
 
 def _by_digest(names: Mapping[str, str]) -> list[tuple[bytes, str]]:
     return [(_known_digest(key), name) for key, name in names.items()]
-
-
-def _stamp(file: Path | None) -> tuple[int, int] | None:
-    """What changes with a file; the same as before while there is none."""
-    if file is None:
-        return None
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino
 
 
 def _known_digest(key: str) -> bytes:

@@ -4,8 +4,6 @@ A server reads its files again when they change, so a renewed certificate needs 
 reads them whenever it opens a channel.
 """
 
-import logging
-import os
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-logger = logging.getLogger(__name__)
+from rpc.followed import Followed
 
 Options = Sequence[tuple[str, Any]]
 
@@ -35,6 +33,11 @@ class TlsFiles:
         if bool(self.cert) != bool(self.key):
             raise ValueError(f"tls_cert = {self.cert!r} and tls_key = {self.key!r} need each other")
 
+    @property
+    def paths(self) -> list[str]:
+        """The files that there are."""
+        return [path for path in (self.ca, self.cert, self.key) if path]
+
 
 def server_files(*, cert: str, key: str, ca: str) -> TlsFiles | None:
     """Return what a server's three settings mean; None: plaintext. ValueError names a lone CA."""
@@ -45,8 +48,9 @@ def server_files(*, cert: str, key: str, ca: str) -> TlsFiles | None:
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """Read the files, now and after each change; OSError where one cannot be read at first."""
+    renewal = _Renewal(files)
     return grpc.dynamic_ssl_server_credentials(
-        _certificates(files), _Renewal(files), require_client_authentication=bool(files.ca)
+        renewal.given, renewal, require_client_authentication=bool(files.ca)
     )
 
 
@@ -77,21 +81,11 @@ class HttpsContext:
     """What a server of HTTP shows its clients; OSError where a file cannot be read at first."""
 
     def __init__(self, files: TlsFiles) -> None:
-        self._files = files
-        self._seen = _stamp(files)
-        self._context = _ssl_context(files)
+        self._context = Followed("certificates", files.paths, lambda: _ssl_context(files))
 
     def current(self) -> ssl.SSLContext:
         """The context for a new connection, of the files as they are now."""
-        try:
-            stamp = _stamp(self._files)
-            if stamp != self._seen:
-                self._context = _ssl_context(self._files)
-                self._seen = stamp
-                logger.info("certificates_renewed cert=%s", self._files.cert)
-        except OSError as error:  # of which SSL's errors are
-            logger.warning("certificates_unreadable error=%s", error)
-        return self._context
+        return self._context.current()
 
 
 def _ssl_context(files: TlsFiles) -> ssl.SSLContext:
@@ -105,22 +99,12 @@ class _Renewal:
     """Called by gRPC at each handshake: the certificates if they changed, None if not."""
 
     def __init__(self, files: TlsFiles) -> None:
-        self._files = files
-        self._seen = _stamp(files)
+        self._certificates = Followed("certificates", files.paths, lambda: _certificates(files))
+        self.given = self._certificates.current()
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
-        try:
-            stamp = _stamp(self._files)
-            if stamp == self._seen:
-                return None
-            renewed = _certificates(self._files)
-        except OSError as error:
-            # Half way through a renewal, say: the old ones go on.
-            logger.warning("certificates_unreadable error=%s", error)
-            return None
-        self._seen = stamp
-        logger.info("certificates_renewed cert=%s", self._files.cert)
-        return renewed
+        before, self.given = self.given, self._certificates.current()
+        return None if self.given is before else self.given
 
 
 def _certificates(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
@@ -133,8 +117,3 @@ def _read(path: str) -> bytes | None:
         return None
     with open(path, "rb") as file:
         return file.read()
-
-
-def _stamp(files: TlsFiles) -> tuple[int, ...]:
-    given = (path for path in (files.ca, files.cert, files.key) if path)
-    return tuple(os.stat(path).st_mtime_ns for path in given)
