@@ -124,6 +124,30 @@ def test_network_policies_let_each_service_reach_the_next(
     assert callers in policies[target]["ingress"][0]["from"]
 
 
+@pytest.mark.parametrize("overlay", ["production", "tensor-parallel"])
+def test_a_verifier_that_drafts_in_its_own_process_reaches_the_memory(overlay: str) -> None:
+    manifests = Manifests(overlay)
+    assert manifests.environment("verifier")["LOOKAHEAD_VERIFIER_DRAFTER"] == "embedded"
+    urls = [
+        [each["valueFrom"] for each in item["env"] if each["name"] == "LOOKAHEAD_DRAFTER_REDIS_URL"]
+        for item in (containers(manifests.workload(name))[0] for name in ("drafter", "verifier"))
+    ]
+    assert urls[0] == urls[1] != []
+    policies = {item["metadata"]["name"]: item["spec"] for item in manifests.kind("NetworkPolicy")}
+    redis, verifier = (
+        {"podSelector": {"matchLabels": {"app.kubernetes.io/name": name}}}
+        for name in ("redis", "verifier")
+    )
+    assert any(redis in rule["to"] for rule in policies["verifier"]["egress"])
+    assert verifier in policies["redis"]["ingress"][0]["from"]
+
+
+def test_a_verifier_that_drafts_in_its_own_process_reaches_a_redis_of_your_own() -> None:
+    policies = Manifests("external-redis").kind("NetworkPolicy")
+    egress = {item["metadata"]["name"]: item["spec"].get("egress") for item in policies}
+    assert egress["verifier"][1:] == egress["drafter"]
+
+
 def test_autoscalers_and_replicas_do_not_quarrel(manifests: Manifests) -> None:
     for scaler in manifests.kind("HorizontalPodAutoscaler", "ScaledObject"):
         target = manifests.workload(scaler["spec"]["scaleTargetRef"]["name"])
@@ -215,7 +239,8 @@ def test_no_redis_runs_beside_one_of_your_own() -> None:
 )
 def test_addresses_are_services(manifests: Manifests, name: str, key: str, target: str) -> None:
     services = {item["metadata"]["name"]: item["spec"] for item in manifests.kind("Service")}
-    for address in manifests.environment(name)[key].split(","):
+    addresses = manifests.environment(name)[key]
+    for address in addresses.split(",") if addresses != "embedded" else ():
         host, _, port = address.partition(":")
         assert services[host]["selector"]["app.kubernetes.io/name"] == target
         assert int(port) in {item["port"] for item in services[host]["ports"]}
