@@ -22,6 +22,7 @@ FAULT_EVERY_S = 45.0
 STOPPED_S = 2.0
 SLOPE_MB = 1.0  # an hour
 WATCHED = ("verifier", "gateway")
+PAUSE_S = 0.3  # between two questions of the witness
 FEW = 3  # descriptors and tasks that a connection or two may hold just then
 
 
@@ -45,7 +46,11 @@ def soak(seconds: float, seed: int) -> list[Figure]:
         leave_for(stack, min(10.0, seconds / 10), seed)
         stack.wait_until_idle()
         before = _held(stack)
-        with witness(stack.http, POLITE) as polite, _sampled(stack) as trails, _faults(stack):
+        with (
+            witness(stack.http, POLITE, PAUSE_S) as polite,
+            _sampled(stack) as trails,
+            _faults(stack),
+        ):
             polite.calm()
             start = polite.mark()
             leave_for(stack, seconds, seed + 1)

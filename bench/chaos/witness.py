@@ -62,8 +62,8 @@ class Seen:
 class Witness:
     """The process, and what it has said so far."""
 
-    def __init__(self, http: str, key: str) -> None:
-        command = [sys.executable, "-m", "bench.chaos.witness", http, key]
+    def __init__(self, http: str, key: str, pause_s: float) -> None:
+        command = [sys.executable, "-m", "bench.chaos.witness", http, key, str(pause_s)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self._lines: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, name="witness")
@@ -110,9 +110,9 @@ class Witness:
 
 
 @contextmanager
-def witness(http: str, key: str) -> Iterator[Witness]:
-    """A witness for the length of a `with` block."""
-    found = Witness(http, key)
+def witness(http: str, key: str, pause_s: float = 0.0) -> Iterator[Witness]:
+    """A witness for the length of a `with` block, which waits that long between answers."""
+    found = Witness(http, key, pause_s)
     try:
         yield found
     finally:
@@ -130,7 +130,7 @@ def others(section: str, seen: Seen, text: str) -> list[Figure]:
     ]
 
 
-def main(http: str, key: str) -> None:
+def main(http: str, key: str, pause_s: str) -> None:
     """Ask until told to stop."""
     headers = {"authorization": f"Bearer {key}"}
     with httpx.Client(base_url=f"http://{http}", headers=headers, timeout=TIMEOUT_S) as client:
@@ -138,6 +138,7 @@ def main(http: str, key: str) -> None:
         while True:
             try:
                 _tell(kind="answer", **_answer(client))
+                time.sleep(float(pause_s))
             except (httpx.HTTPError, ValueError) as error:
                 _tell(kind="failure", what=f"{type(error).__name__}: {error}")
                 time.sleep(HEALTH_EVERY_S)
@@ -188,4 +189,4 @@ def _tell(**line: object) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])
