@@ -17,7 +17,7 @@ from bench.chaos.model import save_model
 from bench.topologies.server import free_port, wait_until
 from lookahead.gateway.probe import is_ready
 from lookahead.stack.stack import Stack, StackConfig, running
-from lookahead.top.scrape import Reading, scrape
+from lookahead.top.scrape import Reading, ScrapeError, scrape
 from rpc.health import is_serving
 
 POLITE, HOSTILE = "polite-key", "hostile-key"
@@ -102,7 +102,10 @@ class Target:
         """Wait until nothing is answered any more."""
 
         def is_idle() -> bool:
-            verifier, gateway = self.reading("verifier"), self.reading("gateway")
+            try:
+                verifier, gateway = self.reading("verifier"), self.reading("gateway")
+            except ScrapeError:
+                return False  # there is so much to do that it answers late
             busy = verifier.value("requests_running") + verifier.value("requests_waiting")
             return busy + gateway.value("gateway_requests_running") <= 1  # the scrape itself
 
