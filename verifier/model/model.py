@@ -228,6 +228,7 @@ class TargetModel:
             self._compiled.undo()
         self._compiled = None
         self.rung, self.rung_reason, self._tools = rung, reason, tools
+        self._set_attention(self._stock_attention)
         if rung is Rung.COMPILED:
             self._compiled = CompiledLayers(self._model.base_model, tools.compiler)
 
@@ -250,6 +251,7 @@ class TargetModel:
     ) -> Tensor:
         """Run the rows; return float32 logits [rows that want them, vocabulary] in order.
 
+        They hold until the next pass, which may write to the same memory.
         `tables`, `moves`: the slots' pages and the rows to copy first, where another process keeps
         count of them.
         """
