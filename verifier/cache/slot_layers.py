@@ -101,7 +101,8 @@ class SlotLayers(Cache):
         A forward that is traced only notes which layer it is, for the attention.
         """
         if torch.compiler.is_compiling():
-            handle = layer_idx if isinstance(layer_idx, Tensor) else self.layers[layer_idx].handle
+            layer: Any = None if isinstance(layer_idx, Tensor) else self.layers[layer_idx]
+            handle = layer_idx if layer is None else layer.handle
             # A tensor of our own, since not every one may be given attributes while it is traced.
             keys = key_states.view_as(key_states)
             keys.slot_handle = handle  # type: ignore[attr-defined]

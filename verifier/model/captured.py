@@ -47,7 +47,7 @@ class CudaCapture:
 
     def __call__(self, run: Callable[[], Outputs]) -> tuple[Graph, Outputs]:
         """Run a few times, so that all is compiled and allocated, then note what is launched."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):

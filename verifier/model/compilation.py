@@ -24,8 +24,8 @@ class CompiledLayers:
     def __init__(self, base: nn.Module, compiler: Compiler = torch.compile) -> None:
         """`compiler`: torch.compile, or a stand-in."""
         self._layers = list(_layers(base))
-        self._numbered = [
-            (module, module.layer_idx)
+        self._numbered: list[tuple[Any, int]] = [
+            (module, module.layer_idx)  # type: ignore[misc]
             for module in base.modules()
             if isinstance(getattr(module, "layer_idx", None), int)
         ]
@@ -36,14 +36,14 @@ class CompiledLayers:
     def bind(self, layers: Sequence[SlotLayer]) -> None:
         """Let them attend over the layers of a cache."""
         for module, index in self._numbered:
-            module.layer_idx = layers[index].handle  # type: ignore[assignment]
+            module.layer_idx = layers[index].handle
 
     def undo(self) -> None:
         """Let all be as it was."""
         for layer in self._layers:
             del layer.forward
         for module, index in self._numbered:
-            module.layer_idx = index  # type: ignore[assignment]
+            module.layer_idx = index
 
 
 def _layers(base: nn.Module) -> Iterator[Any]:
