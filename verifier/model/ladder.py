@@ -29,7 +29,7 @@ def choose_way(
     hf: PreTrainedModel,
     *,
     graphs: str,
-    findings: Findings,
+    findings: Findings | None = None,
     tools: Tools | None = None,
     **sizes: Any,
 ) -> None:
@@ -53,7 +53,7 @@ def _climb(
     hf: PreTrainedModel,
     rungs: tuple[Rung, ...],
     tools: Tools,
-    findings: Findings,
+    findings: Findings | None,
     sizes: dict[str, Any],
 ) -> str:
     """Stand on the first rung that holds; return why none does."""
@@ -74,9 +74,11 @@ def _climb(
 
 
 def _why_not(
-    model: TargetModel, hf: PreTrainedModel, findings: Findings, sizes: dict[str, Any]
+    model: TargetModel, hf: PreTrainedModel, findings: Findings | None, sizes: dict[str, Any]
 ) -> str:
     """Set the model up on its rung; return why it is not right there."""
+    if findings is None:
+        return _set_up(model, hf, None, sizes)
     key = f"{key_of(model)} tries"
     tries = findings.get(key).get("tries", 0)
     if isinstance(tries, int) and tries >= MAX_TRIES:
@@ -92,7 +94,7 @@ def _why_not(
 
 
 def _set_up(
-    model: TargetModel, hf: PreTrainedModel, findings: Findings, sizes: dict[str, Any]
+    model: TargetModel, hf: PreTrainedModel, findings: Findings | None, sizes: dict[str, Any]
 ) -> str:
     choose_form(model, hf, findings=findings, **sizes)
     if model.form is not VerificationMode.PACKED:

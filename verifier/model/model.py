@@ -101,7 +101,9 @@ class TargetModel:
         self._is_never_alone = self._joins_chains = False
         names = inspect.signature(model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in names else "past_key_values"
-        self.use_kernel(_kernel(attention, self.device))
+        kernel = _kernel(attention, self.device)
+        is_without = kernel is Kernel.MASKED and attention == "auto" and self.device.type == "cuda"
+        self.use_kernel(kernel, "Triton is not installed" if is_without else "")
 
     @property
     def variant(self) -> str:
@@ -203,6 +205,11 @@ class TargetModel:
             kernel=self._kernel,
         )
         self._set_attention(attention.NAME if way.is_packed else self._stock_attention)
+
+    @property
+    def launch_reason(self) -> str:
+        """Why its passes are not made in a faster way; empty where none was left out."""
+        return self.attention_reason or self.rung_reason
 
     @property
     def kernel(self) -> Kernel:

@@ -1,7 +1,7 @@
 """Compiles the kernels of a GPU for a card, without one, and says what they use of it.
 
-`python -m tests.support.models.gpu_compile 90` prints a line for each kernel and shape, `... 90 few`
-for those that use most. In float32, whose products no tensor core takes, wide heads are left out:
+`python -m tests.support.models.gpu_compile 90` prints a line for each kernel and shape, `... few`
+after it for those that use most. In float32, whose products no tensor core takes, wide heads are left out:
 they would spill some hundred bytes.
 """
 
