@@ -15,7 +15,7 @@ from torch import Tensor
 from verifier.kernels.tiled_attention import precision
 
 ROW_TILE, OUTPUT_TILE = 64, 64
-NUM_WARPS, NUM_STAGES = 4, 3
+NUM_STAGES = 3
 ENOUGH_PROGRAMS = 128  # to keep a card busy, about as many as it has processors
 MAX_PARTS = 8  # of the inputs
 MIN_PART = 512  # inputs
@@ -174,7 +174,7 @@ def _launch(
         ROWS=ROW_TILE,
         OUTPUTS=OUTPUT_TILE,
         INPUTS=inputs,
-        num_warps=NUM_WARPS,
+        num_warps=num_warps(x.element_size()),
         num_stages=NUM_STAGES,
     )
 
@@ -188,6 +188,11 @@ def parts_of(num_outputs: int, num_inputs: int) -> int:
             break
         parts *= 2
     return parts
+
+
+def num_warps(item_size: int) -> int:
+    """Warps of a program: as many as keep its sums in registers."""
+    return 4 if item_size == 2 else 8
 
 
 def input_tile(x: Tensor) -> int:

@@ -1,8 +1,8 @@
 """Compiles the kernels of a GPU for a card, without one, and says what they use of it.
 
-`python -m tests.support.models.gpu_compile 90` prints a line for each kernel and shape, `... few`
-after it for those that use most. In float32, whose products no tensor core takes, wide heads are left out:
-they would spill some hundred bytes.
+`python -m tests.support.models.gpu_compile 90` prints a line for each kernel and shape; with `few`
+behind it, for those that use most. In float32, whose products no tensor core takes, wide heads are
+left out: they would spill some hundred bytes.
 """
 
 import os
@@ -131,7 +131,8 @@ def _multiply(kind: str, capability: int, has_experts: bool) -> str:
     }
     kernel = product.KERNELS["multiply"]
     stages = {"num_stages": product.NUM_STAGES}
-    return _used(kernel, constants, kind, capability, product.NUM_WARPS, **stages)
+    num_warps = product.num_warps(4 if kind == "fp32" else 2)
+    return _used(kernel, constants, kind, capability, num_warps, **stages)
 
 
 def _precision(kind: str) -> str:
