@@ -1397,6 +1397,9 @@ class GetModelResponse(_message.Message):
     BITWISE_FIELD_NUMBER: _builtins.int
     NOT_BITWISE_REASON_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    ATTENTION_FIELD_NUMBER: _builtins.int
+    LAUNCH_FIELD_NUMBER: _builtins.int
+    LAUNCH_REASON_FIELD_NUMBER: _builtins.int
     TOOL_FORMAT_FIELD_NUMBER: _builtins.int
     HAS_REASONING_FIELD_NUMBER: _builtins.int
     model: _builtins.str
@@ -1434,6 +1437,12 @@ class GetModelResponse(_message.Message):
     """
     not_bitwise_reason: _builtins.str
     """Why the model is not bitwise; empty if it is."""
+    attention: _builtins.str
+    """How attention and products are computed: "positional", "tiled" or "masked"."""
+    launch: _builtins.str
+    """How passes are launched: "compiled and captured" or "captured", as graphs on a GPU, or "eager"."""
+    launch_reason: _builtins.str
+    """Why no faster way of either was taken; empty if none was left out."""
     tool_format: _builtins.str
     """How this model writes calls of tools, for example "hermes"."""
     has_reasoning: _builtins.bool
@@ -1467,12 +1476,15 @@ class GetModelResponse(_message.Message):
         bitwise: _builtins.bool = ...,
         not_bitwise_reason: _builtins.str = ...,
         limits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        attention: _builtins.str = ...,
+        launch: _builtins.str = ...,
+        launch_reason: _builtins.str = ...,
         tool_format: _builtins.str = ...,
         has_reasoning: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bitwise", b"bitwise", "device", b"device", "drafter_connected", b"drafter_connected", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "has_reasoning", b"has_reasoning", "limits", b"limits", "max_context_len", b"max_context_len", "max_nodes", b"max_nodes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "model_fingerprint", b"model_fingerprint", "not_bitwise_reason", b"not_bitwise_reason", "tool_format", b"tool_format", "verification", b"verification", "verification_reason", b"verification_reason", "vocabulary_fingerprint", b"vocabulary_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "attention", b"attention", "bitwise", b"bitwise", "device", b"device", "drafter_connected", b"drafter_connected", "eos_token_ids", b"eos_token_ids", "has_chat_template", b"has_chat_template", "has_reasoning", b"has_reasoning", "launch", b"launch", "launch_reason", b"launch_reason", "limits", b"limits", "max_context_len", b"max_context_len", "max_nodes", b"max_nodes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "model_fingerprint", b"model_fingerprint", "not_bitwise_reason", b"not_bitwise_reason", "tool_format", b"tool_format", "verification", b"verification", "verification_reason", b"verification_reason", "vocabulary_fingerprint", b"vocabulary_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,11 +36,18 @@ class VerifierConfig(ServerSettings):
         default="auto",
         description="Type of the weights; auto: the checkpoint's own on a GPU, float32 on a CPU",
     )
-    attention: Literal["auto", "positional", "masked"] = Field(
+    attention: Literal["auto", "positional", "tiled", "masked"] = Field(
         default="auto",
-        description="How attention is computed; auto: positional on a CPU, masked on a GPU",
+        description="How attention and products are computed; auto: each row by its positions, on "
+        "a CPU (positional) and, where Triton's kernels are found right, on a GPU (tiled); masked: "
+        "by torch's kernels",
     )
-    compile: bool = Field(default=False, description="Compile the layers for passes of few rows")
+    graphs: Literal["auto", "captured", "off"] = Field(
+        default="auto",
+        description="How a GPU's passes are launched, with attention tiled; auto: the layers "
+        "compiled and whole passes captured as CUDA graphs, or only captured, or neither, "
+        "whichever is found right first; captured: without the compiler; off: neither",
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads of the model; 0: all cores")
     max_sequences: int = Field(default=8, ge=1, le=512, description="Sequences that run at once")
     kv_memory: str = Field(

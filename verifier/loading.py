@@ -18,10 +18,11 @@ from verifier.engine.engine import Engine
 from verifier.model import attention
 from verifier.model.findings import Findings, cache_path
 from verifier.model.generation_config import recommended_sampling
+from verifier.model.ladder import choose_way
 from verifier.model.measurements import load_or_measure
-from verifier.model.model import TargetModel, VerificationMode
-from verifier.model.parallel import Group, ParallelError, RankZeroModel, follow
-from verifier.model.probe import choose_form, own_context
+from verifier.model.model import TargetModel
+from verifier.model.parallel import Group, RankZeroModel, follow
+from verifier.model.probe import own_context
 from verifier.model.weights import load_weights, model_config
 from verifier.speculation.draft_client import DraftClient
 from verifier.speculation.draft_source import EMBEDDED, DraftSource
@@ -51,17 +52,23 @@ def _load_weights(config: VerifierConfig, group: Group) -> PreTrainedModel:
     )
 
 
-def _wrap(hf: PreTrainedModel, config: VerifierConfig, kind: type[TargetModel]) -> TargetModel:
+def _wrap(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> TargetModel:
+    kind = TargetModel if group.size == 1 or group.rank else RankZeroModel
     model = kind(
         hf,
         model_name(config.model),
         max_context=_max_context(hf.config, config.max_context),
-        # The compiler knows no packed weights.
-        attention="masked" if config.compile else config.attention,
+        attention=_attention(hf, config, group),
     )
     if config.generation_config == "auto":
         model.recommended = recommended_sampling(config.model)
     return model
+
+
+def _attention(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> str:
+    """The kernels in Triton serve one process."""
+    is_cut = config.attention == "auto" and group.size > 1 and hf.device.type == "cuda"
+    return "masked" if is_cut else config.attention
 
 
 def _max_context(config: PreTrainedConfig, setting: int) -> int:
@@ -74,32 +81,22 @@ def follow_leader(config: VerifierConfig, group: Group) -> None:
     """Hold a share of the model until rank 0 stops."""
     hf = _load_weights(config, group)
     attention.register()
-    follow(_wrap(hf, config, TargetModel))
+    follow(_wrap(hf, config, group))
 
 
 def _prepare(hf: PreTrainedModel, config: VerifierConfig, group: Group) -> TargetModel:
-    model = _wrap(hf, config, TargetModel if group.size == 1 else RankZeroModel)
-    choose_form(
+    model = _wrap(hf, config, group)
+    choose_way(
         model,
         hf,
+        graphs=config.graphs,
         num_slots=config.max_sequences,
         draft_rows=1 + config.max_nodes,
         kv_memory=config.kv_memory,
         may_shrink=not config.max_context,
         findings=Findings(cache_path()),
     )
-    if config.compile:
-        _compile(model)
     return model
-
-
-def _compile(model: TargetModel) -> None:
-    if model.num_processes > 1:
-        raise ParallelError("compile is for one process: unset it, or start one process")
-    if model.form is VerificationMode.PACKED:
-        model.compile()
-    else:
-        logger.warning("not_compiled form=%s: only packed passes are", model.form.name)
 
 
 def model_name(path: str) -> str:

@@ -120,5 +120,5 @@ def _summary(backend: Backend) -> str:
     return (
         f"model={model.model} architecture={model.architecture} device={model.device!r} "
         f"vocabulary_size={model.vocabulary_size} max_context={model.max_context_len} "
-        f"bitwise={bitwise}"
+        f"bitwise={bitwise} attention={model.attention} launch={model.launch!r}"
     )

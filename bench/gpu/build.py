@@ -18,6 +18,7 @@ def build(lab: Lab) -> Iterator[Result]:
     yield Figure(SECTION, "building", served.build_s, "s")
     yield Figure(SECTION, "finding the form and making the cache", served.form_s, "s")
     form = f"{model.form.name}, attention {model.attention}, {model.slots.num_slots} slots"
+    form += f", {model.rung.value}"
     yield Note(
         SECTION, "served", form, {"variant": model.variant, "max_context": model.max_context}
     )

@@ -38,13 +38,18 @@ def _bits(lab: Lab, served: Served, name: str) -> Iterator[Result]:
     model, counts = served.model, _counts(lab)
     with cached(model, 2, lab.sizes.context) as (slot, other):
         own = _own(model, slot, 1)
-        alone = step(model, [own])[0]
-        first = [step(model, [_own(model, slot, rows)])[0] for rows in counts]
+        alone = _row(model, [own], 0)
+        first = [_row(model, [_own(model, slot, rows)], 0) for rows in counts]
         yield _different(f"{name}: row counts that change a row's bits", first, alone)
-        last = [step(model, [drafted(model, other, rows), own])[-1] for rows in counts]
+        last = [_row(model, [drafted(model, other, rows), own], -1) for rows in counts]
         yield _different(f"{name}: places behind other rows that do", last, alone)
-        beside = [step(model, [drafted(model, other, rows, rows), own])[-1] for rows in counts]
+        beside = [_row(model, [drafted(model, other, rows, rows), own], -1) for rows in counts]
         yield _different(f"{name}: other rows' contents that do", beside, alone)
+
+
+def _row(model: TargetModel, segments: list[Segment], index: int) -> Tensor:
+    """A row's logits, which the next pass may not write over."""
+    return step(model, segments)[index].clone()
 
 
 def _counts(lab: Lab) -> list[int]:

@@ -15,9 +15,9 @@ from bench.gpu.shapes import random_model
 from bench.serving.figures import Figure
 from bench.serving.generate import Generate
 from tests.support.models.reference import FAMILIES, Family
+from verifier.model.ladder import choose_way
 from verifier.model.model import TargetModel
 from verifier.model.packing import KernelError
-from verifier.model.probe import choose_form
 
 SECTION = "families"
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -59,7 +59,7 @@ def _model(lab: Lab, family: Family, dtype: torch.dtype, attention: str) -> Targ
     config = {"model_type": family.model_type, **family.shape}
     hf = random_model(config, dtype=dtype, device=lab.device)
     model = TargetModel(hf, family.model_type, max_context=CONTEXT, attention=attention)
-    choose_form(model, hf, num_slots=NUM_SLOTS, draft_rows=DRAFT_ROWS)
+    choose_way(model, hf, graphs="captured", num_slots=NUM_SLOTS, draft_rows=DRAFT_ROWS)
     return model
 
 

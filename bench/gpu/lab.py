@@ -18,9 +18,9 @@ from bench.gpu.timing import measure_times, wait
 from bench.serving.engine import running_drafter
 from verifier.config import VerifierConfig
 from verifier.engine.counters import StepStats
+from verifier.model.ladder import choose_way
 from verifier.model.measurements import Measurements, measure
 from verifier.model.model import TargetModel
-from verifier.model.probe import choose_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +142,10 @@ def serve(wanted: Wanted, device: torch.device, config: VerifierConfig, max_cont
     wait(device)
     built, with_weights = time.perf_counter(), allocated(device)
     model = TargetModel(hf, wanted.shape, max_context=max_context, attention=wanted.attention)
-    choose_form(
+    choose_way(
         model,
         hf,
+        graphs=config.graphs,
         num_slots=wanted.num_slots,
         draft_rows=1 + config.max_nodes,
         kv_memory=config.kv_memory,

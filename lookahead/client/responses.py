@@ -198,5 +198,8 @@ def to_model_info(response: pb.GetModelResponse) -> ModelInfo:
         drafter_connected=response.drafter_connected,
         bitwise=response.bitwise,
         not_bitwise_reason=response.not_bitwise_reason,
+        attention=response.attention,
+        launch=response.launch,
+        launch_reason=response.launch_reason,
         limits=dict(response.limits),
     )

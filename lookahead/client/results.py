@@ -195,6 +195,9 @@ class ModelInfo:
     drafter_connected: bool
     bitwise: bool  # each row's bits are independent of the rest of its pass
     not_bitwise_reason: str
+    attention: str  # how attention and products are computed
+    launch: str  # how passes are launched
+    launch_reason: str  # why no faster way of either was taken
     limits: Mapping[str, int]  # what the server takes at most, by name
 
 

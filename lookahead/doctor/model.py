@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lookahead.client.client import Client
 from lookahead.client.errors import LookaheadError
+from lookahead.client.results import ModelInfo
 from lookahead.doctor.finding import Finding, ok, problem, warning
 from lookahead.stack.demo_models import DEMO_MODELS, DemoModel
 from lookahead.stack.model_cache import cached_model, is_complete
@@ -36,7 +37,10 @@ def check_model(model: str, environ: Mapping[str, str] = os.environ) -> list[Fin
 
 
 def check_served(address: str) -> list[Finding]:
-    """Whether the model of the verifier at `address` is bitwise; nothing where none serves."""
+    """Whether the model of the verifier at `address` is bitwise, and how its passes are made.
+
+    Nothing where none serves.
+    """
     if not is_serving(address):
         return []
     try:
@@ -44,11 +48,23 @@ def check_served(address: str) -> list[Finding]:
             model = client.model()
     except LookaheadError:
         return []
+    return [_check_rounding(model), _check_passes(model)]
+
+
+def _check_rounding(model: ModelInfo) -> Finding:
     if model.bitwise:
-        return [ok("rounding", f"{model.model} is bitwise: drafts change no bit")]
+        return ok("rounding", f"{model.model} is bitwise: drafts change no bit")
     what = f"{model.model} is not bitwise: {model.not_bitwise_reason}"
     do = "expect other words than without drafts where two logits are almost equal"
-    return [warning("rounding", what, do)]
+    return warning("rounding", what, do)
+
+
+def _check_passes(model: ModelInfo) -> Finding:
+    what = f"attention {model.attention}, passes {model.launch}"
+    if not model.launch_reason:
+        return ok("passes", what)
+    do = "the log of the verifier says more; the settings attention and graphs choose a way"
+    return warning("passes", f"{what}: {model.launch_reason}", do)
 
 
 def _check_demo(demo: DemoModel) -> Finding:

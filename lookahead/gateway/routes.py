@@ -260,6 +260,9 @@ class Routes:
                 "drafter_connected": model.drafter_connected,
                 "bitwise": model.bitwise,
                 "not_bitwise_reason": model.not_bitwise_reason,
+                "attention": model.attention,
+                "launch": model.launch,
+                "launch_reason": model.launch_reason,
                 "limits": {**dict(sorted(model.limits.items())), **self._config.limits()},
             },
         }

@@ -214,7 +214,7 @@ def test_models_of_a_hub_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None
     finding_named(check_model("no such: model", {}), PROBLEM, "neither a path nor a hub id")
 
 
-async def test_a_running_verifier_says_whether_its_model_is_bitwise() -> None:
+async def test_a_running_verifier_says_whether_its_model_is_bitwise_and_how_it_runs() -> None:
     nobody = await asyncio.to_thread(check_served, f"127.0.0.1:{free_port()}")
     assert nobody == []
     async with running_verifier() as found:
@@ -224,7 +224,12 @@ async def test_a_running_verifier_says_whether_its_model_is_bitwise() -> None:
         said = await asyncio.to_thread(check_served, address)
         finding_named(said, WARNING, "small", "its experts take turns")
         description.bitwise = True
-        assert is_well(await asyncio.to_thread(check_served, address))
+        said = await asyncio.to_thread(check_served, address)
+        assert is_well(said)
+        assert any(finding.what.endswith("passes eager") for finding in said)
+        description.launch_reason = "captured: no memory is left"
+        said = await asyncio.to_thread(check_served, address)
+        finding_named(said, WARNING, "passes eager", "no memory is left")
 
 
 def test_the_demo_model_is_made_where_its_converter_is(

@@ -93,6 +93,9 @@ class Backend:
             device=f"{model.device} {str(model.dtype).removeprefix('torch.')}",
             bitwise=model.bitwise,
             not_bitwise_reason="" if model.bitwise else model.not_bitwise_reason,
+            attention=model.attention,
+            launch=model.rung.value,
+            launch_reason=model.launch_reason,
             limits=described(self.limits, model, config),
         )
 

@@ -46,9 +46,7 @@ class KVCache:
         self._lengths = [0] * num_slots
         self._tables: list[list[int]] = [[] for _ in range(num_slots)]
         self._free = list(range(num_slots))  # least recently used first
-        # One page more, for rows that only pad a pass.
-        self.padding_place = PAGE * self.pages.num_pages
-        self._storages = _allocate(shapes, self.padding_place + PAGE, dtype, device)
+        self._storages = _allocate(shapes, PAGE * self.pages.num_pages, dtype, device)
         self.cache = SlotLayers(layers=[SlotLayer(self, k, v) for k, v in self.row_views()])
 
     @property

@@ -12,6 +12,7 @@ class Kernel(enum.Enum):
     """How the attention over packed rows is computed."""
 
     POSITIONAL = "positional"  # each row by itself, over its positions in their order; on a CPU
+    TILED = "tiled"  # the same on a GPU, in Triton
     MASKED = "masked"  # torch's fused kernels with a mask, one padded call for all short segments
 
 
@@ -29,6 +30,16 @@ class RowTable:
     pieces: dict[tuple[int, int], tuple[NDArray[np.int64], tuple[int, ...]]] = field(
         default_factory=dict
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PassBlock:
+    """A pass as the tiled kernel reads it: integers on the device, and what they have room for."""
+
+    numbers: Tensor  # int32; see `verifier.kernels.tiled_layout`
+    num_rows: int
+    num_works: int
+    tile_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +71,11 @@ class PaddedGroup:
 class Placement:
     """Where the rows of one forward pass go, and what they read."""
 
-    places: Tensor  # [rows] where in the cache each row is written
+    places: Tensor  # [rows] where in the cache each row is written; for masked attention
     segments: tuple[SegmentRows, ...] = ()  # for masked attention, or a model's own
     window: int = 0  # of sliding-window layers
     table: RowTable | None = None  # for positional attention
+    block: PassBlock | None = None  # for tiled attention
     together: PaddedGroup | None = None  # for masked attention
     # Of all layers and of sliding-window layers. The model is handed placeholders for them, whose
     # last dimension tells which it is, because masks change their shape at every step.

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
+
+from verifier.kernels.handles import Handles
 
 if TYPE_CHECKING:
     from verifier.cache.kv_cache import KVCache
@@ -42,6 +45,7 @@ class SlotLayer(CacheLayerMixin):
         self.values = values
         self.is_initialized = True
         self.attention_call: Any = None  # kept here by the kernel that reads these very tensors
+        self.handle = LAYERS.give(self)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing is left to allocate."""
@@ -78,6 +82,9 @@ class SlotLayer(CacheLayerMixin):
         raise AssertionError("a mask was not passed to the model")
 
 
+LAYERS: Handles[SlotLayer] = Handles()
+
+
 class SlotLayers(Cache):
     """All layers as the model's forward knows them."""
 
@@ -85,11 +92,23 @@ class SlotLayers(Cache):
         self,
         key_states: Tensor,
         value_states: Tensor,
-        layer_idx: int,
+        layer_idx: int | Tensor,
         *args: object,
         **kwargs: object,
     ) -> tuple[Tensor, Tensor]:
-        """Hand the rows to their layer."""
+        """Hand the rows to their layer, which may be named by its handle.
+
+        A forward that is traced only notes which layer it is, for the attention.
+        """
+        if torch.compiler.is_compiling():
+            layer: Any = None if isinstance(layer_idx, Tensor) else self.layers[layer_idx]
+            handle = layer_idx if layer is None else layer.handle
+            # A tensor of our own, since not every one may be given attributes while it is traced.
+            keys = key_states.view_as(key_states)
+            keys.slot_handle = handle  # type: ignore[attr-defined]
+            return keys, value_states
+        if isinstance(layer_idx, Tensor):
+            return LAYERS[layer_idx].update(key_states, value_states)
         return super().update(key_states, value_states, layer_idx)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

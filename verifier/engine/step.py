@@ -23,7 +23,6 @@ from verifier.sampling.ranking import (
     TokenLogprobs,
     logprobs,
     prompt_logprobs,
-    rank,
 )
 from verifier.sampling.sampler import Sampler
 from verifier.speculation.tree import EMPTY_TREE, Accepted, DraftTree, accept
@@ -204,7 +203,7 @@ def run_step(model: TargetModel, works: list[Work]) -> StepResult:
 def _run_pass(model: TargetModel, works: list[Work]) -> tuple[Tensor, Ranking]:
     try:
         logits = model.forward([work.segment for work in works])
-        return logits, rank(logits, SUCCESSORS_PER_TOKEN)
+        return logits, model.rank(logits, SUCCESSORS_PER_TOKEN)
     except torch.AcceleratorError as error:
         raise DeviceLost(str(error)) from error
     except (RuntimeError, MemoryError) as error:

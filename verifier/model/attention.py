@@ -2,8 +2,12 @@
 
 Registered with transformers under the name "lookahead". The cache hands a layer's new keys and
 values on; here they are written to their places, and the rows attend to what they may: on a CPU by
-the kernel that takes each row by itself, elsewhere by `masked_attention`.
+the kernel that takes each row by itself, on a GPU by the same in Triton (`tiled`), which is there
+only, or by `masked_attention`. A forward that is traced
+calls the same as one operation, so that the whole of it is one graph.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +18,7 @@ from transformers import AttentionInterface
 
 from verifier.cache.pages import PAGE
 from verifier.cache.placement import RowTable
-from verifier.cache.slot_layers import SlotLayer
+from verifier.cache.slot_layers import LAYERS, SlotLayer
 from verifier.kernels import attention as kernel
 from verifier.kernels.threads import Call, num_threads
 from verifier.kernels.vectors import TILE
@@ -45,16 +49,59 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attend; return [chains, rows, heads, value_dim] and no weights."""
     assert attention_mask is not None, "packed attention needs its mask"
-    layer = key.slot_layer  # type: ignore[attr-defined]
-    assert isinstance(layer, SlotLayer)
-    attend = attend_masked if layer.owner.placement.table is None else attend_by_position
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     has_window = attention_mask.shape[-1] > 1
     num_chains = len(query)
+    is_traced = torch.compiler.is_compiling()
+    layer: Any = key.slot_handle if is_traced else key.slot_layer  # type: ignore[attr-defined]
     if num_chains > 1:
         query, key, value = _in_line(query), _in_line(key), _in_line(value)
-    found = attend(layer, query, key, value, has_window, scaling, softcap, s_aux)
+    attend = torch.ops.lookahead.attend if is_traced else _attend
+    found = attend(layer, query, key, value, s_aux, has_window, scaling, softcap or 0.0)
     return found.view(num_chains, -1, *found.shape[1:]), None
+
+
+def _attend(
+    layer: SlotLayer,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sinks: Tensor | None,
+    has_window: bool,
+    scaling: float,
+    softcap: float,  # 0: none
+) -> Tensor:
+    """Attend as the pass was placed."""
+    place = layer.owner.placement
+    attend = attend_masked if place.table is None else attend_by_position
+    if place.block is not None:
+        from verifier.model.tiled import attend_tiled as attend
+    return attend(layer, query, key, value, has_window, scaling, softcap or None, sinks)
+
+
+@torch.library.custom_op("lookahead::attend", mutates_args=())
+def attend_operation(
+    layer: Tensor,  # its handle
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sinks: Tensor | None,
+    has_window: bool,
+    scaling: float,
+    softcap: float,
+) -> Tensor:
+    """The attention as one node of a traced forward.
+
+    What it writes and where it reads stays hidden: nobody else touches a layer's keys and values
+    while a pass runs, and its result depends on all that it is given.
+    """
+    arguments = (query, key, value, sinks, has_window, scaling, softcap)
+    return _attend(LAYERS[layer], *arguments).contiguous()
+
+
+@attend_operation.register_fake
+def _(layer: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
+    return query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
 
 
 def _in_line(x: Tensor) -> Tensor:

@@ -208,18 +208,6 @@ def make_masks(batch: Batch, window: int | None) -> list[BoolArray]:
     return [mask] if window is None else [mask, window_mask]
 
 
-def pad_batch(batch: Batch, num_rows: int) -> Batch:
-    """Add rows up to `num_rows`, which belong to no sequence."""
-    count = num_rows - len(batch.token_ids)
-    if not count:
-        return batch
-    return replace(
-        batch,
-        token_ids=np.pad(batch.token_ids, (0, count)),
-        positions=np.pad(batch.positions, (0, count)),
-    )
-
-
 def _depths(segment: Segment) -> IntArray:
     """Depth of each row below the first."""
     if segment.tree is None:

@@ -114,7 +114,7 @@ def _step(
         run = tuple(reversed(other))[read : read + len(other) // NUM_ROWS]
         segments = [prompt_segment(beside, read, run, is_last=False)]
     segments.append(draft_segment(slot, model.slots.length(slot), token, EMPTY_TREE))
-    logits = model.forward(segments)
+    logits = model.forward(segments).clone()  # the next pass may write there
     for segment in segments:
         kept = segment.num_rows
         model.commit(segment.slot, list(range(kept)))
@@ -132,7 +132,7 @@ def _together(model: TargetModel, slots: list[int], prompt: list[int], rest: lis
             draft_segment(slot, model.slots.length(slot), own, EMPTY_TREE)
             for slot, own in ((second, token ^ 1), (first, token))
         ]
-        logits.append(model.forward(segments)[1:])
+        logits.append(model.forward(segments)[1:].clone())
         for segment in segments:
             model.commit(segment.slot, [0])
     return torch.cat(logits)
@@ -171,7 +171,7 @@ def _chained(model: TargetModel, slot: int, prompt: list[int], rest: list[int]) 
     half = len(rest) // 2
     right = rest[1:half]
     first = chain([*right, rest[half] ^ 1, rest[half]])
-    logits = model.forward([draft_segment(slot, len(prompt), rest[0], first)])[:half]
+    logits = model.forward([draft_segment(slot, len(prompt), rest[0], first)])[:half].clone()
     model.commit(slot, list(range(half)))
     last = draft_segment(slot, len(prompt) + half, rest[half], chain(rest[half + 1 :]))
     return torch.cat([logits, model.forward([last])])

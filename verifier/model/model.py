@@ -10,14 +10,16 @@ import hashlib
 import inspect
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from verifier.cache.chain_slots import ChainLayer, ChainSlots
 from verifier.cache.kv_cache import KVCache
@@ -32,13 +34,14 @@ from verifier.model.batch import (
     Segment,
     make_batch,
     make_chains,
-    pad_batch,
-    prompt_segment,
 )
-from verifier.model.compilation import Compile, CompiledLayers, compile_buckets, padded_rows
+from verifier.model.block_passes import BlockPasses
+from verifier.model.compilation import CompiledLayers
 from verifier.model.packed_weight import PackedWeight
-from verifier.model.packing import KernelError, pack_weights
+from verifier.model.packing import KernelError, pack_weights, unpack_weights
 from verifier.model.placing import Masks, Placer, on_device
+from verifier.model.rung import Rung, Tools
+from verifier.sampling.ranking import Ranking, rank
 
 logger = logging.getLogger(__name__)
 
@@ -85,15 +88,22 @@ class TargetModel:
         self.recommended: Mapping[str, float] = {}  # sampling, by field of the contract
         self.slots: KVCache | StatefulSlots = StatefulSlots(1)
         self._model = model
-        self._kernel = _kernel(attention, self.device)
-        if self._kernel is Kernel.POSITIONAL:
-            pack_weights(model)
+        self._kernel = Kernel.MASKED
+        # Why neither the kernel nor the way passes are launched is a better one.
+        self.attention_reason = self.rung_reason = ""
+        self.rung = Rung.EAGER
+        self._stock_experts = getattr(model.config, "_experts_implementation", None)
         self._placer = Placer(Masks(False, None), self.dtype, self.device)
+        self._tools = Tools()
         self._compiled: CompiledLayers | None = None
+        self._passes: BlockPasses | None = None
         self._stock_attention = model.config._attn_implementation
         self._is_never_alone = self._joins_chains = False
         names = inspect.signature(model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in names else "past_key_values"
+        kernel = _kernel(attention, self.device)
+        is_without = kernel is Kernel.MASKED and attention == "auto" and self.device.type == "cuda"
+        self.use_kernel(kernel, "Triton is not installed" if is_without else "")
 
     @property
     def variant(self) -> str:
@@ -101,7 +111,7 @@ class TargetModel:
         kinds = sorted(str(p.kind) for p in self._model.parameters() if isinstance(p, PackedWeight))
         parts = (self.form.name, self._placer.masks, self._joins_chains, self._is_never_alone)
         made = " ".join(map(str, (*parts, *dict.fromkeys(kinds))))
-        return made + (" compiled" if self.is_compiled else "")
+        return f"{made} {self.rung.value}"
 
     @property
     def joins_chains(self) -> bool:
@@ -125,7 +135,7 @@ class TargetModel:
         """Serve without drafts, each sequence with the model's own cache."""
         self.form, self.reason = VerificationMode.PLAIN, reason
         self._set_attention(self._stock_attention)
-        self.slots = StatefulSlots(num_slots)
+        self.slots, self._passes = StatefulSlots(num_slots), None
 
     def use_slots(
         self,
@@ -154,6 +164,20 @@ class TargetModel:
             kernel=self._kernel,
         )
         self._set_attention(attention.NAME if is_packed else self._stock_attention)
+        self._passes = None
+        if is_packed and self._kernel is Kernel.TILED:
+            self._passes = self._block_passes(self.slots)
+
+    def _block_passes(self, slots: KVCache) -> BlockPasses:
+        if self._compiled is not None:
+            self._compiled.bind(slots.cache.layers)  # type: ignore[arg-type]
+        return BlockPasses(
+            self._model,
+            slots,
+            self._placer,
+            cache_name=self._cache_name,
+            capture=None if self.rung is Rung.EAGER else self._tools.capture(),
+        )
 
     def use_chains(
         self,
@@ -166,7 +190,7 @@ class TargetModel:
     ) -> None:
         """Serve chains, from slots that keep states beside keys and values."""
         self.form, self.reason = VerificationMode.CHAIN, ""
-        self._placer = Placer(way.masks, self.dtype, self.device)
+        self._placer, self._passes = Placer(way.masks, self.dtype, self.device), None
         self._is_never_alone, self._joins_chains = way.is_never_alone, way.is_joined
         if way.is_packed and self._kernel is Kernel.POSITIONAL:
             layers = [layer.padded_to(LANES) for layer in layers]
@@ -183,25 +207,47 @@ class TargetModel:
         self._set_attention(attention.NAME if way.is_packed else self._stock_attention)
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether passes of few rows run compiled."""
-        return self._compiled is not None
+    def launch_reason(self) -> str:
+        """Why its passes are not made in a faster way; empty where none was left out."""
+        return self.attention_reason or self.rung_reason
 
-    def compile(self, compile: Compile = torch.compile) -> None:
-        """Compile the layers for passes of few rows, now; only for a model served PACKED."""
-        assert isinstance(self.slots, KVCache), "a model without slots is not compiled"
-        # Compiled code must not depend on which layer it is, or every layer is compiled anew.
-        leave: Any = torch.compiler.disable
-        cache: Any = self.slots.cache
-        AttentionInterface.register(attention.NAME, leave(attention.packed_attention))
-        cache.update = leave(cache.update)
-        self._compiled = CompiledLayers(self._model.base_model, self.device, compile)
-        slot = self.slots.allocate()
-        compile_buckets(
-            lambda rows: self.forward([prompt_segment(slot, 0, (1,) * rows, is_last=True)]),
-            self.device,
-        )
-        self.slots.free(slot)
+    @property
+    def kernel(self) -> Kernel:
+        """What packed passes attend by."""
+        return self._kernel
+
+    def use_kernel(self, kernel: Kernel, reason: str = "") -> None:
+        """Attend by a kernel, and multiply as goes with it; `reason`: why by no better one."""
+        if self._kernel is not Kernel.MASKED:
+            unpack_weights(self._model, self._stock_experts)
+        self._kernel, self.attention_reason = kernel, reason
+        self._set_attention(self._stock_attention)
+        if kernel is Kernel.POSITIONAL:
+            pack_weights(self._model)
+        elif kernel is Kernel.TILED:
+            from verifier.model.tiled import TiledProduct
+
+            pack_weights(self._model, TiledProduct)
+
+    def use_rung(self, rung: Rung, tools: Tools, reason: str = "") -> None:
+        """Launch the passes of caches to come this way; `reason`: why not by a faster one."""
+        if self._compiled is not None:
+            self._compiled.undo()
+        self._compiled = None
+        self.rung, self.rung_reason, self._tools = rung, reason, tools
+        self._set_attention(self._stock_attention)
+        if rung is Rung.COMPILED:
+            self._compiled = CompiledLayers(self._model.base_model, tools.compiler)
+
+    def prepare(self) -> None:
+        """Capture what is replayed while serving; later passes wait for nothing."""
+        if self._passes is not None:
+            with torch.inference_mode():
+                self._passes.prepare()
+
+    def rank(self, logits: Tensor, k: int) -> Ranking:
+        """The best tokens of each row that the last pass returned; waits for the device."""
+        return rank(logits, k) if self._passes is None else self._passes.rank(logits, k)
 
     @torch.inference_mode()
     def forward(
@@ -212,6 +258,7 @@ class TargetModel:
     ) -> Tensor:
         """Run the rows; return float32 logits [rows that want them, vocabulary] in order.
 
+        They hold until the next pass, which may write to the same memory.
         `tables`, `moves`: the slots' pages and the rows to copy first, where another process keeps
         count of them.
         """
@@ -267,15 +314,13 @@ class TargetModel:
         ]
 
     def _forward_slots(self, batch: Batch, slots: KVCache) -> Tensor:
+        if self._passes is not None:
+            return self._passes.forward(batch)
         with kernels_only() if self._kernel is Kernel.POSITIONAL else nullcontext():
             return self._forward_rows(batch, slots)
 
     def _forward_rows(self, batch: Batch, slots: KVCache) -> Tensor:
-        num_rows = len(batch.token_ids)
-        if self._compiled is not None:
-            num_rows = padded_rows(num_rows, self.device) or num_rows
-        slots.placement = self._placer.place(batch, slots, num_rows)
-        batch = pad_batch(batch, num_rows)
+        slots.placement = self._placer.place(batch, slots)
         masks = self._placer.handed_masks(slots)
         inputs = {
             "input_ids": self._tensor(batch.token_ids).view(batch.num_chains, -1),
@@ -326,10 +371,12 @@ class TargetModel:
         """Logits [rows, vocabulary] of one uncached pass with the model's own attention."""
         current = self._model.config._attn_implementation
         self._set_attention(self._stock_attention)
-        with torch.inference_mode():
-            ids = torch.tensor([token_ids], device=self.device)
-            logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0].float()
-        self._set_attention(current)
+        try:
+            with torch.inference_mode():
+                ids = torch.tensor([token_ids], device=self.device)
+                logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0].float()
+        finally:
+            self._set_attention(current)
         return logits
 
     def _set_attention(self, name: str) -> None:
@@ -341,10 +388,17 @@ class TargetModel:
 
 
 def _kernel(attention: str, device: torch.device) -> Kernel:
-    """`auto`: the positional kernel runs on a CPU only."""
+    """`auto`: each row by its positions, on a GPU where Triton is installed."""
+    has_triton = find_spec("triton") is not None
+    if attention == "auto" and device.type == "cpu":
+        return Kernel.POSITIONAL
     if attention == "auto":
-        return Kernel.POSITIONAL if device.type == "cpu" else Kernel.MASKED
+        return Kernel.TILED if device.type == "cuda" and has_triton else Kernel.MASKED
     kernel = Kernel(attention)
     if kernel is Kernel.POSITIONAL and device.type != "cpu":
         raise KernelError(f"attention=positional runs on a CPU only, not on {device}")
+    if kernel is Kernel.TILED and not has_triton:
+        raise KernelError("attention=tiled needs Triton, which is not installed")
+    if kernel is Kernel.TILED and device.type == "cpu" and not os.environ.get("TRITON_INTERPRET"):
+        raise KernelError("attention=tiled runs on a GPU only, or in Triton's interpreter")
     return kernel

@@ -3,6 +3,8 @@
 A packed weight looks like the parameter it replaces, so the model's code stays as it is. What the
 model does with it (a linear layer, a lookup of rows, an expert of many) runs on the packed copy,
 which is the only one. Where it does anything else the dense weight is made for the moment.
+
+In a forward that is traced a product is one operation, which knows its weight by a handle.
 """
 
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from verifier.kernels import product
+from verifier.kernels.handles import Handles
 from verifier.kernels.memory import WEIGHTS
 from verifier.kernels.threads import Call
 from verifier.kernels.vectors import LANES
@@ -42,6 +45,7 @@ class Product:
         fields[product.NUM_INPUTS] = self.num_inputs
         fields[product.NUM_PANELS] = len(self.panels)
         self._biases: dict[int, tuple[Tensor, Tensor]] = {}
+        self.handle = PRODUCTS.give(self)
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Multiply x [..., inputs]; the result [..., outputs] has its type."""
@@ -81,6 +85,41 @@ class Product:
         return held[1]
 
 
+PRODUCTS: Handles[Product] = Handles()
+
+
+@torch.library.custom_op("lookahead::multiply", mutates_args=())
+def multiply_operation(
+    product: Tensor,  # its handle
+    x: Tensor,
+    bias: Tensor | None,
+    num_outputs: int,
+) -> Tensor:
+    """A product as one node of a traced forward."""
+    return PRODUCTS[product](x, bias)
+
+
+@multiply_operation.register_fake
+def _(product: Tensor, x: Tensor, bias: Tensor | None, num_outputs: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], num_outputs)
+
+
+@torch.library.custom_op("lookahead::look_up", mutates_args=())
+def look_up_operation(
+    product: Tensor,  # its handle
+    ids: Tensor,
+    dtype: torch.dtype,
+    num_inputs: int,
+) -> Tensor:
+    """A lookup of weights as one node of a traced forward."""
+    return PRODUCTS[product].rows(ids, dtype).contiguous()
+
+
+@look_up_operation.register_fake
+def _(product: Tensor, ids: Tensor, dtype: torch.dtype, num_inputs: int) -> Tensor:
+    return ids.new_empty(*ids.shape, num_inputs, dtype=dtype)
+
+
 def _narrowed(weight: Tensor) -> Tensor:
     """The weight in half the bytes, where that loses nothing: most checkpoints are made so."""
     for dtype in NARROW if weight.dtype is torch.float32 else ():
@@ -101,6 +140,9 @@ class PackedWeight(torch.Tensor):
 
     products: list[Product]  # one, or one for each expert
     is_transposed: bool
+    # What it shows, which nobody who traces a forward can ask a tensor of another kind for.
+    shown_shape: tuple[int, ...]
+    shown_dtype: torch.dtype
 
     @staticmethod
     def __new__(
@@ -109,15 +151,22 @@ class PackedWeight(torch.Tensor):
         """Show `products` as a tensor of this shape and type."""
         made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype)
         made.products, made.is_transposed = products, is_transposed
+        made.shown_shape, made.shown_dtype = tuple(shape), dtype
         return made
 
     @classmethod
-    def pack(cls, weight: Tensor, *, is_transposed: bool = False) -> "PackedWeight":
-        """Copy a dense weight."""
+    def pack(
+        cls, weight: Tensor, *, is_transposed: bool = False, kind: type[Product] = Product
+    ) -> "PackedWeight":
+        """Take over a dense weight; `kind`: what multiplies by it."""
         with torch.inference_mode():
             parts = weight.detach().unbind() if weight.dim() == 3 else [weight.detach()]
-            products = [Product(part.T if is_transposed else part) for part in parts]
+            products = [kind(part.T if is_transposed else part) for part in parts]
         return cls(weight.shape, weight.dtype, products, is_transposed)
+
+    def again(self) -> "PackedWeight":
+        """The same weight as another tensor."""
+        return PackedWeight(self.shape, self.dtype, self.products, self.is_transposed)
 
     def expert(self, index: Any) -> "PackedWeight":
         """The weight of one expert."""
@@ -165,41 +214,58 @@ def _dense(value: Any) -> Any:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    if not isinstance(weight, PackedWeight) or weight.is_transposed or weight.dim() != 2:
+    if not _is_matrix(weight, is_transposed=False):
         return NotImplemented
-    return weight.products[0](x, bias)
+    return _multiplied(x, weight, bias)
 
 
 def _matmul(x: Tensor, weight: Tensor) -> Any:
-    if not isinstance(weight, PackedWeight) or not weight.is_transposed or weight.dim() != 2:
+    if not _is_matrix(weight, is_transposed=True):
         return NotImplemented
-    return weight.products[0](x)
+    return _multiplied(x, weight, None)
 
 
 def _addmm(bias: Tensor, x: Tensor, weight: Tensor) -> Any:
-    if not isinstance(weight, PackedWeight) or not weight.is_transposed or weight.dim() != 2:
+    if not _is_matrix(weight, is_transposed=True):
         return NotImplemented
-    return weight.products[0](x, bias)
+    return _multiplied(x, weight, bias)
+
+
+def _is_matrix(weight: Tensor, *, is_transposed: bool) -> bool:
+    if not isinstance(weight, PackedWeight):
+        return False
+    return weight.is_transposed == is_transposed and len(weight.shown_shape) == 2
+
+
+def _multiplied(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+    product: Product = weight.products[0]
+    if torch.compiler.is_compiling():
+        found: Tensor = torch.ops.lookahead.multiply(product.handle, x, bias, product.num_outputs)
+        return found
+    return product(x, bias)
 
 
 def _embedding(ids: Tensor, weight: Tensor, *_: Any, **__: Any) -> Any:
     if not isinstance(weight, PackedWeight) or weight.is_transposed:
         return NotImplemented
-    return weight.products[0].rows(ids, weight.dtype)
+    product, dtype = weight.products[0], weight.shown_dtype
+    if torch.compiler.is_compiling():
+        return torch.ops.lookahead.look_up(product.handle, ids, dtype, product.num_inputs)
+    return product.rows(ids, dtype)
 
 
 def _item(weight: Tensor, index: Any) -> Any:
     is_one = isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0)
-    if not isinstance(weight, PackedWeight) or weight.dim() != 3 or not is_one:
+    if not isinstance(weight, PackedWeight) or len(weight.shown_shape) != 3 or not is_one:
         return NotImplemented
     return weight.expert(index)
 
 
 def _transpose(weight: Tensor) -> Any:
-    if not isinstance(weight, PackedWeight) or weight.dim() != 2:
+    if not isinstance(weight, PackedWeight) or len(weight.shown_shape) != 2:
         return NotImplemented
-    shape = torch.Size(reversed(weight.shape))
-    return PackedWeight(shape, weight.dtype, weight.products, not weight.is_transposed)
+    shape = torch.Size(reversed(weight.shown_shape))
+    return PackedWeight(shape, weight.shown_dtype, weight.products, not weight.is_transposed)
 
 
 _KNOWN: dict[Any, Callable[..., Any]] = {

@@ -28,7 +28,7 @@ class Placer:
         self.masks = masks
         self._dtype, self._device = dtype, device
 
-    def place(self, batch: Batch, slots: KVCache, num_rows: int) -> Placement:
+    def place(self, batch: Batch, slots: KVCache) -> Placement:
         """Where the rows go and what they attend to, as the attention of this form wants it."""
         is_packed = slots.is_packed
         window = self.masks.window
@@ -37,8 +37,7 @@ class Placer:
             table = make_table(batch, tables)
             written = on_device(table.rows[:, -1], self._device)
             return Placement(written, window=window or 0, table=table)
-        padding = (0, num_rows - len(batch.token_ids))
-        places = np.pad(make_places(batch, tables), padding, constant_values=slots.padding_place)
+        places = make_places(batch, tables)
         segments = self._segment_rows(batch, tables)
         masks = tuple(self._mask_tensor(m, is_packed) for m in make_masks(batch, window))
         together = make_together(segments, self._device) if is_packed else None

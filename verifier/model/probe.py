@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from verifier.cache.memory import allowed_bytes, fitting_size
+from verifier.cache.placement import Kernel
 from verifier.cache.slot_layers import LayerShape
 from verifier.model import attention, invariance
 from verifier.model.batch import draft_segment, prompt_segment
@@ -63,7 +64,7 @@ def choose_form(
         if not reason:
             return
     capacity = model.max_context + draft_rows
-    for form, masks in [] if reason else list(_candidates(hf)):
+    for form, masks in [] if reason else list(_candidates(hf, model.kernel)):
         error = _known_error(model, form, shapes, masks, findings)
         if error <= tolerance(model.dtype):
             size = fitting_size(
@@ -140,7 +141,7 @@ def _layer_shapes(model: TargetModel) -> list[LayerShape]:
     ]
 
 
-def _candidates(hf: PreTrainedModel) -> Iterator[tuple[VerificationMode, Masks]]:
+def _candidates(hf: PreTrainedModel, kernel: Kernel) -> Iterator[tuple[VerificationMode, Masks]]:
     config = hf.config.get_text_config()
     layer_types = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
@@ -151,8 +152,10 @@ def _candidates(hf: PreTrainedModel) -> Iterator[tuple[VerificationMode, Masks]]
     masks = [by_type, single] if layer_types else [single]
     if len(layer_types) > 1:
         masks = [by_type]  # one mask cannot serve two kinds of layers
-    packable = [VerificationMode.PACKED] if hf._can_set_attn_implementation() else []
-    for form in (*packable, VerificationMode.SINGLE):
+    forms = [VerificationMode.PACKED] if hf._can_set_attn_implementation() else []
+    if kernel is not Kernel.TILED:
+        forms.append(VerificationMode.SINGLE)
+    for form in forms:
         yield from ((form, mask) for mask in masks)
 
 
@@ -189,6 +192,8 @@ def _try_form(
             if error <= tolerance(model.dtype):
                 break
         return error
+    except torch.AcceleratorError:
+        raise  # the device answers nothing any more
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
         logger.info("model_form_failed form=%s error=%s", form.name, error)
         return float("inf")

@@ -43,17 +43,25 @@ class Ranking:
 
 def rank(logits: Tensor, k: int) -> Ranking:
     """Rank the rows of logits [rows, vocabulary]; one transfer that waits for the device."""
+    return read_ranked(logits, ranked(logits, k), k)
+
+
+def ranked(logits: Tensor, k: int) -> Tensor:
+    """Ids and logits [rows, 2 x at least k] of each row's best tokens, on the device."""
     found = top_ids(logits, max(k, 2))  # two show whether the best is tied
-    values = logits.gather(1, found)
-    host = torch.cat([found.double(), values.double()], 1).cpu().numpy()
-    ids, scores = np.split(host, 2, axis=1)
+    return torch.cat([found.double(), logits.gather(1, found).double()], 1)
+
+
+def read_ranked(logits: Tensor, best: Tensor, k: int) -> Ranking:
+    """What `ranked` found of these logits, on the host, cut to k; waits for the device."""
+    ids, scores = np.split(best.cpu().numpy(), 2, axis=1)
     is_tied = scores == scores[:, :1]
     is_tied[:, 0] = True  # NaN is equal to nothing
     first = np.where(is_tied, ids, np.inf).min(1)
     for row in np.flatnonzero(is_tied.all(1)):  # there may be more of them than were asked for
-        first[row] = int((logits[row] == values[row, 0]).nonzero()[0, 0])
-    best = map(Best, first.astype(int).tolist(), scores[:, 0].tolist())
-    return Ranking(list(best), ids[:, :k].astype(int).tolist())
+        first[row] = int((logits[row] == float(scores[row, 0])).nonzero()[0, 0])
+    found = map(Best, first.astype(int).tolist(), scores[:, 0].tolist())
+    return Ranking(list(found), ids[:, :k].astype(int).tolist())
 
 
 def top_ids(logits: Tensor, k: int) -> Tensor:
