@@ -11,8 +11,9 @@ from collections.abc import Sequence as Sequences
 import numpy as np
 
 from verifier.engine.counters import StepStats, saved_beside_prompts
+from verifier.engine.plan import Drafts
 from verifier.engine.sequence import Sequence
-from verifier.engine.step import Drafts, Result, StepResult
+from verifier.engine.step import Result, StepResult
 from verifier.model.measurements import Measurements
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Mode
@@ -108,7 +109,7 @@ class DraftCoordinator:
             self.client.observe(
                 result.sequence.id,
                 num_verified=0 if result.tree.is_own else len(result.tree),
-                successors=result.successors,
+                successors=[] if result.successors is None else result.successors.tolist(),
             )
 
     def ask(self, running: Sequences[Sequence]) -> None:

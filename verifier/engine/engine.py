@@ -20,16 +20,8 @@ from verifier.engine.draft_coordinator import DraftCoordinator
 from verifier.engine.pace import Pace
 from verifier.engine.scheduler import Scheduler
 from verifier.engine.sequence import NO_SLOT, Emission, Sequence
-from verifier.engine.step import (
-    DeviceLost,
-    Drafts,
-    PassFailed,
-    Planner,
-    Result,
-    StepResult,
-    Work,
-    run_step,
-)
+from verifier.engine.plan import Drafts, Planner, Work
+from verifier.engine.step import DeviceLost, PassFailed, Result, StepResult, run_step
 from verifier.model.measurements import Measurements
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Request

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
+from collections.abc import Sequence as Sequences
 from dataclasses import dataclass, field
 
 from rpc.contract import Learn, Source
@@ -153,7 +154,7 @@ class Sequence:
         self,
         accepted: Accepted,
         tree: DraftTree,
-        logprobs: tuple[TokenLogprobs, ...],
+        logprobs: Sequences[TokenLogprobs],
         plain: PlainStep,
     ) -> Emission:
         """Emit a step's tokens one by one, as plain decoding would; what follows an end is cut.
@@ -192,7 +193,7 @@ class Sequence:
         accepted: Accepted,
         tree: DraftTree,
         emission: Emission,
-        logprobs: tuple[TokenLogprobs, ...],
+        logprobs: Sequences[TokenLogprobs],
     ) -> None:
         """Send the client what was emitted."""
         if not emission.num_tokens:
@@ -202,15 +203,15 @@ class Sequence:
         num_accepted = emission.num_accepted
         draft = None
         if self.request.draft_trees and tree:
-            draft = VerifiedDraft(tree, accepted.path[:num_accepted])
+            draft = VerifiedDraft(tree, tuple(accepted.path[:num_accepted]))
         self.events.put_nowait(
             TokenRun(
                 first_index=first_index,
-                token_ids=accepted.token_ids[: emission.num_tokens],
+                token_ids=tuple(accepted.token_ids[: emission.num_tokens]),
                 text=text,
                 num_drafted=num_accepted,
                 drafted_text_len=drafted_len,
-                logprobs=logprobs[: emission.num_tokens],
+                logprobs=tuple(logprobs[: emission.num_tokens]),
                 sources=emission.sources if tree.sources else (),
                 draft=draft,
             )

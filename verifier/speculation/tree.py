@@ -157,26 +157,42 @@ def select(tree: DraftTree, nodes: Sequence[int], root: int = -1) -> DraftTree:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take three times as long to make
 class Accepted:
-    """The tokens of the nodes of `path`, then the next token."""
+    """The tokens of the nodes of `path`, then the next token; nothing where none can be chosen."""
 
-    token_ids: tuple[int, ...]
-    path: tuple[int, ...]  # accepted nodes of the tree, from the root down
+    token_ids: list[int]
+    path: list[int]  # accepted nodes of the tree, from the root down
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows after which the tokens were chosen: row 0 is the root's, row 1 + n node n's."""
+        return [0, *(node + 1 for node in self.path)]
 
 
-def accept(tree: DraftTree, choose: Callable[[int], int]) -> Accepted:
-    """Walk the tree by `choose(row)`, the target's token after row 0 (the root) or row 1 + node.
+Place = tuple[int, int]  # a tree's index, and a row of it
 
-    `choose` is called once per emitted token, in order.
+
+def accept(
+    trees: Sequence[DraftTree], choose: Callable[[list[Place]], Sequence[int | None]]
+) -> list[Accepted]:
+    """Walk all trees, one level after the other, as far as they hold what is chosen.
+
+    `choose` is called once for each level, with the places that are reached; it returns the
+    target's tokens after them, or None, where the walk ends. Each tree's places come in order.
     """
-    children = child_index(tree)
-    token_ids: list[int] = []
-    path: list[int] = []
-    node: int | None = -1
-    while node is not None:
-        token_ids.append(choose(node + 1))
-        node = children.get((node, token_ids[-1]))
-        if node is not None:
-            path.append(node)
-    return Accepted(tuple(token_ids), tuple(path))
+    children = [child_index(tree) for tree in trees]
+    found = [Accepted([], []) for _ in trees]
+    reached = [(index, 0) for index in range(len(trees))]
+    while reached:
+        below: list[Place] = []
+        for (index, row), token_id in zip(reached, choose(reached), strict=True):
+            if token_id is None:
+                continue
+            found[index].token_ids.append(token_id)
+            node = children[index].get((row - 1, token_id))
+            if node is not None:
+                found[index].path.append(node)
+                below.append((index, node + 1))
+        reached = below
+    return found

@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import power_divergence
 
+from tests.support.models.draft_trees import accept_one
 from tests.support.models.fake_drafts import random_tree
-from verifier.sampling import sampler as sampling
+from verifier.sampling.draws import uniforms
 from verifier.sampling.params import SamplingParams
-from verifier.sampling.sampler import Sampler, uniform
-from verifier.speculation.tree import Accepted, DraftTree, accept, child_index
+from verifier.sampling.sampler import Sampler
+from verifier.speculation.tree import Accepted, DraftTree, child_index
 
 pytestmark = pytest.mark.slow
 
@@ -87,8 +88,8 @@ def sampler_borders(
     logits = torch.tensor(logits_after(context), dtype=torch.float32)
 
     def choice(u: float) -> int:
-        monkeypatch.setattr(sampling, "uniform", lambda seed, position: u)
-        return sampler.choose(logits)
+        monkeypatch.setattr(Sampler, "uniform", lambda self, position: u)
+        return sampler.choose(logits[None])
 
     borders = np.empty(VOCABULARY)
     for token_id in range(VOCABULARY):
@@ -104,8 +105,7 @@ def sampler_borders(
 @pytest.fixture(scope="module")
 def draws() -> NDArray[np.float64]:
     """The sampler's random numbers, [seeds, positions]."""
-    flat = [uniform(seed, position) for seed in range(NUM_SAMPLES) for position in range(LENGTH)]
-    return np.array(flat).reshape(NUM_SAMPLES, LENGTH)
+    return np.stack([uniforms(seed, 0, LENGTH) for seed in range(NUM_SAMPLES)])
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def sample(
                 u, above = us[len(context)], borders[context]  # noqa: B023
                 return sum(u >= cutoff for cutoff in above)
 
-            output = (output + rule(tree, choose).token_ids)[:LENGTH]
+            output = (*output, *rule(tree, choose).token_ids)[:LENGTH]
         counts[output] += 1
     return np.array(list(counts.values()))
 
@@ -174,13 +174,13 @@ def take_any_child(tree: DraftTree, choose: Callable[[int], int]) -> Accepted:
         is_drafted = (row - 1, token_id) in children or (row - 1, near) not in children
         return token_id if is_drafted else near
 
-    return accept(tree, biased)
+    return accept_one(tree, biased)
 
 
 def look_from_the_parent(tree: DraftTree, choose: Callable[[int], int]) -> Accepted:
     """Wrong: the token after an accepted one comes from the logits before it."""
     parents = {i + 1: parent + 1 for i, parent in enumerate(tree.parents)}
-    return accept(tree, lambda row: choose(parents.get(row, 0)))
+    return accept_one(tree, lambda row: choose(parents.get(row, 0)))
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -196,7 +196,7 @@ def test_sampled_outputs_follow_the_exact_distribution(
         exact = np.cumsum(naive_probabilities(context, params))
         assert borders[context] == pytest.approx(exact, abs=1e-6)
     table = {context: found.tolist() for context, found in borders.items()}
-    counts = sample(accept, table, draws, trees)
+    counts = sample(accept_one, table, draws, trees)
     assert counts.sum() == NUM_SAMPLES
     assert g_test(counts, exact_outcomes(params)) > ALPHA
 
@@ -220,7 +220,7 @@ def test_the_table_answers_as_the_sampler_does(
         sampler, context = Sampler(replace(params, seed=seed), PROMPT), ()
         for position in range(LENGTH):
             logits = torch.tensor(logits_after(context), dtype=torch.float32)
-            token_id = sampler.choose(logits)
+            token_id = sampler.choose(logits[None])
             assert token_id == int((draws[seed, position] >= borders[context]).sum())
             sampler.push(token_id)
             context = (*context, token_id)
