@@ -1,11 +1,13 @@
 """Grows draft trees and keeps, per sequence, what the last draft was made of until it is judged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drafter.kernels import record as layout
+from drafter.kernels import turn as kernels
 from drafter.kernels.dispatch import dispatch
 
 
@@ -24,15 +26,28 @@ class DraftTree:
         return len(self.token_ids)
 
 
-# Below this chance a node costs more to verify than it can ever bring.
-MIN_PROBABILITY = 0.001
+@dataclass(slots=True)
+class Drafted:
+    """The trees of some sequences, in the order in which they were asked for."""
+
+    nodes: NDArray[np.int32]  # [sequences, (token ids, parents, sources), nodes]
+    chances: NDArray[np.float32]  # [sequences, nodes]
+    counts: list[int]
+
+    def tree(self, index: int) -> DraftTree:
+        """Return one of the trees."""
+        count = self.counts[index]
+        token_ids, parents, sources = self.nodes[index, :, :count]
+        return DraftTree(token_ids, parents, self.chances[index, :count], sources)
+
+
 _MIN_SPACE = 16
 
 
 class DraftRecord:
     """The last draft of one sequence: its nodes, all candidates beside them, and their evidence."""
 
-    __slots__ = ("chances_at", "ints", "is_unjudged", "max_nodes", "num_nodes", "rows", "tree_at")
+    __slots__ = ("ints", "is_unjudged", "max_nodes", "num_nodes", "rows")
 
     def __init__(self) -> None:
         self._make(_MIN_SPACE, layout.FULL_HIT_RATE // 2)
@@ -47,54 +62,30 @@ class DraftRecord:
         self.max_nodes = max_nodes
         self.ints = layout.new_record(max_nodes, hit_rate)
         self.rows = layout.new_rows(max_nodes)
-        # Where the kernel leaves the draft, in memory shared by all sequences.
-        self.tree_at = layout.tree_at(max_nodes)
-        self.chances_at = layout.pool_space(max_nodes) + 1
 
 
 class Proposer:
-    """Scratch memory for one draft at a time, shared by all sequences of one thread."""
+    """Scratch memory for one draft at a time, shared by all sequences."""
 
     def __init__(self) -> None:
-        self._reserve(_MIN_SPACE)
+        self._make(_MIN_SPACE)
 
-    def propose(
-        self,
-        record: DraftRecord,
-        *,
-        local: NDArray[np.int32],
-        shared: NDArray[np.int32],
-        successors: NDArray[np.int32],
-        model: NDArray[np.float32],
-        max_nodes: int,
-    ) -> DraftTree:
-        """Return at most `max_nodes` nodes, the most probable first, parents before children."""
-        wanted = min(max_nodes, layout.MAX_NODES)
-        if wanted > record.max_nodes:
-            record.grow(wanted)
-        if record.max_nodes > self._max_nodes:
-            self._reserve(record.max_nodes)
-        number = dispatch.propose(
-            local,
-            shared,
-            successors,
-            model,
-            record.ints,
-            record.rows,
-            self._scratch,
-            self._chances,
-            wanted,
-            MIN_PROBABILITY,
-        )
-        record.num_nodes, record.is_unjudged = int(number), True
-        return self._tree(record, record.num_nodes)
+    def propose(self, rows: Sequence[list[int]], max_nodes: Sequence[int]) -> Drafted:
+        """Draft for each sequence at most so many nodes, whose record must have room for them.
 
-    def _tree(self, record: DraftRecord, number: int) -> DraftTree:
-        nodes = self._scratch[record.tree_at : record.tree_at + 3 * number].copy()
-        chances = self._chances[record.chances_at : record.chances_at + number].copy()
-        return DraftTree(nodes[:number], nodes[number : 2 * number], chances, nodes[2 * number :])
+        `rows`: where a sequence's arrays are, as a row of the kernel's table begins.
+        """
+        space, count = max(max_nodes, default=0), len(rows)
+        if space > self._max_nodes:
+            self._make(space)
+        fields = [n for row, most in zip(rows, max_nodes, strict=True) for n in (*row, 0, 0, 0, most)]
+        table = np.array(fields, np.int64)
+        nodes, chances = np.empty(3 * count * space, np.int32), np.empty(count * space, np.float32)
+        dispatch.draft_all(table, nodes, chances, self._scratch, self._chances)
+        counts = table[kernels.MAX_NODES :: kernels.ROW_LEN].tolist()
+        return Drafted(nodes.reshape(count, 3, space), chances.reshape(count, space), counts)
 
-    def _reserve(self, max_nodes: int) -> None:
+    def _make(self, max_nodes: int) -> None:
         self._max_nodes = max_nodes
         self._scratch = layout.new_scratch(max_nodes)
         self._chances = layout.new_chances(max_nodes)

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 
@@ -53,11 +54,16 @@ class StepResult:
 
 
 @torch.inference_mode()
-def run_step(model: TargetModel, works: list[Work]) -> StepResult:
-    """Run one forward pass over all works, accept what it agrees with, and keep those rows."""
+def run_step(
+    model: TargetModel, works: list[Work], meanwhile: Callable[[], None] = lambda: None
+) -> StepResult:
+    """Run one forward pass over all works, accept what it agrees with, and keep those rows.
+
+    `meanwhile` is called as soon as others may use the interpreter beside the pass.
+    """
     num_rows = sum(w.segment.num_rows + model.slots.num_pending(w.segment.slot) for w in works)
     started = time.perf_counter()
-    logits, ranking = _run_pass(model, works)
+    logits, ranking = _run_pass(model, works, meanwhile)
     forward_s = time.perf_counter() - started
     results = [
         Result(work.sequence, work.tree, None if work.is_inside_prompt else Accepted([], []))
@@ -72,9 +78,17 @@ def run_step(model: TargetModel, works: list[Work]) -> StepResult:
     return StepResult(results, num_rows, forward_s)
 
 
-def _run_pass(model: TargetModel, works: list[Work]) -> tuple[Tensor, Ranking]:
+def _run_pass(
+    model: TargetModel, works: list[Work], meanwhile: Callable[[], None]
+) -> tuple[Tensor, Ranking]:
+    # A GPU is given its work first; a CPU has it done when `forward` returns.
+    is_done_at_once = model.device.type == "cpu"
+    if is_done_at_once:
+        meanwhile()
     try:
         logits = model.forward([work.segment for work in works])
+        if not is_done_at_once:
+            meanwhile()
         return logits, rank(logits, SUCCESSORS_PER_TOKEN)
     except torch.AcceleratorError as error:
         raise DeviceLost(str(error)) from error

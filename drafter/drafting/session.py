@@ -1,0 +1,104 @@
+"""One live sequence as it drafts: its own tokens, its last draft, and what its space has learned."""
+
+from dataclasses import dataclass, field
+from operator import is_
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drafter.drafting.calibration import Calibration
+from drafter.drafting.propose import DraftRecord
+from drafter.drafting.successors import Successors
+from drafter.trie.token_run import TokenIds, TokenRun, as_run
+from drafter.trie.trie import Trie
+from rpc.contract import Learn
+
+# A longer sequence forgets its own oldest tokens.
+MAX_LOCAL_BYTES = 40 << 20
+_ROOM = 256
+
+
+@dataclass(slots=True)
+class Memory:
+    """What one space has learned."""
+
+    trie: Trie
+    calibration: Calibration
+    successors: Successors = field(default_factory=Successors)
+    num_open: int = 0  # sequences
+
+    @property
+    def num_bytes(self) -> int:
+        return self.trie.num_bytes + self.calibration.num_bytes + self.successors.num_bytes
+
+
+@dataclass(slots=True)
+class Session:
+    """One live sequence: its own trie, and its last draft until the model has judged it."""
+
+    space: str
+    memory: Memory
+    local: Trie
+    # Where prompt and output begin, counted in tokens ever appended to the local trie.
+    prompt_start: int
+    output_start: int
+    learn: Learn
+    record: DraftRecord = field(default_factory=DraftRecord)
+    _arrays: tuple[NDArray[Any], ...] = ()
+    _addresses: list[int] = field(default_factory=list)
+
+    def addresses(self) -> list[int]:
+        """Return where each of its arrays begins and how long it is, as a kernel's row has them.
+
+        True until one of them grows; kept, since it takes longer to ask than to look.
+        """
+        memory, record = self.memory, self.record
+        arrays = (
+            self.local.arena,
+            memory.trie.arena,
+            memory.successors.table,
+            memory.calibration.model,
+            record.ints,
+            record.rows,
+        )
+        if not (self._arrays and all(map(is_, arrays, self._arrays))):
+            self._arrays = arrays
+            self._addresses = [n for each in arrays for n in (each.ctypes.data, len(each))]
+        return self._addresses
+
+    def finished_run(self, num_taken_back: int = 0) -> TokenRun:
+        """Return what the sequence leaves behind: as much of it as its trie still holds.
+
+        `num_taken_back`: last tokens that are not to be learned.
+        """
+        if self.learn is Learn.NONE:
+            return np.empty(0, np.int32)
+        first = self.prompt_start if self.learn is Learn.ALL else self.output_start
+        evicted = self.local.num_learned - self.local.num_tokens
+        run = self.local.live_tokens(max(0, first - evicted))
+        return run[: max(0, len(run) - num_taken_back)]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The tokens of a sequence to come, indexed; belongs to no DraftSessions yet."""
+
+    local: Trie
+    prompt_start: int
+    output_start: int
+
+
+def prepare(
+    token_ids: TokenIds, *, prediction: TokenIds = (), num_prompt: int | None = None
+) -> Prepared:
+    """Index the tokens of a sequence for `adopt`; safe in any thread, which long prompts need."""
+    run, expected = as_run("token_ids", token_ids), as_run("prediction", prediction)
+    if num_prompt is not None and not 0 <= num_prompt <= len(run):
+        raise ValueError(f"num_prompt: {num_prompt} of {len(run)} tokens")
+    local = Trie(max_bytes=MAX_LOCAL_BYTES, capacity=len(run) + len(expected) + _ROOM)
+    local.append(expected)
+    local.end_run()
+    start = local.num_learned
+    local.append(run)
+    return Prepared(local, start, start + (len(run) if num_prompt is None else num_prompt))
