@@ -18,6 +18,7 @@ from drafter.drafting.session import Prepared, prepare
 from drafter.drafting.sessions import DraftSessions
 from drafter.drafting.turns import Turn
 from drafter.kernels.dispatch import dispatch
+from drafter.kernels.record import MAX_NODES
 from drafter.memory.memory import SharedMemory
 from drafter.server import build
 from embedded.forest import Forest
@@ -54,7 +55,7 @@ class EmbeddedDrafts:
         self.is_connected = self.has_news = False
         self._vocabulary, self._vocabulary_size = vocabulary, vocabulary_size
         self._live: dict[int, _Live] = {}
-        self._forest = Forest.empty()
+        self._forest = Forest()
         self._indexing = ThreadPoolExecutor(1, thread_name_prefix="indexing")
         self._starting: asyncio.Task[None] | None = None
         self._call_memory: Callable[..., object]
@@ -137,12 +138,10 @@ class EmbeddedDrafts:
             if self._is_open(sequence_id, live)
         ]
         drafted = self.sessions.take_turns(turns)
-        asked = [turn.sequence_id for turn in turns if turn.max_nodes]
-        self._forest = Forest.of(asked, drafted)
-        for sequence_id, count in zip(asked, drafted.counts, strict=True):
-            self._live[sequence_id].num_drafted = count
-        # The log is shared, and may hold what is no token here.
-        self.num_invalid += self._forest.refuse_from(self._vocabulary_size)
+        self._forest = Forest.of(turns, drafted)
+        for turn, count in zip(turns, drafted.counts, strict=True):
+            if turn.max_nodes:
+                self._live[turn.sequence_id].num_drafted = count
 
     def wait(self, deadline_s: float) -> None:
         """Trees are always there."""
@@ -150,8 +149,14 @@ class EmbeddedDrafts:
     def tree(self, sequence_id: int) -> DraftTree:
         """Take the tree that was drafted after the last step."""
         live = self._live.get(sequence_id)
-        is_fresh = live is not None and live.num_told == len(live.token_ids)
-        return self._forest.take(sequence_id) if is_fresh else EMPTY_TREE
+        if live is None or live.num_told < len(live.token_ids):
+            return EMPTY_TREE
+        tree = self._forest.take(sequence_id)
+        # The log is shared, and may hold what is no token here.
+        if tree and max(tree.token_ids) >= self._vocabulary_size:
+            self.num_invalid += 1
+            return EMPTY_TREE
+        return tree
 
     def _is_open(self, sequence_id: int, live: _Live) -> bool:
         if live.preparing is not None and live.preparing.done():
@@ -167,7 +172,7 @@ class EmbeddedDrafts:
     def _turn(self, sequence_id: int, live: _Live, max_nodes: int = 0) -> Turn:
         """What was emitted since the last turn, with what is known of it."""
         news = live.token_ids[live.num_told :]
-        turn = Turn(sequence_id, news, max_nodes=max_nodes)
+        turn = Turn(sequence_id, news, max_nodes=min(max_nodes, MAX_NODES))
         if news:
             turn.num_verified = min(live.num_verified, live.num_drafted)
             if live.successors is not None and len(live.successors) == len(news):

@@ -1,8 +1,9 @@
 """The trees of one draft for all sequences, as the verifier knows trees, each made when it is taken."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from drafter.drafting.propose import Drafted
+from drafter.drafting.turns import Drafted, Turn
 from verifier.speculation.tree import EMPTY_TREE, DraftTree
 
 
@@ -10,44 +11,31 @@ from verifier.speculation.tree import EMPTY_TREE, DraftTree
 class Forest:
     """Trees by sequence; each is given out once."""
 
-    token_ids: list[list[int]]
-    parents: list[list[int]]
-    sources: list[list[int]]
-    probabilities: list[list[float]]
-    places: dict[int, tuple[int, int]]  # by sequence, its index above and its number of nodes
+    # By place: token ids, parents and sources, and beside them probabilities; all with equal room.
+    nodes: list[list[list[int]]] = field(default_factory=list)
+    probabilities: list[list[float]] = field(default_factory=list)
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)  # by sequence, with its nodes
 
     @classmethod
-    def empty(cls) -> "Forest":
-        """No trees."""
-        return cls([], [], [], [], {})
-
-    @classmethod
-    def of(cls, sequence_ids: list[int], drafted: Drafted) -> "Forest":
-        """The trees drafted for these sequences."""
-        nodes = drafted.nodes.swapaxes(0, 1).tolist()
-        counts = enumerate(drafted.counts)
-        places = dict(zip(sequence_ids, counts, strict=True))
-        return cls(*nodes, drafted.chances.tolist(), places)
-
-    def refuse_from(self, vocabulary_size: int) -> int:
-        """Drop trees with ids from `vocabulary_size` on; return how many these were."""
-        bad = [
-            sequence_id
-            for sequence_id, (index, count) in self.places.items()
-            if count and max(self.token_ids[index][:count]) >= vocabulary_size
-        ]
-        for sequence_id in bad:
-            del self.places[sequence_id]
-        return len(bad)
+    def of(cls, turns: Sequence[Turn], drafted: Drafted) -> "Forest":
+        """The trees drafted in these turns."""
+        places = {
+            turn.sequence_id: (place, count)
+            for place, (turn, count) in enumerate(zip(turns, drafted.counts, strict=True))
+            if count
+        }
+        return cls(drafted.nodes.tolist(), drafted.chances.tolist(), places)
 
     def take(self, sequence_id: int) -> DraftTree:
         """Take a sequence's tree; empty where there is none."""
-        index, count = self.places.pop(sequence_id, (0, 0))
+        place, count = self.places.pop(sequence_id, (0, 0))
         if not count:
             return EMPTY_TREE
+        token_ids, parents, sources = self.nodes[place]
+        chances = self.probabilities[place]
         return DraftTree(
-            tuple(self.token_ids[index][:count]),
-            tuple(self.parents[index][:count]),
-            tuple(self.probabilities[index][:count]),
-            tuple(self.sources[index][:count]),
+            tuple(token_ids[:count]),
+            tuple(parents[:count]),
+            tuple(chances[:count]),
+            tuple(sources[:count]),
         )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drafter.drafting.calibration import Calibration
-from drafter.drafting.propose import DraftRecord
+from drafter.drafting.draft import DraftRecord
 from drafter.drafting.successors import Successors
 from drafter.trie.token_run import TokenIds, TokenRun, as_run
 from drafter.trie.trie import Trie
@@ -47,6 +47,14 @@ class Session:
     record: DraftRecord = field(default_factory=DraftRecord)
     _arrays: tuple[NDArray[Any], ...] = ()
     _addresses: list[int] = field(default_factory=list)
+
+    def reserve(self, num_tokens: int, *, has_successors: bool) -> None:
+        """Make room wherever a turn of so many tokens writes."""
+        self.local.reserve(num_tokens)
+        if has_successors:
+            self.memory.successors.reserve(num_tokens)
+        if self.record.is_unjudged:
+            self.memory.calibration.reserve()
 
     def addresses(self) -> list[int]:
         """Return where each of its arrays begins and how long it is, as a kernel's row has them.

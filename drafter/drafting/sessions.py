@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drafter.drafting.calibration import Calibration
-from drafter.drafting.propose import Drafted, DraftTree, Proposer
+from drafter.drafting.draft import DraftTree
 from drafter.drafting.session import Memory, Prepared, Session, prepare
-from drafter.drafting.successors import Rows
-from drafter.drafting.turns import Turn, checked
-from drafter.kernels.dispatch import dispatch
+from drafter.drafting.successors import Rows, as_rows
+from drafter.drafting.turns import Drafted, Turn, TurnTaker
 from drafter.kernels.record import MAX_NODES
 from drafter.trie.token_run import TokenIds, as_run
 from drafter.trie.trie import DEFAULT_MAX_BYTES, Trie
@@ -60,7 +59,7 @@ class DraftSessions:
         self._max_namespace_bytes = max_namespace_bytes
         self._sessions: dict[int, Session] = {}
         self._memories: dict[str, Memory] = {}
-        self._proposer = Proposer()
+        self._taker = TurnTaker()
         self._num_proposed = self._num_verified = self._num_accepted = self._num_emitted = 0
         self._prior = Calibration(prior).model.copy()
         Trie(max_bytes=max_namespace_bytes)
@@ -101,13 +100,14 @@ class DraftSessions:
             )
 
     def take_turns(self, turns: Sequence[Turn]) -> Drafted:
-        """Take what was emitted in some sequences, then draft for those that want nodes.
-
-        The trees come in the order of these. A bad turn raises, and then nothing was taken.
-        """
+        """Take what was emitted in some sequences, then draft for those that want nodes."""
         with self.lock:
-            self._learn([turn for turn in turns if len(turn.token_ids)])
-            return self._draft([turn for turn in turns if turn.max_nodes])
+            drafted = self._taker.take(turns, [self._session(turn.sequence_id) for turn in turns])
+        self._num_accepted += drafted.num_accepted
+        self._num_verified += sum(turn.num_verified for turn in turns)
+        self._num_emitted += sum(len(turn.token_ids) for turn in turns)
+        self._num_proposed += sum(drafted.counts)
+        return drafted
 
     def observe(
         self,
@@ -121,37 +121,19 @@ class DraftSessions:
 
         `num_verified` leading nodes of the last draft went through the model; None means all.
         """
-        self.take_turns([Turn(sequence_id, token_ids, num_verified, successors)])
+        num_drafted = self._session(sequence_id).record.num_nodes
+        verified = num_drafted if num_verified is None else num_verified
+        if not 0 <= verified <= num_drafted:
+            raise ValueError(f"num_verified: {verified} of the last {num_drafted} nodes")
+        run = as_run("token_ids", token_ids).tolist()
+        self.take_turns([Turn(sequence_id, run, verified, as_rows(successors, len(run)))])
 
     def propose(self, sequence_id: int, max_nodes: int) -> DraftTree:
         """Draft what may follow the tokens observed so far, in at most `max_nodes` nodes."""
-        with self.lock:
-            return self._draft([Turn(sequence_id, max_nodes=max_nodes)]).tree(0)
-
-    def _learn(self, turns: list[Turn]) -> None:
-        if not turns:
-            return
-        emitted = checked(turns, [self._session(turn.sequence_id) for turn in turns])
-        emitted.reserve()
-        self._num_accepted += dispatch.observe_all(
-            emitted.table(), emitted.token_ids, emitted.following
-        )
-        self._num_emitted += len(emitted.token_ids)
-        for session, (_, _, num_verified, _) in zip(emitted.sessions, emitted.asked, strict=True):
-            self._num_verified += num_verified
-            session.record.num_nodes, session.record.is_unjudged = 0, False
-
-    def _draft(self, turns: list[Turn]) -> Drafted:
-        sessions = [self._session(turn.sequence_id) for turn in turns]
-        wanted = [min(turn.max_nodes, MAX_NODES) for turn in turns]
-        for session, max_nodes in zip(sessions, wanted, strict=True):
-            if max_nodes > session.record.max_nodes:
-                session.record.grow(max_nodes)
-        drafted = self._proposer.propose([session.addresses() for session in sessions], wanted)
-        for session, count in zip(sessions, drafted.counts, strict=True):
-            session.record.num_nodes, session.record.is_unjudged = count, True
-        self._num_proposed += sum(drafted.counts)
-        return drafted
+        if max_nodes < 0:
+            raise ValueError(f"max_nodes: {max_nodes} is negative")
+        wanted = min(max_nodes, MAX_NODES)
+        return self.take_turns([Turn(sequence_id, max_nodes=wanted)]).tree(0)
 
     def close(self, sequence_id: int, *, num_taken_back: int = 0) -> None:
         """End a sequence and hand the run it leaves behind to the sink.

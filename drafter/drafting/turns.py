@@ -1,83 +1,111 @@
-"""Turns: what sequences emitted, and what they want drafted, laid out for one call for all of them."""
+"""Turns: what sequences emitted, and what they want drafted, in one call of a kernel for all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drafter.drafting.draft import MIN_SPACE, DraftTree
 from drafter.drafting.session import Session
-from drafter.drafting.successors import Rows, as_rows
+from drafter.kernels import record as layout
 from drafter.kernels import turn as kernels
-from drafter.kernels.mixing import SUCCESSOR_RANKS
-from drafter.trie.token_run import MAX_TOKEN_ID, TokenIds, TokenRun, as_run
+from drafter.kernels.dispatch import dispatch
+
+_NOTHING = np.empty(0, np.int32)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True)  # not frozen, which would take four times as long to make
 class Turn:
-    """What one sequence emitted since its last turn, and how many nodes it wants next."""
+    """What one sequence emitted since its last turn, and how many nodes it wants next.
+
+    Its numbers are taken as they are: whoever lets them in has checked them.
+    """
 
     sequence_id: int
-    token_ids: TokenIds = ()
-    num_verified: int | None = None  # leading nodes of the last draft; None means all
-    successors: Rows = ()  # the model's best next tokens, where each token was chosen
+    token_ids: Sequence[int] = ()
+    num_verified: int = 0  # leading nodes of the last draft
+    successors: NDArray[np.int32] | None = None  # [tokens, SUCCESSOR_RANKS], -1 where unknown
     max_nodes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Emitted:
-    """Some sequences' emitted tokens, checked: what `observe_all` reads beside their arrays."""
+@dataclass(slots=True)
+class Drafted:
+    """The trees of some turns, in their order."""
 
-    sessions: list[Session]
-    token_ids: TokenRun  # one sequence's behind the other's
-    following: NDArray[np.int32]  # rows of those whose successors are known
-    asked: list[list[int]]  # by sequence, the last fields of its row of the table
+    nodes: NDArray[np.int32]  # [turns, (token ids, parents, sources), nodes]
+    chances: NDArray[np.float32]  # [turns, nodes]
+    counts: list[int]  # nodes of each turn
+    num_accepted: int  # verified nodes of the drafts before that were right
 
-    def reserve(self) -> None:
-        """Make room wherever the kernel writes."""
-        for session, (count, first_row, _, _) in zip(self.sessions, self.asked, strict=True):
-            session.local.reserve(count)
-            if first_row != kernels.NONE:
-                session.memory.successors.reserve(count)
-            if session.record.is_unjudged:
-                session.memory.calibration.reserve()
-
-    def table(self) -> NDArray[np.int64]:
-        """Return the rows of the table; true until an array grows."""
-        fields = [
-            field
-            for session, asked in zip(self.sessions, self.asked, strict=True)
-            for field in (*session.addresses(), *asked)
-        ]
-        return np.array(fields, np.int64)
+    def tree(self, index: int) -> DraftTree:
+        """Return one of the trees."""
+        count = self.counts[index]
+        token_ids, parents, sources = self.nodes[index, :, :count]
+        return DraftTree(token_ids, parents, self.chances[index, :count], sources)
 
 
-def checked(turns: Sequence[Turn], sessions: Sequence[Session]) -> Emitted:
-    """Lay out the turns that emitted something; ValueError where one of them is wrong."""
+class TurnTaker:
+    """Takes turns, in scratch memory that all sequences share."""
+
+    def __init__(self) -> None:
+        self._make(MIN_SPACE)
+
+    def take(self, turns: Sequence[Turn], sessions: Sequence[Session]) -> Drafted:
+        """Take all that was emitted, then draft for those that want nodes."""
+        small = [s for t, s in zip(turns, sessions, strict=True) if t.max_nodes > s.record.max_nodes]
+        if any(session.record.is_unjudged for session in small):
+            self.take([replace(turn, max_nodes=0) for turn in turns], sessions)
+            turns = [Turn(turn.sequence_id, max_nodes=turn.max_nodes) for turn in turns]
+        space = max((turn.max_nodes for turn in turns), default=0)
+        for session in small:
+            session.record.grow(space)
+        if space > self._max_nodes:
+            self._make(space)
+        drafted = self._call(turns, sessions, space)
+        for turn, session, count in zip(turns, sessions, drafted.counts, strict=True):
+            session.record.note(judged=bool(turn.token_ids), num_nodes=count, drafted=turn.max_nodes > 0)
+        return drafted
+
+    def _call(self, turns: Sequence[Turn], sessions: Sequence[Session], space: int) -> Drafted:
+        table, token_ids, following = _laid_out(turns, sessions)
+        nodes = np.empty(3 * len(turns) * space, np.int32)
+        chances = np.empty(len(turns) * space, np.float32)
+        num_accepted = dispatch.take_turns(
+            table, token_ids, following, nodes, chances, self._scratch, self._chances
+        )
+        return Drafted(
+            nodes.reshape(len(turns), 3, space),
+            chances.reshape(len(turns), space),
+            table[kernels.MAX_NODES :: kernels.ROW_LEN].tolist(),
+            int(num_accepted),
+        )
+
+    def _make(self, max_nodes: int) -> None:
+        self._max_nodes = max_nodes
+        self._scratch = layout.new_scratch(max_nodes)
+        self._chances = layout.new_chances(max_nodes)
+
+
+def _laid_out(
+    turns: Sequence[Turn], sessions: Sequence[Session]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """The kernel's table, all tokens, and all rows of successors."""
     token_ids: list[int] = []
     following: list[NDArray[np.int32]] = []
-    asked = []
+    asked: list[tuple[int, int, int, int]] = []
+    next_row = 0
     for turn, session in zip(turns, sessions, strict=True):
-        count, drafted = len(turn.token_ids), session.record.num_nodes
-        verified = drafted if turn.num_verified is None else turn.num_verified
-        if not 0 <= verified <= drafted:
-            raise ValueError(f"num_verified: {verified} of the last {drafted} nodes")
-        rows, first_row = _rows(turn, count), kernels.NONE
-        if rows is not None:
-            first_row = sum(map(len, following)) * SUCCESSOR_RANKS
-            following.append(rows)
-        token_ids += turn.token_ids if isinstance(turn.token_ids, list) else list(turn.token_ids)
-        asked.append([count, first_row, verified, 0])
-    joined = np.concatenate(following).ravel() if following else np.empty(0, np.int32)
-    if len(joined) and (joined.min() < -1 or joined.max() > MAX_TOKEN_ID):
-        raise ValueError(f"successors: {joined.min()} to {joined.max()} are not token ids")
-    return Emitted(list(sessions), as_run("token_ids", token_ids), joined, asked)
-
-
-def _rows(turn: Turn, count: int) -> NDArray[np.int32] | None:
-    """The turn's successors, a full row for each token, -1 where unknown."""
-    rows = turn.successors
-    is_whole = isinstance(rows, np.ndarray) and rows.shape == (count, SUCCESSOR_RANKS)
-    if is_whole and rows.dtype == np.int32:
-        return rows if count else None
-    return as_rows(rows, count)
+        count, first_row = len(turn.token_ids), kernels.NONE
+        if count:
+            session.reserve(count, has_successors=turn.successors is not None)
+            token_ids += turn.token_ids
+            if turn.successors is not None:
+                first_row = next_row
+                next_row += turn.successors.size
+                following.append(turn.successors)
+        asked.append((count, first_row, turn.num_verified, turn.max_nodes))
+    # Only now, since sequences share arrays that may just have grown.
+    fields = [n for s, last in zip(sessions, asked, strict=True) for n in (*s.addresses(), *last)]
+    rows = np.concatenate(following).ravel() if following else _NOTHING
+    return np.array(fields, np.int64), np.array(token_ids, np.int32), rows

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy as np
 
 from drafter.kernels.trie import append_tokens
-from drafter.kernels.turn import draft_all, observe_all
+from drafter.kernels.turn import take_turns
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +18,7 @@ _INTS, _LONGS, _FLOATS = "int32[::1]", "int64[::1]", "float32[::1]"
 # In the order in which they are compiled; every call has these types, so each compiles once.
 SIGNATURES: dict[Any, tuple[str, ...]] = {
     append_tokens: (_INTS, _INTS, "int64"),
-    draft_all: (_LONGS, _INTS, _FLOATS, _INTS, _FLOATS),
-    observe_all: (_LONGS, _INTS, _INTS),
+    take_turns: (_LONGS, _INTS, _INTS, _INTS, _FLOATS, _INTS, _FLOATS),
 }
 # A longer run waits for the compiler, which is quicker than the interpreter would be.
 _MAX_INTERPRETED = 2048
@@ -30,8 +29,7 @@ class Dispatch:
 
     def __init__(self) -> None:
         self.append_tokens = append_tokens
-        self.draft_all = draft_all
-        self.observe_all = observe_all
+        self.take_turns = take_turns
         self._appends = threading.Event()
         self._compiled = threading.Event()
 

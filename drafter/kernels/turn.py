@@ -22,18 +22,37 @@ Table = NDArray[np.int64]  # a row for each sequence, one behind the other
 
 
 @kernel
-def observe_all(table: Table, token_ids: Ints, following: Ints) -> Int:
-    """Learn what each sequence emitted; return how many verified nodes lay on emitted paths.
+def take_turns(
+    table: Table,
+    token_ids: Ints,
+    following: Ints,
+    nodes: Ints,
+    chances: Floats,
+    scratch: Ints,
+    paths: Floats,
+) -> Int:
+    """Learn what each sequence emitted, then draft for those that want nodes.
 
     `token_ids` holds the sequences' tokens one behind the other, `following` the successors of
-    those that have some: a row per token.
+    those that have some: a row per token. `nodes` and `chances` have equal room for each sequence:
+    its tokens, parents and sources, and beside them its nodes' chances. The number of its nodes is
+    written in place of how many it wants. Returns how many verified nodes lay on emitted paths.
     """
     accepted = np.int64(0)
     start = np.int64(0)
     for row in range(0, len(table), ROW_LEN):
         end = start + table[row + NUM_TOKENS]
-        accepted += _observe(table, np.int64(row), token_ids[start:end], following)
+        if end > start:
+            accepted += _observe(table, np.int64(row), token_ids[start:end], following)
         start = end
+    space = len(chances) * ROW_LEN // max(len(table), 1)
+    for row in range(0, len(table), ROW_LEN):
+        if table[row + MAX_NODES] > 0:
+            first = np.int64(row) // ROW_LEN * space
+            own_nodes = nodes[3 * first : 3 * (first + space)]
+            own_chances = chances[first : first + space]
+            count = _draft(table, np.int64(row), scratch, paths, own_nodes, own_chances)
+            table[row + MAX_NODES] = count
     return accepted
 
 
@@ -48,22 +67,6 @@ def _observe(table: Table, row: Int, token_ids: Ints, following: Ints) -> Int:
     record = ints_at(table[row + RECORD], table[row + RECORD + 1])
     rows = ints_at(table[row + ROWS], table[row + ROWS + 1])
     return observe(local, model, record, rows, token_ids, count, table[row + NUM_VERIFIED])
-
-
-@kernel
-def draft_all(table: Table, nodes: Ints, chances: Floats, scratch: Ints, paths: Floats) -> None:
-    """Draft for each sequence, and write how many nodes it got in place of how many it wants.
-
-    `nodes` and `chances` have equal room for each: its tokens, parents and sources, and beside
-    them its nodes' chances.
-    """
-    space = len(chances) // max(len(table) // ROW_LEN, 1)
-    start = np.int64(0)
-    for row in range(0, len(table), ROW_LEN):
-        own_nodes, own_chances = nodes[3 * start : 3 * (start + space)], chances[start : start + space]
-        count = _draft(table, np.int64(row), scratch, paths, own_nodes, own_chances)
-        table[row + MAX_NODES] = count
-        start += space
 
 
 @part

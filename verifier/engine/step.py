@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -117,26 +118,34 @@ def _choose(
 ) -> None:
     """Walk the trees by the target's own choices, and note what it says on the way."""
     choosing = [i for i, work in enumerate(works) if work.chooses]
-    trees = [results[i].tree for i in choosing]
     choosers = [
-        Chooser(results[i].sequence.sampler, ends[i] - 1 - len(tree), tree.parents)
-        for i, tree in zip(choosing, trees, strict=True)
+        Chooser(works[i].sequence.sampler, ends[i] - 1 - len(works[i].tree), works[i].tree.parents)
+        for i in choosing
     ]
     choices = Choices(choosers, logits, ranking)
-    for index, accepted in enumerate(accept(trees, choices)):
-        result, work = results[choosing[index]], works[choosing[index]]
-        result.error = choices.errors.get(index)
-        result.accepted = None if result.error else accepted
-        if result.error is not None:
+    for i, chooser in zip(choosing, choosers, strict=True):
+        result, request = results[i], works[i].sequence.request
+        result.accepted = _walk(result.tree, chooser, choices)
+        result.error = chooser.error
+        if result.accepted is None:
             continue
-        choices.end(index, len(accepted.token_ids))
-        rows = [choosers[index].start + row for row in accepted.rows]
-        if work.wants_successors:
+        rows = [chooser.start + row for row in result.accepted.rows]
+        if works[i].wants_successors:
             result.successors = ranking.top[rows]
-        request = result.sequence.request
         if request.logprobs:
-            num_top = request.num_top_logprobs
-            result.logprobs = logprobs(logits, rows, accepted.token_ids, num_top)
+            token_ids = result.accepted.token_ids
+            result.logprobs = logprobs(logits, rows, token_ids, request.num_top_logprobs)
+
+
+def _walk(tree: DraftTree, chooser: Chooser, choices: Choices) -> Accepted | None:
+    """The path that a sequence chooses; None where it cannot choose on."""
+    known = choices.known(chooser)
+    if known is None:
+        accepted = accept(tree, partial(choices.ask, chooser))
+    else:
+        accepted = accept(tree, known.__getitem__)
+        chooser.sampler.position += len(accepted.token_ids)
+    return None if chooser.error else accepted
 
 
 def _kept(work: Work, result: Result) -> list[int]:

@@ -1,14 +1,14 @@
-"""The choices of a step: for all its sequences at once, as far as they do not hang on one another.
+"""The choices of a step: in advance, as far as they do not depend on what is chosen before them.
 
 The best token after each row is known from the ranking, and a draw depends on the row, the seed and
 the position alone. Only a sequence with penalties, a constraint or a length that it must reach
-looks at what it has chosen before, and is asked token by token.
+looks at what it has chosen before.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +16,6 @@ from verifier.sampling.draws import Draw, draw_tokens
 from verifier.sampling.params import SamplingError
 from verifier.sampling.ranking import Ranking
 from verifier.sampling.sampler import Sampler
-
-Place = tuple[int, int]  # a chooser, and a row of its own
 
 
 @dataclass(slots=True)
@@ -27,83 +25,60 @@ class Chooser:
     sampler: Sampler
     start: int
     parents: Sequence[int]  # of the nodes of its tree: row 0 is the root's, row 1 + n node n's
+    error: SamplingError | None = None  # why nothing can be chosen
 
 
 class Choices:
-    """What some sequences say after rows of a pass: one level of their trees after the other."""
+    """What the sequences of a step choose after their rows, each along one path of its tree."""
 
     def __init__(self, choosers: Sequence[Chooser], logits: Tensor, ranking: Ranking) -> None:
-        self.errors: dict[int, SamplingError] = {}  # by chooser
-        self._choosers, self._logits = choosers, logits
-        self._level = 0
+        self._logits = logits
         self._best: list[int | None] = ranking.best.tolist()
-        for row in np.flatnonzero(~np.isfinite(ranking.logits)):
-            self._best[row] = None
-        self._known = self._best  # by row of the logits; None: to be drawn, or asked for
-        bound = [i for i, chooser in enumerate(choosers) if not chooser.sampler.is_free]
-        self._bound = frozenset(bound)
-        self._drawn = frozenset(
-            i for i, c in enumerate(choosers) if i not in bound and not c.sampler.params.is_greedy
-        )
-        if self._bound or self._drawn:
-            self._known = self._best.copy()
-            for i in self._bound | self._drawn:
-                chooser = choosers[i]
-                count = 1 + len(chooser.parents)
-                self._known[chooser.start : chooser.start + count] = [None] * count
-        if draws_in_advance(logits.device):
-            self._draw(p for i in sorted(self._drawn) for p in _all_places(i, choosers[i].parents))
+        scores = ranking.logits.tolist()
+        if not math.isfinite(sum(scores)):
+            for row, score in enumerate(scores):
+                self._best[row] = self._best[row] if math.isfinite(score) else None
+        drawing = [c for c in choosers if c.sampler.is_free and not c.sampler.params.is_greedy]
+        self._drawn = self._draw(drawing) if drawing and draws_in_advance(logits.device) else {}
 
-    def __call__(self, places: list[Place]) -> list[int | None]:
-        """The tokens after all places of the next level; None, and an error, where none can be."""
-        if self._drawn:
-            self._draw((i, row, self._level) for i, row in places if i in self._drawn)
-        self._level += 1
-        known = [self._known[self._choosers[i].start + row] for i, row in places]
-        if None not in known:
-            return known
-        return [
-            self._ask(*place) if token_id is None else token_id
-            for place, token_id in zip(places, known, strict=True)
-        ]
+    def known(self, chooser: Chooser) -> list[int | None] | None:
+        """The tokens after all of a sequence's rows; None where it has to be asked for each."""
+        if not (chooser.sampler.is_free and chooser.sampler.params.is_greedy):
+            return None
+        own = self._best[chooser.start : chooser.start + 1 + len(chooser.parents)]
+        return None if None in own else own
 
-    def end(self, index: int, num_chosen: int) -> None:
-        """Move a chooser on past what was chosen."""
-        if index not in self._bound:
-            self._choosers[index].sampler.position += num_chosen
-
-    def _draw(self, places: Iterable[tuple[int, int, int]]) -> None:
-        """Draw what is not known yet, at places with their levels."""
-        draws = []
-        for index, own, level in places:
-            chooser = self._choosers[index]
-            sampler, row = chooser.sampler, chooser.start + own
-            if self._known[row] is None:
-                draws.append(Draw(row, sampler.params, sampler.uniform(sampler.position + level)))
-        for draw, drawn in zip(draws, draw_tokens(self._logits, draws), strict=True):
-            self._known[draw.row] = drawn.token_id if np.isfinite(drawn.best) else None
-
-    def _ask(self, index: int, own: int) -> int | None:
-        """Let a sequence choose by itself, and move on."""
-        sampler, row = self._choosers[index].sampler, self._choosers[index].start + own
+    def ask(self, chooser: Chooser, row: int) -> int | None:
+        """The token after the next row of a sequence's path; None, and an error, without one."""
+        row += chooser.start
+        sampler = chooser.sampler
         try:
-            token_id = sampler.choose(self._logits, row, best=self._best[row])
-            if index in self._bound:
-                sampler.push(token_id)
+            token_id = self._drawn.get(row)
+            if token_id is None:
+                token_id = sampler.choose(self._logits, row, best=self._best[row])
+            sampler.push(token_id)
         except SamplingError as error:
-            self.errors[index] = error
+            chooser.error = error
             return None
         return token_id
 
+    def _draw(self, choosers: list[Chooser]) -> dict[int, int]:
+        """All that these may draw, by row of the logits, where the logits are numbers."""
+        draws = [draw for chooser in choosers for draw in _draws(chooser)]
+        found = zip(draws, draw_tokens(self._logits, draws), strict=True)
+        return {draw.row: drawn.token_id for draw, drawn in found if math.isfinite(drawn.best)}
+
 
 def draws_in_advance(device: torch.device) -> bool:
-    """Whether all draws of a pass take less time than a wait for each level's."""
+    """Whether the draws after all rows take less time than a wait for each that is needed."""
     return device.type != "cpu"
 
 
-def _all_places(index: int, parents: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Every row of a tree, with its level."""
-    levels = [0]
-    for parent in parents:
+def _draws(chooser: Chooser) -> list[Draw]:
+    sampler, levels = chooser.sampler, [0]
+    for parent in chooser.parents:
         levels.append(levels[parent + 1] + 1)
-    return [(index, row, level) for row, level in enumerate(levels)]
+    return [
+        Draw(chooser.start + row, sampler.params, sampler.uniform(sampler.position + level))
+        for row, level in enumerate(levels)
+    ]

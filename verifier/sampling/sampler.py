@@ -40,6 +40,7 @@ class Sampler:
         self._ending_ids = sorted(ending_ids)
         self._min_tokens = min_tokens
         self._matcher = matcher
+        self._looks_back = params.has_processors or matcher is not None
         self._uniforms: NDArray[np.float64] = np.empty(0)
         self._first_uniform = 0
 
@@ -50,8 +51,8 @@ class Sampler:
 
     @property
     def is_free(self) -> bool:
-        """Whether what comes next does not depend on the output so far, but for its length."""
-        return not (self.params.has_processors or self._matcher or self._must_go_on)
+        """Whether what comes next does not depend on the output so far."""
+        return not (self._looks_back or self._must_go_on)
 
     def choose(self, logits: Tensor, row: int = 0, *, best: int | None = None) -> int:
         """Pick the token at the current position from a row of raw logits [rows, vocabulary].

@@ -23,7 +23,7 @@ class RemoteSequence:
     _num_sent: int = 0  # leading token_ids that the drafter knows
     _num_verified: int = 0
     _successors: list[NDArray[np.int32]] = field(default_factory=list)
-    _tree: DraftTree = EMPTY_TREE
+    _tree: DraftTree = field(default_factory=lambda: EMPTY_TREE)
     _tree_len: int = 0  # len(token_ids) when the tree was drafted
 
     @property

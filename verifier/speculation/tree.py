@@ -16,7 +16,7 @@ class InvalidTree(ValueError):
     """A draft that is not a tree over this vocabulary."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take three times as long to make
 class DraftTree:
     """`parents[i] < i` is node i's parent, -1 the root: the last committed token."""
 
@@ -104,6 +104,8 @@ def prefix(tree: DraftTree, num_nodes: int) -> DraftTree:
 
 def limit_depth(tree: DraftTree, max_depth: int) -> DraftTree:
     """The nodes at most `max_depth` below the root."""
+    if len(tree) <= max_depth:  # even if it were a chain
+        return tree
     kept = [i for i, depth in enumerate(depths(tree.parents)) if depth <= max_depth]
     return tree if len(kept) == len(tree) else select(tree, kept)
 
@@ -141,8 +143,7 @@ def reroot(tree: DraftTree, token_ids: Sequence[int]) -> DraftTree:
 
 def child_index(tree: DraftTree) -> dict[tuple[int, int], int]:
     """Map (parent, token id) to the node."""
-    edges = zip(tree.parents, tree.token_ids, strict=True)
-    return {edge: i for i, edge in enumerate(edges)}
+    return dict(zip(zip(tree.parents, tree.token_ids, strict=True), count(), strict=False))
 
 
 def select(tree: DraftTree, nodes: Sequence[int], root: int = -1) -> DraftTree:
@@ -170,29 +171,18 @@ class Accepted:
         return [0, *(node + 1 for node in self.path)]
 
 
-Place = tuple[int, int]  # a tree's index, and a row of it
+def accept(tree: DraftTree, choose: Callable[[int], int | None]) -> Accepted:
+    """Walk the tree by `choose(row)`, the target's token after row 0 (the root) or row 1 + node.
 
-
-def accept(
-    trees: Sequence[DraftTree], choose: Callable[[list[Place]], Sequence[int | None]]
-) -> list[Accepted]:
-    """Walk all trees, one level after the other, as far as they hold what is chosen.
-
-    `choose` is called once for each level, with the places that are reached; it returns the
-    target's tokens after them, or None, where the walk ends. Each tree's places come in order.
+    `choose` is called once per emitted token, in order; where it returns None the walk ends.
     """
-    children = [child_index(tree) for tree in trees]
-    found = [Accepted([], []) for _ in trees]
-    reached = [(index, 0) for index in range(len(trees))]
-    while reached:
-        below: list[Place] = []
-        for (index, row), token_id in zip(reached, choose(reached), strict=True):
-            if token_id is None:
-                continue
-            found[index].token_ids.append(token_id)
-            node = children[index].get((row - 1, token_id))
-            if node is not None:
-                found[index].path.append(node)
-                below.append((index, node + 1))
-        reached = below
-    return found
+    children = child_index(tree)
+    token_ids: list[int] = []
+    path: list[int] = []
+    node: int | None = -1
+    while node is not None and (token_id := choose(node + 1)) is not None:
+        token_ids.append(token_id)
+        node = children.get((node, token_id))
+        if node is not None:
+            path.append(node)
+    return Accepted(token_ids, path)

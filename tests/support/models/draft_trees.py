@@ -1,10 +1,8 @@
 """Any draft tree, for properties; and what a tree means."""
 
-from collections.abc import Callable
-
 from hypothesis import strategies as st
 
-from verifier.speculation.tree import Accepted, DraftTree, accept
+from verifier.speculation.tree import DraftTree
 
 
 @st.composite
@@ -28,9 +26,3 @@ def paths(tree: DraftTree) -> set[tuple[int, ...]]:
     for token_id, parent in zip(tree.token_ids, tree.parents, strict=True):
         result.append((*(result[parent] if parent >= 0 else ()), token_id))
     return set(result)
-
-
-def accept_one(tree: DraftTree, choose: Callable[[int], int]) -> Accepted:
-    """Walk one tree by what is chosen after each of its rows."""
-    [accepted] = accept([tree], lambda places: [choose(row) for _, row in places])
-    return accepted

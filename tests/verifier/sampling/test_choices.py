@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.models.draft_trees import accept_one
 from tests.support.models.fake_drafts import random_tree
+from verifier.engine.step import _walk
 from verifier.sampling import blocks, choices
 from verifier.sampling.choices import Chooser, Choices
 from verifier.sampling.params import SamplingError, SamplingParams
@@ -59,7 +59,8 @@ def peaked(rows: int, seed: int) -> Tensor:
 
 def together(
     made: Sequence[Sampler], trees: Sequence[DraftTree], logits: Tensor
-) -> tuple[list[Accepted], Choices]:
+) -> list[Chooser | Accepted]:
+    """What each accepts, or the chooser that could not choose."""
     starts = [0]
     for tree in trees:
         starts.append(starts[-1] + 1 + len(tree))
@@ -68,10 +69,8 @@ def together(
         for sampler, start, tree in zip(made, starts, trees, strict=False)
     ]
     found = Choices(choosers, logits, rank(logits, 8))
-    accepted = accept(trees, found)
-    for index, one in enumerate(accepted):
-        found.end(index, len(one.token_ids))
-    return accepted, found
+    accepted = [_walk(tree, c, found) for tree, c in zip(trees, choosers, strict=True)]
+    return [one or c for one, c in zip(accepted, choosers, strict=True)]
 
 
 def alone(sampler: Sampler, tree: DraftTree, logits: Tensor) -> Accepted:
@@ -82,7 +81,7 @@ def alone(sampler: Sampler, tree: DraftTree, logits: Tensor) -> Accepted:
         sampler.push(token_id)
         return token_id
 
-    return accept_one(tree, choose)
+    return accept(tree, choose)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -100,17 +99,21 @@ def test_every_sequence_says_in_company_what_it_says_alone(
         trees = [random_tree(rng, rng.randrange(20), range(6)) for _ in company]
         sizes = [1 + len(tree) for tree in trees]
         logits = peaked(sum(sizes), 100 * seed + step)
-        found, _ = together(company, trees, logits)
+        found = together(company, trees, logits)
         rows = logits.split(sizes)
         expected = [alone(*each) for each in zip(judges, trees, rows, strict=True)]
         assert found == expected
         assert [s.position for s in company] == [s.position for s in judges]
-        emitted += sum(len(one.path) for one in found)
+        emitted += sum(len(one.path) for one in expected)
     assert emitted > 8, "hardly anything was drafted that was right"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_row_without_numbers_ends_its_own_sequence_and_no_other(bad: float) -> None:
+@pytest.mark.parametrize("in_advance", [False, True])
+def test_a_row_without_numbers_ends_its_own_sequence_and_no_other(
+    bad: float, in_advance: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choices, "draws_in_advance", lambda device: in_advance)
     params = [SamplingParams(), SamplingParams(temperature=1.0), SamplingParams(top_k=2)]
     params.append(SamplingParams(temperature=1.0, top_p=0.5))
     for broken in range(len(params)):
@@ -118,12 +121,12 @@ def test_a_row_without_numbers_ends_its_own_sequence_and_no_other(bad: float) ->
         logits = peaked(len(params), 3)
         logits[broken, 9] = bad
         trees = [DraftTree((), (), ())] * len(params)
-        accepted, found = together(made, trees, logits)
-        assert list(found.errors) == [broken]
-        assert isinstance(found.errors[broken], SamplingError)
-        for i, judge in enumerate(judges):
-            expected = [] if i == broken else [judge.choose(logits, i)]
-            assert accepted[i].token_ids == expected
+        for i, (found, judge) in enumerate(zip(together(made, trees, logits), judges, strict=True)):
+            if i == broken:
+                assert isinstance(found, Chooser)
+                assert isinstance(found.error, SamplingError)
+            else:
+                assert found == Accepted([judge.choose(logits, i)], [])
 
 
 def test_a_row_off_the_path_may_hold_anything() -> None:
@@ -131,9 +134,7 @@ def test_a_row_off_the_path_may_hold_anything() -> None:
     logits[0, 7] = logits[2, 8] = 1.0
     logits[1] = math.nan
     tree = DraftTree((5, 7), (-1, -1), (0.5, 0.4))
-    [accepted], found = together([Sampler(SamplingParams(), ())], [tree], logits)
-    assert accepted == Accepted([7, 8], [1])
-    assert not found.errors
+    assert together([Sampler(SamplingParams(), ())], [tree], logits) == [Accepted([7, 8], [1])]
 
 
 @pytest.mark.parametrize("block", [1, 8])

@@ -18,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import power_divergence
 
-from tests.support.models.draft_trees import accept_one
 from tests.support.models.fake_drafts import random_tree
 from verifier.sampling.draws import uniforms
 from verifier.sampling.params import SamplingParams
 from verifier.sampling.sampler import Sampler
-from verifier.speculation.tree import Accepted, DraftTree, child_index
+from verifier.speculation.tree import Accepted, DraftTree, accept, child_index
 
 pytestmark = pytest.mark.slow
 
@@ -174,13 +173,13 @@ def take_any_child(tree: DraftTree, choose: Callable[[int], int]) -> Accepted:
         is_drafted = (row - 1, token_id) in children or (row - 1, near) not in children
         return token_id if is_drafted else near
 
-    return accept_one(tree, biased)
+    return accept(tree, biased)
 
 
 def look_from_the_parent(tree: DraftTree, choose: Callable[[int], int]) -> Accepted:
     """Wrong: the token after an accepted one comes from the logits before it."""
     parents = {i + 1: parent + 1 for i, parent in enumerate(tree.parents)}
-    return accept_one(tree, lambda row: choose(parents.get(row, 0)))
+    return accept(tree, lambda row: choose(parents.get(row, 0)))
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -196,7 +195,7 @@ def test_sampled_outputs_follow_the_exact_distribution(
         exact = np.cumsum(naive_probabilities(context, params))
         assert borders[context] == pytest.approx(exact, abs=1e-6)
     table = {context: found.tolist() for context, found in borders.items()}
-    counts = sample(accept_one, table, draws, trees)
+    counts = sample(accept, table, draws, trees)
     assert counts.sum() == NUM_SAMPLES
     assert g_test(counts, exact_outcomes(params)) > ALPHA
 

@@ -4,12 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.models.draft_trees import accept_one, paths, trees
+from tests.support.models.draft_trees import paths, trees
 from verifier.speculation.tree import (
-    Accepted,
     DraftTree,
     InvalidTree,
-    Place,
     accept,
     best_chain,
     checked_tree,
@@ -67,32 +65,24 @@ def test_depths_are_path_lengths(tree: DraftTree) -> None:
 def test_acceptance_walks_the_longest_agreeing_path(tree: DraftTree, target: list[int]) -> None:
     """The target emits `target` whatever the tree; acceptance only decides how much at once."""
     depth_of = [0, *depths(tree.parents)]
-    accepted = accept_one(tree, lambda row: target[depth_of[row]])
+    accepted = accept(tree, lambda row: target[depth_of[row]])
     longest = max((len(p) for p in paths(tree) if p == tuple(target[: len(p)])), default=0)
     assert len(accepted.path) == longest
     assert accepted.token_ids == target[: longest + 1]
     assert accepted.rows == [0, *(node + 1 for node in accepted.path)]
 
 
-@given(st.lists(trees(), max_size=5), st.lists(st.integers(0, 3), min_size=21, max_size=21))
-def test_trees_that_are_walked_together_are_walked_as_each_alone(
-    together: list[DraftTree], target: list[int]
-) -> None:
-    """A level at a time, each place once; where nothing can be chosen one walk ends, and no other."""
-    depth_of = [[0, *depths(tree.parents)] for tree in together]
-    asked: list[Place] = []
+@given(trees(), st.integers(0, 5))
+def test_where_nothing_can_be_chosen_the_walk_ends(tree: DraftTree, length: int) -> None:
+    asked: list[int] = []
 
-    def choose(places: list[Place]) -> list[int | None]:
-        assert len({depth_of[index][row] for index, row in places}) == 1
-        asked.extend(places)
-        found = [target[depth_of[index][row]] for index, row in places]
-        return [None if index == 1 else token for (index, _), token in zip(places, found, strict=True)]
+    def choose(row: int) -> int | None:
+        asked.append(row)
+        return tree.token_ids[row] if row < len(tree) and len(asked) <= length else None
 
-    found = accept(together, choose)
-    assert len(asked) == len(set(asked))
-    for index, (tree, accepted) in enumerate(zip(together, found, strict=True)):
-        alone = accept_one(tree, lambda row, index=index: target[depth_of[index][row]])
-        assert accepted == (Accepted([], []) if index == 1 else alone)
+    accepted = accept(tree, choose)
+    assert len(accepted.token_ids) <= length
+    assert asked == accepted.rows
 
 
 @pytest.mark.parametrize(
