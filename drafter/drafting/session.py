@@ -1,7 +1,6 @@
 """One live sequence as it drafts: its own tokens, its last draft, and what its space has learned."""
 
 from dataclasses import dataclass, field
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,16 @@ MAX_LOCAL_BYTES = 40 << 20
 _ROOM = 256
 
 
+class Addresses:
+    """Where arrays begin and how long they are: kept, since it takes longer to ask than to look."""
+
+    __slots__ = ("fields", "first", "last")
+
+    def __init__(self, *arrays: NDArray[Any]) -> None:
+        self.first, self.last = arrays[0], arrays[-1]
+        self.fields = [number for array in arrays for number in (array.ctypes.data, len(array))]
+
+
 @dataclass(slots=True)
 class Memory:
     """What one space has learned."""
@@ -31,6 +40,10 @@ class Memory:
     @property
     def num_bytes(self) -> int:
         return self.trie.num_bytes + self.calibration.num_bytes + self.successors.num_bytes
+
+    def addresses(self) -> list[int]:
+        """Return where its arrays are, as a kernel's row has them; true until one grows."""
+        return Addresses(self.trie.arena, self.successors.table, self.calibration.model).fields
 
 
 @dataclass(slots=True)
@@ -45,8 +58,7 @@ class Session:
     output_start: int
     learn: Learn
     record: DraftRecord = field(default_factory=DraftRecord)
-    _arrays: tuple[NDArray[Any], ...] = ()
-    _addresses: list[int] = field(default_factory=list)
+    _known: "Addresses | None" = None
 
     def reserve(self, num_tokens: int, *, has_successors: bool) -> None:
         """Make room wherever a turn of so many tokens writes."""
@@ -57,23 +69,11 @@ class Session:
             self.memory.calibration.reserve()
 
     def addresses(self) -> list[int]:
-        """Return where each of its arrays begins and how long it is, as a kernel's row has them.
-
-        True until one of them grows; kept, since it takes longer to ask than to look.
-        """
-        memory, record = self.memory, self.record
-        arrays = (
-            self.local.arena,
-            memory.trie.arena,
-            memory.successors.table,
-            memory.calibration.model,
-            record.ints,
-            record.rows,
-        )
-        if not (self._arrays and all(map(is_, arrays, self._arrays))):
-            self._arrays = arrays
-            self._addresses = [n for each in arrays for n in (each.ctypes.data, len(each))]
-        return self._addresses
+        """Return where its own arrays are, as a kernel's row has them; true until one grows."""
+        known, record = self._known, self.record
+        if known is None or known.first is not self.local.arena or known.last is not record.rows:
+            self._known = known = Addresses(self.local.arena, record.ints, record.rows)
+        return known.fields
 
     def finished_run(self, num_taken_back: int = 0) -> TokenRun:
         """Return what the sequence leaves behind: as much of it as its trie still holds.

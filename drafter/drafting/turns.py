@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drafter.drafting.draft import MIN_SPACE, DraftTree
-from drafter.drafting.session import Session
+from drafter.drafting.session import Memory, Session
 from drafter.kernels import record as layout
 from drafter.kernels import turn as kernels
 from drafter.kernels.dispatch import dispatch
@@ -105,7 +105,23 @@ def _laid_out(
                 next_row += turn.successors.size
                 following.append(turn.successors)
         asked.append((count, first_row, turn.num_verified, turn.max_nodes))
-    # Only now, since sequences share arrays that may just have grown.
-    fields = [n for s, last in zip(sessions, asked, strict=True) for n in (*s.addresses(), *last)]
+    table = _table(sessions, asked)
     rows = np.concatenate(following).ravel() if following else _NOTHING
-    return np.array(fields, np.int64), np.array(token_ids, np.int32), rows
+    return table, np.array(token_ids, np.int32), rows
+
+
+def _table(
+    sessions: Sequence[Session], asked: Sequence[tuple[int, int, int, int]]
+) -> NDArray[np.int64]:
+    """Where everybody's arrays are by now, those that sequences share included."""
+    fields: list[int] = []
+    memory: Memory | None = None
+    shared: list[int] = []
+    for session, last in zip(sessions, asked, strict=True):
+        if session.memory is not memory:
+            memory = session.memory
+            shared = memory.addresses()
+        fields += session.addresses()
+        fields += shared
+        fields += last
+    return np.array(fields, np.int64)

@@ -10,7 +10,7 @@ from drafter.kernels.observe import keep_successors, observe
 from drafter.kernels.record import NODE_SPACE, PLACES, PLACES_LEN, POOL_SPACE, Floats, Ints
 
 # A sequence's row: where each of its arrays begins and how long it is, then what is asked of it.
-LOCAL, SHARED, SUCCESSORS, MODEL, RECORD, ROWS = range(0, 12, 2)
+LOCAL, RECORD, ROWS, SHARED, SUCCESSORS, MODEL = range(0, 12, 2)
 NUM_TOKENS, FIRST_ROW, NUM_VERIFIED, MAX_NODES = range(12, 16)
 ROW_LEN = 16
 NONE = -1  # in place of the first row of successors: they are not known

@@ -49,16 +49,25 @@ class StepStats:
         draft_wait_s: float,
     ) -> "StepStats":
         """Count a step's works and results; `emitted`: tokens that each of them decoded."""
-        num_decoding = sum(work.is_decoding for work in works)
-        accepted = [result.accepted for result in step.results if result.accepted is not None]
+        num_decoding = num_prompt_rows = num_draft_nodes = num_accepted = 0
+        num_expected = 0.0
+        for work, result in zip(works, step.results, strict=True):
+            if work.segment.tree is None:
+                num_prompt_rows += work.segment.num_rows
+                continue
+            num_decoding += 1
+            num_draft_nodes += len(result.tree)
+            num_expected += sum(result.tree.probabilities)
+            if result.accepted is not None:
+                num_accepted += len(result.accepted.path)
         return cls(
             num_decoding=num_decoding,
-            num_prompt_rows=sum(w.segment.num_rows for w in works if not w.is_decoding),
-            num_draft_nodes=sum(len(work.tree) for work in works),
-            num_expected=sum(sum(work.tree.probabilities) for work in works),
+            num_prompt_rows=num_prompt_rows,
+            num_draft_nodes=num_draft_nodes,
+            num_expected=num_expected,
             # Every decoding sequence emits one token more than it accepts, but for ends, which
             # may not count more than was emitted.
-            num_accepted=min(sum(len(a.path) for a in accepted), sum(emitted)),
+            num_accepted=min(num_accepted, sum(emitted)),
             num_emitted=sum(emitted),
             is_drafting=is_drafting,
             step_s=step_s,
@@ -88,9 +97,9 @@ class PlainTime:
 
     def of(self, works: list[Work], forward_s: float) -> PlainStep:
         """Price the step of these works."""
-        if not any(work.tree for work in works):
-            return PlainStep(forward_s + self._overhead_s)
         decoding = [work.segment.num_rows for work in works if work.is_decoding]
+        if sum(decoding) == len(decoding):
+            return PlainStep(forward_s + self._overhead_s)
         plain_s, drafted_s = self._curve.at(len(decoding)), self._curve.at(sum(decoding))
         has_prompts = len(decoding) < len(works)
         prompts_s = max(forward_s - drafted_s, 0.0) if has_prompts else 0.0

@@ -123,18 +123,13 @@ def _choose(
         for i in choosing
     ]
     choices = Choices(choosers, logits, ranking)
+    rows: list[int] = []  # after which something was chosen
     for i, chooser in zip(choosing, choosers, strict=True):
-        result, request = results[i], works[i].sequence.request
-        result.accepted = _walk(result.tree, chooser, choices)
-        result.error = chooser.error
-        if result.accepted is None:
-            continue
-        rows = [chooser.start + row for row in result.accepted.rows]
-        if works[i].wants_successors:
-            result.successors = ranking.top[rows]
-        if request.logprobs:
-            token_ids = result.accepted.token_ids
-            result.logprobs = logprobs(logits, rows, token_ids, request.num_top_logprobs)
+        accepted = results[i].accepted = _walk(works[i].tree, chooser, choices)
+        results[i].error = chooser.error
+        if accepted is not None:
+            rows += [chooser.start, *(chooser.start + 1 + node for node in accepted.path)]
+    _look_around([(works[i], results[i]) for i in choosing], rows, logits, ranking)
 
 
 def _walk(tree: DraftTree, chooser: Chooser, choices: Choices) -> Accepted | None:
@@ -146,6 +141,24 @@ def _walk(tree: DraftTree, chooser: Chooser, choices: Choices) -> Accepted | Non
         accepted = accept(tree, known.__getitem__)
         chooser.sampler.position += len(accepted.token_ids)
     return None if chooser.error else accepted
+
+
+def _look_around(
+    done: list[tuple[Work, Result]], rows: list[int], logits: Tensor, ranking: Ranking
+) -> None:
+    """Note what the model said besides, after the rows at which all tokens were chosen."""
+    top, start = ranking.top[rows], 0
+    for work, result in done:
+        if result.accepted is None:
+            continue
+        token_ids, request = result.accepted.token_ids, work.sequence.request
+        end = start + len(token_ids)
+        if work.wants_successors:
+            result.successors = top[start:end]
+        if request.logprobs:
+            own = rows[start:end]
+            result.logprobs = logprobs(logits, own, token_ids, request.num_top_logprobs)
+        start = end
 
 
 def _kept(work: Work, result: Result) -> list[int]:
