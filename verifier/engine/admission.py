@@ -14,7 +14,7 @@ from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.scheduler import Scheduler
 from verifier.engine.sequence import NO_SLOT, Sequence
-from verifier.engine.plan import Work
+from verifier.engine.step import Work
 from verifier.model.model import TargetModel
 
 

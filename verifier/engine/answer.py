@@ -1,7 +1,8 @@
 """What the client of a sequence is told: text, counts and the end. Lives on the event loop.
 
-The tokens of a step come here while the next pass runs. A stop string is found here, so it ends a
-sequence a step late; what the sequence has said since then is not told, and counts nowhere.
+The tokens of a step come here while the next pass runs, all in one call. A stop string is found
+here, so it ends a sequence a step late; what the sequence has said since then is not told, and
+counts nowhere.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass, field
+from threading import Event as Flag
 
 from rpc.contract import Source
 from verifier.engine.clock import Clock, PlainStep
@@ -19,6 +21,9 @@ from verifier.sampling.ranking import TokenLogprobs
 from verifier.speculation.tree import DraftTree
 from verifier.text.detokenizer import Detokenizer
 from verifier.text.stopping import Finish, FinishReason, Output
+
+
+POLL_S = 1.0
 
 
 @dataclass(slots=True)  # not frozen, which would take three times as long to make
@@ -201,3 +206,50 @@ class Answer:
 def _sources(emission: Emission, num_tokens: int) -> tuple[Source, ...]:
     sources, path = emission.tree.sources, emission.path[:num_tokens]
     return tuple(Source.of(sources[i]) if sources else Source.UNKNOWN for i in path)
+
+
+class Outbox:
+    """From the engine's thread to the event loop: all that a step has to say, in one call.
+
+    The engine is at most one such call ahead, so what clients are told never falls behind it.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_error: Callable[[], object] = lambda: None
+    ) -> None:
+        """`on_error`: a call failed, and `check` says so."""
+        self._loop, self._on_error = loop, on_error
+        self._calls: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        self._is_empty = Flag()  # on the event loop's side
+        self._is_empty.set()
+        self._error: Exception | None = None
+
+    def add(self, function: Callable[..., object], *arguments: object) -> None:
+        """Gather a call; made on the event loop after `send`."""
+        self._calls.append((function, arguments))
+
+    def send(self) -> None:
+        """Hand over what was gathered, once the calls before it are made."""
+        if not self._calls:
+            return
+        while not self._is_empty.wait(POLL_S):
+            if self._loop.is_closed():  # nobody is there to be told
+                return
+        calls, self._calls = self._calls, []
+        self._is_empty.clear()
+        self._loop.call_soon_threadsafe(self._make, calls)
+
+    def check(self) -> None:
+        """Raise the error of a call that failed."""
+        if self._error is not None:
+            raise self._error
+
+    def _make(self, calls: list[tuple[Callable[..., object], tuple[object, ...]]]) -> None:
+        try:
+            for function, arguments in calls:
+                function(*arguments)
+        except Exception as error:
+            self._error = error
+            self._on_error()
+        finally:
+            self._is_empty.set()

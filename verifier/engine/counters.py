@@ -13,8 +13,7 @@ from verifier.engine.answer import Told
 from verifier.engine.clock import PlainStep
 from verifier.engine.events import Completion
 from verifier.engine.sequence import Sequence
-from verifier.engine.plan import Work
-from verifier.engine.step import StepResult
+from verifier.engine.step import StepResult, Work
 from verifier.speculation.budget import StepCurve
 
 EMITTED_PER_STEP = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)

@@ -12,9 +12,8 @@ from collections.abc import Sequence as Sequences
 import numpy as np
 
 from verifier.engine.counters import StepStats, saved_beside_prompts
-from verifier.engine.plan import Drafts
 from verifier.engine.sequence import Sequence
-from verifier.engine.step import Result, StepResult
+from verifier.engine.step import Drafts, Result, StepResult
 from verifier.model.measurements import Measurements
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Mode

@@ -16,16 +16,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 from verifier.config import VerifierConfig
 from verifier.engine.admission import Admission
-from verifier.engine.answer import Emission
+from verifier.engine.answer import Emission, Outbox
 from verifier.engine.clock import PlainStep
 from verifier.engine.counters import Counters, PlainTime, StepStats
 from verifier.engine.draft_coordinator import DraftCoordinator
-from verifier.engine.outbox import Outbox
 from verifier.engine.pace import Pace
-from verifier.engine.plan import Drafts, Planner, Work
+from verifier.engine.prefill import Prefill
 from verifier.engine.scheduler import Scheduler
 from verifier.engine.sequence import Sequence
-from verifier.engine.step import DeviceLost, PassFailed, Result, StepResult, run_step
+from verifier.engine.step import (
+    DeviceLost,
+    Drafts,
+    PassFailed,
+    Result,
+    StepResult,
+    Work,
+    decode_work,
+    run_step,
+)
 from verifier.model.measurements import Measurements
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Request
@@ -71,7 +79,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._curve = measured.curve
         self._plain_time = PlainTime(measured.curve)
-        self._planner = Planner(model, config.prefill_rows)
+        self._prefill = Prefill(model, config.prefill_rows)
         self._step_ended = 0.0
         # A pass that failed has changed states, but no rows that count.
         self._keeps_states = model.form in (VerificationMode.CHAIN, VerificationMode.PLAIN)
@@ -199,7 +207,7 @@ class Engine:
     def _step(self, running: list[Sequence]) -> None:
         """One iteration: the drafts asked for after the last step, one pass, its consequences."""
         drafts = self.drafting.drafts(running)
-        works = self._admission.with_pages(self._planner.plan(running, drafts))
+        works = self._admission.with_pages(self._plan(running, drafts))
         step = self._forward(works) if works else None
         if step is None:
             return
@@ -209,6 +217,15 @@ class Engine:
         self.drafting.learn(step, stats)
         self.drafting.ask([s for s in self._scheduler.running if self._admission.may_run(s)])
         self._outbox.add(self.counters.count_step, stats)
+
+    def _plan(self, running: list[Sequence], drafts: Drafts) -> list[Work]:
+        """Every decoding sequence with its draft, then prompts in what room is left."""
+        length = self.model.slots.length
+        works = [decode_work(s, length(s.slot), drafts) for s in running if s.is_decoding]
+        prompts = [s for s in running if not s.is_decoding]
+        if prompts:
+            works += self._prefill.works(prompts, drafts, is_alone=len(running) == 1)
+        return works
 
     def _forward(self, works: list[Work]) -> StepResult | None:
         """Run the step; a failure ends its sequences and nothing else.

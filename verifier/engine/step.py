@@ -1,4 +1,4 @@
-"""One step on tensors, in the thread that computes: one pass over all works, then what it says."""
+"""One step: what it runs, one pass over all of that, and what the pass says."""
 
 import itertools
 import time
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verifier.engine.events import PromptRun
-from verifier.engine.plan import Work
 from verifier.engine.sequence import Sequence
+from verifier.model.batch import Segment, draft_segment
 from verifier.model.model import TargetModel
 from verifier.sampling.choices import Chooser, Choices
 from verifier.sampling.params import SamplingError
 from verifier.sampling.ranking import Ranking, TokenLogprobs, logprobs, prompt_logprobs, rank
-from verifier.speculation.tree import Accepted, DraftTree, accept
+from verifier.speculation.tree import EMPTY_TREE, Accepted, DraftTree, accept
 
 SUCCESSORS_PER_TOKEN = 8
 
@@ -30,6 +30,60 @@ class PassFailed(RuntimeError):
 
 class DeviceLost(RuntimeError):
     """The device answers nothing any more, whatever is asked of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """What the next step verifies."""
+
+    trees: dict[int, DraftTree]  # by sequence id, cut by the budget
+    is_drafting: bool  # the step is judged by what drafts bring, though it may have none
+    wait_s: float
+    has_drafter: bool  # which learns from the target's other likely tokens
+
+    def tree(self, sequence: Sequence) -> DraftTree:
+        """The sequence's tree; empty where it has none."""
+        return self.trees.get(sequence.id, EMPTY_TREE)
+
+    def wants_successors(self, sequence: Sequence) -> bool:
+        """Whether the drafter is told the target's other likely tokens."""
+        return self.has_drafter and sequence.uses_drafts
+
+
+@dataclass(slots=True)  # not frozen, which would take three times as long to make
+class Work:
+    """One sequence's part of a step."""
+
+    sequence: Sequence
+    segment: Segment
+    wants_successors: bool
+
+    @property
+    def tree(self) -> DraftTree:
+        """The draft to verify; empty in a prompt."""
+        return self.segment.tree or EMPTY_TREE
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the work is past its sequence's prompt."""
+        return self.segment.tree is not None
+
+    @property
+    def is_inside_prompt(self) -> bool:
+        """Whether some of the prompt is left to read after it."""
+        return self.segment.tree is None and self.segment.kv_span < self.sequence.num_known
+
+    @property
+    def chooses(self) -> bool:
+        """Whether tokens are chosen after its rows: not inside a prompt, nor if it is all."""
+        return not self.is_inside_prompt and self.sequence.request.stopping.max_tokens > 0
+
+
+def decode_work(sequence: Sequence, kv_len: int, drafts: Drafts) -> Work:
+    """A decoding sequence's part, of which so many rows are cached."""
+    tree, wants_successors = drafts.tree(sequence), drafts.wants_successors(sequence)
+    segment = draft_segment(sequence.slot, kv_len, sequence.token_ids[-1], tree)
+    return Work(sequence, segment, wants_successors and drafts.is_drafting)
 
 
 @dataclass(slots=True)  # not frozen, which would take three times as long to make

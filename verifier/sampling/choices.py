@@ -38,12 +38,12 @@ class Choices:
         if not math.isfinite(sum(scores)):
             for row, score in enumerate(scores):
                 self._best[row] = self._best[row] if math.isfinite(score) else None
-        drawing = [c for c in choosers if c.sampler.is_free and not c.sampler.params.is_greedy]
+        drawing = [c for c in choosers if c.sampler.is_free and not c.sampler.is_greedy]
         self._drawn = self._draw(drawing) if drawing and draws_in_advance(logits.device) else {}
 
     def known(self, chooser: Chooser) -> list[int | None] | None:
         """The tokens after all of a sequence's rows; None where it has to be asked for each."""
-        if not (chooser.sampler.is_free and chooser.sampler.params.is_greedy):
+        if not (chooser.sampler.is_free and chooser.sampler.is_greedy):
             return None
         own = self._best[chooser.start : chooser.start + 1 + len(chooser.parents)]
         return None if None in own else own

@@ -35,35 +35,28 @@ class Sampler:
         matcher: ConstraintMatcher | None = None,
     ) -> None:
         self.params = params
+        self.is_greedy = params.is_greedy
         self.position = 0  # in the output, of the next token
         self._counts = TokenCounts(prompt_token_ids if params.repetition_penalty != 1.0 else ())
         self._ending_ids = sorted(ending_ids)
         self._min_tokens = min_tokens
-        self._matcher = matcher
+        self.grammar_state = matcher  # the place in a constrained output
         self._looks_back = params.has_processors or matcher is not None
+        # Whether what comes next does not depend on the output so far.
+        self.is_free = not (self._looks_back or self._must_go_on)
         self._uniforms: NDArray[np.float64] = np.empty(0)
         self._first_uniform = 0
-
-    @property
-    def grammar_state(self) -> ConstraintMatcher | None:
-        """The place in a constrained output; None for one that is free."""
-        return self._matcher
-
-    @property
-    def is_free(self) -> bool:
-        """Whether what comes next does not depend on the output so far."""
-        return not (self._looks_back or self._must_go_on)
 
     def choose(self, logits: Tensor, row: int = 0, *, best: int | None = None) -> int:
         """Pick the token at the current position from a row of raw logits [rows, vocabulary].
 
         `best`: the token with the largest of the row's logits, where it is known and a number.
         """
-        takes_best = self.params.is_greedy and not (self.params.has_processors or self._must_go_on)
+        takes_best = self.is_greedy and not (self.params.has_processors or self._must_go_on)
         if takes_best and best is not None and self._allows(best):
             return best
         scores = self._processed(logits[row])[None]
-        if self.params.is_greedy:
+        if self.is_greedy:
             ranking = rank(scores, 1)
             check(float(ranking.logits[0]))
             return int(ranking.best[0])
@@ -76,9 +69,10 @@ class Sampler:
         if self.params.has_processors:  # nobody else looks at counts
             self._counts.push(token_id)
         self.position += 1
-        if self._matcher is not None:
+        self.is_free = not (self._looks_back or self._must_go_on)
+        if self.grammar_state is not None:
             with _matching():
-                self._matcher.push(token_id)
+                self.grammar_state.push(token_id)
 
     def uniform(self, position: int) -> float:
         """The random number of an output position, in [0, 1)."""
@@ -93,7 +87,7 @@ class Sampler:
         return self.position < self._min_tokens and bool(self._ending_ids)
 
     def _allows(self, token_id: int) -> bool:
-        return self._matcher is None or self._matcher.allows(token_id)
+        return self.grammar_state is None or self.grammar_state.allows(token_id)
 
     def _processed(self, logits: Tensor) -> Tensor:
         """Bias, penalties and bans, on a copy where anything changes."""
@@ -107,8 +101,8 @@ class Sampler:
             scores[_tensor(ids, scores)] += _tensor(values, scores)
         if self.params.has_processors:
             self._penalize(scores)
-        if self._matcher is not None:
-            self._constrain(scores, self._matcher)
+        if self.grammar_state is not None:
+            self._constrain(scores, self.grammar_state)
         elif self._must_go_on:
             scores[_tensor(self._ending_ids, scores)] = -math.inf
         return scores

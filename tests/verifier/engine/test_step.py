@@ -5,7 +5,7 @@ import pytest
 from tests.support.models.engine_runs import make_engine, make_request, run_all, target_model
 from tests.support.models.reference import FAMILIES
 from verifier.engine.counters import PlainTime
-from verifier.engine.plan import Work
+from verifier.engine.step import Work
 from verifier.model.batch import draft_segment, prompt_segment
 from verifier.request import Mode
 from verifier.speculation.budget import StepCurve
