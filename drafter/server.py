@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 
 from drafter.api.service import NAME, DrafterService
@@ -63,11 +64,17 @@ async def serve(config: DrafterConfig, tracer: Tracer | None = None) -> None:
         await asyncio.to_thread(dispatch.is_compiled, _COMPILE_S)
 
 
-def build(config: DrafterConfig) -> tuple[DraftSessions, SharedMemory]:
-    """Make the sessions, and the memory that they learn into and draft from."""
+def build(
+    config: DrafterConfig,
+    call: Callable[..., object] = lambda function, *a: function(*a),
+) -> tuple[DraftSessions, SharedMemory]:
+    """Make the sessions, and the memory that they learn into and draft from.
+
+    `call`: how to call the memory from a thread that closes sequences.
+    """
 
     def finished(space: str, run: TokenRun) -> None:
-        memory.append(space, run)
+        call(memory.append, space, run)
 
     sessions = DraftSessions(finished, max_namespace_bytes=config.max_namespace_bytes)
     memory = SharedMemory(
@@ -79,6 +86,7 @@ def build(config: DrafterConfig) -> tuple[DraftSessions, SharedMemory]:
             max_outbox_bytes=config.max_outbox_bytes,
             ttl_s=config.namespace_ttl_s,
         ),
+        lock=sessions.lock,
     )
     return sessions, memory
 

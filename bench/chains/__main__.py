@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.chains.forced import SourceDrafts, answer
 from bench.replay.traces import Request, compact, load
-from bench.serving.forced import NoText
+from bench.serving.forced import Forced, NoText
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
@@ -92,13 +92,14 @@ async def compare(model: TargetModel, requests: list[Request]) -> tuple[float, f
     engine = make_engine(model)
     engine.start()
     plain_ms = drafted_ms = num_tokens = num_steps = 0.0
-    for request in requests:
-        plain = await answer(engine, request, Mode.OFF)
-        drafted = await answer(engine, request, Mode.AUTO)
-        plain_ms += plain.decode_ms
-        drafted_ms += drafted.decode_ms
-        num_tokens += drafted.num_output_tokens - 1
-        num_steps += drafted.num_steps
+    with Forced(engine) as forced:
+        for request in requests:
+            plain = await answer(forced, request, Mode.OFF)
+            drafted = await answer(forced, request, Mode.AUTO)
+            plain_ms += plain.decode_ms
+            drafted_ms += drafted.decode_ms
+            num_tokens += drafted.num_output_tokens - 1
+            num_steps += drafted.num_steps
     await engine.stop()
     return plain_ms / drafted_ms, num_tokens / num_steps
 
@@ -110,8 +111,9 @@ async def second_turn(model: TargetModel) -> float:
     rng = random.Random(0)
     text = [rng.randrange(model.vocabulary_size) for _ in range(FIRST_TURN + ANSWER + SECOND_TURN)]
     said = text[FIRST_TURN : FIRST_TURN + ANSWER]
-    first = await answer(engine, Request("first", text[:FIRST_TURN], said), Mode.AUTO)
-    second = await answer(engine, Request("second", text, said), Mode.AUTO)
+    with Forced(engine) as forced:
+        first = await answer(forced, Request("first", text[:FIRST_TURN], said), Mode.AUTO)
+        second = await answer(forced, Request("second", text, said), Mode.AUTO)
     await engine.stop()
     return second.prefill_ms / first.prefill_ms
 

@@ -2,8 +2,7 @@
 
 from bench.replay.sources import Ours
 from bench.replay.traces import Request as Recorded
-from bench.serving.forced import forced
-from verifier.engine.engine import Engine
+from bench.serving.forced import Forced
 from verifier.engine.events import Completion
 from verifier.request import Mode, Request, Speculation
 from verifier.sampling.params import SamplingParams
@@ -15,6 +14,7 @@ class SourceDrafts:
     """The surface of DraftClient over a draft source in this process; one sequence at a time."""
 
     is_connected = True
+    has_news = False
     num_replies = num_deadline_misses = num_invalid = 0
 
     def __init__(self, vocabulary_size: int) -> None:
@@ -25,7 +25,7 @@ class SourceDrafts:
         self._open = 0  # the sequence that drafts, if one does
         self._tree = checked_tree([], [], [], vocabulary_size=vocabulary_size, max_nodes=0)
 
-    def start(self) -> None:
+    def start(self, wake: object = None) -> None:
         """Nothing to connect."""
 
     async def stop(self) -> None:
@@ -69,11 +69,11 @@ class SourceDrafts:
         if not wanted:
             self._tree = checked_tree([], [], [], vocabulary_size=1, max_nodes=0)
 
-    async def wait(self, deadline_s: float) -> None:
+    def wait(self, deadline_s: float) -> None:
         """Trees are always there."""
 
 
-async def answer(engine: Engine, recorded: Recorded, mode: Mode) -> Completion:
+async def answer(forced: Forced, recorded: Recorded, mode: Mode) -> Completion:
     """Run one recorded request to the end of its answer."""
     request = Request(
         request_id=recorded.request_id,
@@ -82,4 +82,4 @@ async def answer(engine: Engine, recorded: Recorded, mode: Mode) -> Completion:
         stopping=StoppingParams(max_tokens=len(recorded.output)),
         speculation=Speculation(mode=mode, max_nodes=16, max_depth=16, namespace="bench"),
     )
-    return await forced(engine, request, recorded.output)
+    return await forced.answer(request, recorded.output)

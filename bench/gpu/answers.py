@@ -17,7 +17,7 @@ from bench.replay.traces import Request as Recorded
 from bench.replay.traces import compact, load
 from bench.replay.traces import workloads as recorded_workloads
 from bench.serving.engine import StepRecorder
-from bench.serving.forced import NoText, forced
+from bench.serving.forced import Forced, NoText
 from bench.serving.host import recorded
 from bench.serving.workloads import noise
 from drafter.kernels.dispatch import dispatch
@@ -30,7 +30,7 @@ from verifier.model.model import TargetModel
 from verifier.request import Mode, Request, Speculation
 from verifier.sampling.params import SamplingParams
 from verifier.speculation.draft_client import DraftClient
-from verifier.speculation.draft_source import DraftSource
+from verifier.speculation.draft_source import DraftSource, Successors
 from verifier.text.stopping import StoppingParams
 
 # What drafted decoding has to reach, in tokens per second over plain decoding.
@@ -70,23 +70,17 @@ def _cut(lab: Lab, request: Recorded) -> Recorded:
 class UntaughtEmbedded(EmbeddedDrafts):
     """Learns nothing of the model's other likely tokens, which random weights make up."""
 
-    def observe(
-        self, sequence_id: int, *, num_verified: int, successors: Sequence[Sequence[int]]
-    ) -> None:
-        """Without them, but as many."""
-        nothing: list[Sequence[int]] = [()] * len(successors)
-        super().observe(sequence_id, num_verified=num_verified, successors=nothing)
+    def observe(self, sequence_id: int, *, num_verified: int, successors: Successors) -> None:
+        """Without them."""
+        super().observe(sequence_id, num_verified=num_verified, successors=None)
 
 
 class UntaughtClient(DraftClient):
     """Tells a drafter nothing of the model's other likely tokens."""
 
-    def observe(
-        self, sequence_id: int, *, num_verified: int, successors: Sequence[Sequence[int]]
-    ) -> None:
-        """Without them, but as many."""
-        nothing: list[Sequence[int]] = [()] * len(successors)
-        super().observe(sequence_id, num_verified=num_verified, successors=nothing)
+    def observe(self, sequence_id: int, *, num_verified: int, successors: Successors) -> None:
+        """Without them."""
+        super().observe(sequence_id, num_verified=num_verified, successors=None)
 
 
 def drafts(lab: Lab, way: str, model: TargetModel) -> DraftSource | None:
@@ -141,13 +135,14 @@ class Answering:
     async def _each(self, requests: Sequence[Recorded], streams: int, num_tokens: int) -> None:
         turns = asyncio.Semaphore(streams)
 
-        async def one(recorded: Recorded) -> None:
+        async def one(recorded: Recorded, forced: Forced) -> None:
             output = recorded.output[:num_tokens]
             wanted = request(self._lab.config, recorded.prompt, len(output))
             async with turns:
-                await forced(self.engine, wanted, output)
+                await forced.answer(wanted, output)
 
-        await asyncio.gather(*(one(each) for each in requests))
+        with Forced(self.engine) as forced:
+            await asyncio.gather(*(one(each, forced) for each in requests))
 
 
 def answering(

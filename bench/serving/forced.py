@@ -1,27 +1,81 @@
 """Stand-ins for what a benchmark does not look at: choices that are known beforehand, and text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion, TokenRun
+from verifier.engine.sequence import Sequence as Running
+from verifier.model.batch import Segment
 from verifier.request import Request
 
+FAVOURED = 1e4  # a logit that no model gives
 
-class ForcedSampler:
-    """Chooses what was recorded: the model computes all of it, and is not listened to."""
 
-    grammar_state = None
+class Forced:
+    """An engine whose model says what was recorded: it computes its logits, which then favour that.
 
-    def __init__(self, token_ids: Sequence[int]) -> None:
-        self._left = iter(token_ids)
+    `with` this around whatever is answered.
+    """
 
-    def choose(self, logits: Any, *, best: Any = None) -> int:
-        """The next recorded token."""
-        return next(self._left)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._model: Any = engine.model
+        self._forward = self._model.forward
+        self._recorded: dict[int, tuple[Request, Sequence[int]]] = {}
 
-    def push(self, token_id: int) -> None:
-        """It is known already."""
+    def __enter__(self) -> "Forced":
+        self._model.forward = self._favouring
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del self._model.forward
+
+    def submit(self, request: Request, answer: Sequence[int]) -> Running:
+        """Queue a request whose answer is known."""
+        self._recorded[id(request)] = request, answer
+        return self._engine.submit(request)
+
+    async def answer(self, request: Request, output: Sequence[int]) -> Completion:
+        """Run a request to the end of its answer; RuntimeError where it says another one."""
+        said: list[int] = []
+        async for event in self.submit(request, output).stream():
+            if isinstance(event, TokenRun):
+                said += event.token_ids
+            elif isinstance(event, Completion) and said == list(output):
+                return event
+        raise RuntimeError(
+            f"{len(said)} tokens were said, which are not the {len(output)} recorded"
+        )
+
+    def _favouring(self, segments: list[Segment], *others: Any, **options: Any) -> Tensor:
+        # A copy: what else the pass has found of its own logits no longer holds.
+        logits: Tensor = self._forward(segments, *others, **options).clone()
+        running = {sequence.slot: sequence for sequence in self._engine.running}
+        rows, ids, start = [], [], 0
+        for segment in segments:
+            if segment.slot in running:
+                for row, token_id in self._known(segment, running[segment.slot]):
+                    rows.append(start + row)
+                    ids.append(token_id)
+            start += segment.num_logit_rows
+        logits[rows, ids] = FAVOURED
+        return logits
+
+    def _known(self, segment: Segment, sequence: Running) -> Iterator[tuple[int, int]]:
+        """What was recorded after each of a segment's rows of logits."""
+        _, answer = self._recorded.get(id(sequence.request), (None, ()))
+        count = segment.num_logit_rows
+        depths = list(range(count))
+        if segment.tree is not None:
+            for node, parent in enumerate(segment.tree.parents):
+                depths[node + 1] = depths[parent + 1] + 1
+        first = segment.kv_span - count + 1 - sequence.num_prompt
+        for row, depth in enumerate(depths):
+            if 0 <= first + depth < len(answer):
+                yield row, answer[first + depth]
 
 
 class NoText:
@@ -36,16 +90,3 @@ class NoText:
         return ""
 
     pending = flush = lambda self: ""
-
-
-async def forced(engine: Engine, request: Request, output: Sequence[int]) -> Completion:
-    """Run a request to the end of its recorded output; RuntimeError where it says another one."""
-    sequence = engine.submit(request)
-    sequence.sampler = ForcedSampler(output)  # type: ignore[assignment]
-    said: list[int] = []
-    async for event in sequence.stream():
-        if isinstance(event, TokenRun):
-            said += event.token_ids
-        elif isinstance(event, Completion) and said == list(output):
-            return event
-    raise RuntimeError(f"{len(said)} tokens were said, which are not the {len(output)} recorded")

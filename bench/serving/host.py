@@ -10,12 +10,13 @@ import statistics
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.serving.engine import StepRecorder
 from bench.serving.figures import Figure
-from bench.serving.forced import NoText, forced
+from bench.serving.forced import Forced, NoText
 from embedded.drafts import EmbeddedDrafts
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine
@@ -31,6 +32,7 @@ STEP_BARS = {1: 0.35, 8: 0.8, 32: 2.2}  # ms, by streams
 DRAFT_BARS = {1: 0.1, 8: 0.4, 32: 1.2}
 NUM_DRAFTS = 300
 NUM_NODES = 16
+SUCCESSORS = np.tile(np.arange(1, 9, dtype=np.int32), (3, 1))
 
 
 def one_layer() -> TargetModel:
@@ -106,13 +108,14 @@ async def _steps(model: TargetModel, streams: int, tokens: int) -> Any:
     rng = random.Random(streams)
     requests = [recorded(rng, 4 * tokens) for _ in range(streams)]
     # Read the prompts beforehand, so that all sequences decode at once from their cached rows.
-    await asyncio.gather(*(_answer(engine, prompt, answer[:1]) for prompt, answer in requests))
-    await asyncio.gather(*(_answer(engine, *request) for request in requests))
+    with Forced(engine) as forced:
+        await asyncio.gather(*(_answer(forced, prompt, answer[:1]) for prompt, answer in requests))
+        await asyncio.gather(*(_answer(forced, *request) for request in requests))
     await engine.stop()
     return [step for step in recorder.steps if not step.num_prompt_rows]
 
 
-async def _answer(engine: Engine, prompt: list[int], answer: list[int]) -> None:
+async def _answer(forced: Forced, prompt: list[int], answer: list[int]) -> None:
     request = Request(
         request_id="host",
         prompt_token_ids=tuple(prompt),
@@ -120,7 +123,7 @@ async def _answer(engine: Engine, prompt: list[int], answer: list[int]) -> None:
         stopping=StoppingParams(max_tokens=len(answer)),
         speculation=Speculation(mode=Mode.TREE, max_nodes=NUM_NODES, max_depth=NUM_NODES),
     )
-    await forced(engine, request, answer)
+    await forced.answer(request, answer)
 
 
 async def _drafts(num_sequences: int) -> list[float]:
@@ -140,7 +143,7 @@ async def _drafts(num_sequences: int) -> list[float]:
             text += answer[3 * step : 3 * step + 3]
         started = time.perf_counter()
         for index in range(num_sequences):
-            drafts.observe(index, num_verified=NUM_NODES, successors=[[1, 2, 3, 4, 5, 6, 7, 8]] * 3)
+            drafts.observe(index, num_verified=NUM_NODES, successors=SUCCESSORS)
         drafts.request(dict.fromkeys(range(num_sequences), NUM_NODES))
         for index in range(num_sequences):
             drafts.tree(index)

@@ -18,7 +18,7 @@ from drafter.api.validation import (
     checked_space,
     checked_token_ids,
 )
-from drafter.drafting.sessions import Prepared, prepare
+from drafter.drafting.session import Prepared, prepare
 from drafter.trie.token_run import TokenRun
 from protos import drafter_pb2 as pb
 from rpc.contract import Learn

@@ -14,9 +14,11 @@ from drafter.api.requests import (
     checked_observation,
     checked_opening,
 )
-from drafter.api.turn_budget import DRAFT_COST, OPEN_COST, TurnBudget
+from drafter.api.turn_budget import DRAFT_COST, DRAFTS_PER_CALL, OPEN_COST, TurnBudget
 from drafter.api.validation import checked_number
 from drafter.drafting.sessions import DraftSessions
+from drafter.drafting.successors import as_rows
+from drafter.drafting.turns import Turn
 from drafter.memory.memory import SharedMemory
 from protos import drafter_pb2 as pb
 from rpc.errors import InvalidRequest, ResourceExhausted
@@ -103,9 +105,11 @@ class DraftStream:
         wanted = self._apply(openings, observations, response)
         for close in request.close:
             self._close(close)
-        for sequence_id, max_nodes in wanted.items():
-            await turn.spend(DRAFT_COST)
-            self._draft(sequence_id, max_nodes, response)
+        drafting = [(i, n) for i, n in wanted.items() if n and i in self._live]
+        for start in range(0, len(drafting), DRAFTS_PER_CALL):
+            some = drafting[start : start + DRAFTS_PER_CALL]
+            await turn.spend(DRAFT_COST * len(some))
+            self._draft(some, response)
         return response
 
     def release(self) -> None:
@@ -174,12 +178,12 @@ class DraftStream:
         for opening in openings:
             self._open(opening)
             wanted[opening.sequence_id] = opening.max_nodes
-        for observation in observations:
-            if observation.sequence_id in self._live:
-                self._observe(observation)
-                wanted[observation.sequence_id] = observation.max_nodes
-            else:
-                response.unknown_sequence_ids.append(observation.sequence_id)
+        known = [each for each in observations if each.sequence_id in self._live]
+        self._observe([each for each in known if len(each.token_ids)])
+        wanted |= {each.sequence_id: each.max_nodes for each in known}
+        response.unknown_sequence_ids.extend(
+            each.sequence_id for each in observations if each.sequence_id not in self._live
+        )
         return wanted
 
     def _open(self, opening: Opening) -> None:
@@ -193,21 +197,22 @@ class DraftStream:
         )
         self.counts.sequences += 1
 
-    def _observe(self, observation: Observation) -> None:
-        num_tokens = len(observation.token_ids)
-        if num_tokens == 0:
-            return
-        live = self._live[observation.sequence_id]
-        self.sessions.observe(
-            live.session_id,
-            observation.token_ids,
-            num_verified=observation.num_verified,
-            successors=observation.successors,
+    def _observe(self, observations: list[Observation]) -> None:
+        self.sessions.take_turns([self._turn(observation) for observation in observations])
+        for observation in observations:
+            live, num_tokens = self._live[observation.sequence_id], len(observation.token_ids)
+            live.num_tokens += num_tokens
+            live.charge += num_tokens
+            live.num_drafted = 0
+            self.counts.tokens += num_tokens
+
+    def _turn(self, observation: Observation) -> Turn:
+        return Turn(
+            self._live[observation.sequence_id].session_id,
+            observation.token_ids.tolist(),
+            observation.num_verified,
+            as_rows(observation.successors, len(observation.token_ids)),
         )
-        live.num_tokens += num_tokens
-        live.charge += num_tokens
-        live.num_drafted = 0
-        self.counts.tokens += num_tokens
 
     def _close(self, close: pb.Close) -> None:
         if close.sequence_id not in self._live:
@@ -232,22 +237,27 @@ class DraftStream:
             return None
         return self.tracer.follow("draft", traceparent)
 
-    def _draft(self, sequence_id: int, max_nodes: int, response: pb.DraftResponse) -> None:
-        live = self._live.get(sequence_id)
-        if max_nodes == 0 or live is None:
-            return
+    def _draft(self, wanted: list[tuple[int, int]], response: pb.DraftResponse) -> None:
         started = time.perf_counter()
-        tree = self.sessions.propose(live.session_id, max_nodes)
-        self.lookup_s.observe(time.perf_counter() - started)
-        live.num_drafted = len(tree)
-        live.num_drafts += 1
-        self.counts.drafts += 1
-        self.counts.nodes += len(tree)
-        response.drafts.add(
-            sequence_id=sequence_id,
-            committed_len=live.num_tokens,
-            token_ids=tree.token_ids.tolist(),
-            parents=tree.parents.tolist(),
-            probabilities=tree.probabilities.tolist(),
-            sources=tree.sources.tolist(),
-        )
+        lives = [self._live[sequence_id] for sequence_id, _ in wanted]
+        turns = [
+            Turn(live.session_id, max_nodes=max_nodes)
+            for live, (_, max_nodes) in zip(lives, wanted, strict=True)
+        ]
+        drafted = self.sessions.take_turns(turns)
+        each_s = (time.perf_counter() - started) / len(wanted)
+        for index, (live, (sequence_id, _)) in enumerate(zip(lives, wanted, strict=True)):
+            self.lookup_s.observe(each_s)
+            tree = drafted.tree(index)
+            live.num_drafted = len(tree)
+            live.num_drafts += 1
+            self.counts.drafts += 1
+            self.counts.nodes += len(tree)
+            response.drafts.add(
+                sequence_id=sequence_id,
+                committed_len=live.num_tokens,
+                token_ids=tree.token_ids.tolist(),
+                parents=tree.parents.tolist(),
+                probabilities=tree.probabilities.tolist(),
+                sources=tree.sources.tolist(),
+            )

@@ -6,6 +6,7 @@ import asyncio
 TOKENS_PER_TURN = 16_384
 DRAFT_COST = 512
 OPEN_COST = 1_024
+DRAFTS_PER_CALL = TOKENS_PER_TURN // DRAFT_COST
 
 
 class TurnBudget:

@@ -24,7 +24,7 @@ class SessionStore:
         return largest_capacity(self._max_namespace_bytes)
 
     def build(self, arrays: Arrays | None) -> Trie:
-        trie = Trie(max_bytes=self._max_namespace_bytes)
+        trie = Trie(max_bytes=self._max_namespace_bytes, lock=self._sessions.lock)
         if arrays is not None:
             trie.restore(arrays)
         return trie

@@ -9,19 +9,16 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
-from drafter.kernels.draft import propose
-from drafter.kernels.observe import keep_successors, observe
 from drafter.kernels.trie import append_tokens
+from drafter.kernels.turn import take_turns
 
 logger = logging.getLogger(__name__)
 
-_INTS, _FLOATS = "int32[::1]", "float32[::1]"
+_INTS, _LONGS, _FLOATS = "int32[::1]", "int64[::1]", "float32[::1]"
 # In the order in which they are compiled; every call has these types, so each compiles once.
 SIGNATURES: dict[Any, tuple[str, ...]] = {
     append_tokens: (_INTS, _INTS, "int64"),
-    propose: (_INTS,) * 3 + (_FLOATS,) + (_INTS,) * 3 + (_FLOATS, "int64", "float64"),
-    observe: (_INTS, _FLOATS) + (_INTS,) * 3 + ("int64", "int64"),
-    keep_successors: (_INTS,) * 4 + ("int64",),
+    take_turns: (_LONGS, _INTS, _INTS, _INTS, _FLOATS, _INTS, _FLOATS),
 }
 # A longer run waits for the compiler, which is quicker than the interpreter would be.
 _MAX_INTERPRETED = 2048
@@ -32,9 +29,7 @@ class Dispatch:
 
     def __init__(self) -> None:
         self.append_tokens = append_tokens
-        self.propose = propose
-        self.observe = observe
-        self.keep_successors = keep_successors
+        self.take_turns = take_turns
         self._appends = threading.Event()
         self._compiled = threading.Event()
 

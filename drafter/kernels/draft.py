@@ -1,4 +1,4 @@
-"""The kernel of the draft: one best-first expansion over the places of the context in two tries.
+"""The kernels of a draft: one best-first expansion over the places of the context in two tries.
 
 A node is the set of places in the local and the namespace trie where its path has been seen before.
 What follows those places are its candidates; a deep node looks its own last tokens up again.
@@ -8,7 +8,7 @@ import numpy as np
 
 from drafter.kernels import mixing
 from drafter.kernels.candidates import find_candidates
-from drafter.kernels.compile import Int, Real, kernel, part
+from drafter.kernels.compile import Int, Real, part
 from drafter.kernels.evidence import score
 from drafter.kernels.frequent import pop, push, push_common, rank_common
 from drafter.kernels.occurrences import find_places
@@ -47,7 +47,7 @@ from rpc.contract import Source
 LOCAL, NAMESPACE, SUCCESSORS = map(int, (Source.LOCAL, Source.NAMESPACE, Source.SUCCESSORS))
 
 
-@kernel
+@part
 def propose(
     local: Arena,
     shared: Arena,

@@ -4,7 +4,7 @@ import numpy as np
 
 from drafter.kernels import mixing
 from drafter.kernels.candidates import last_token, successor_row
-from drafter.kernels.compile import Int, kernel, part
+from drafter.kernels.compile import Int, part
 from drafter.kernels.draft import forget_draft
 from drafter.kernels.frequent import learn_common
 from drafter.kernels.record import (
@@ -32,7 +32,7 @@ _HIT_RATE_SHIFT = 4
 _STRIDE = 4
 
 
-@kernel
+@part
 def observe(
     local: Arena,
     model: Floats,
@@ -102,7 +102,7 @@ def _child(record: Ints, node: Int, token: Int) -> Int:
     return np.int64(0)
 
 
-@kernel
+@part
 def keep_successors(
     local: Arena, successors: Ints, token_ids: Ints, following: Ints, num_tokens: Int
 ) -> None:

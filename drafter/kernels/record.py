@@ -85,11 +85,6 @@ def new_chances(max_nodes: int) -> Floats:
     return np.zeros(pool_space(max_nodes) + max_nodes + 1, np.float32)
 
 
-def tree_at(max_nodes: int) -> int:
-    """Return where in the scratch a draft is written: over the heap, which it outlives."""
-    return PLACES + PLACES_LEN * (max_nodes + 1)
-
-
 def pool_space(max_nodes: int) -> int:
     """Return how many candidates a draft of that many nodes may weigh."""
     return (max_nodes + 2) * POOL_PER_NODE

@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,11 @@ class SharedMemory:
         redis_url: str | None = None,
         producer: bytes | None = None,
         limits: MemoryLimits | None = None,
+        lock: AbstractContextManager[object] | None = None,
     ) -> None:
+        """`lock`: held while a space is put away, where another thread may begin to use it."""
         self._store, self._limits = store, limits or MemoryLimits()
+        self._lock = lock or nullcontext()
         self._url = redis_url
         self._outbox = Outbox(
             producer or uuid.uuid4().bytes,
@@ -257,14 +261,15 @@ class SharedMemory:
 
     def _put_away(self, space: str) -> bool:
         """Let go of a space that nobody uses; it comes back from the log when it is used again."""
-        if self._store.in_use(space):
-            return False
-        if self._following is not None and not self._following.leave(space):
-            return False
-        local = self._local.pop(space, None)
-        if local is not None:
-            local.stop()
-        self._store.unload(space)
+        with self._lock:
+            if self._store.in_use(space):
+                return False
+            if self._following is not None and not self._following.leave(space):
+                return False
+            local = self._local.pop(space, None)
+            if local is not None:
+                local.stop()
+            self._store.unload(space)
         self._outbox.leave(space)
         self._unloaded += 1
         del self._used_at[space]

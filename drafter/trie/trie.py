@@ -4,6 +4,8 @@ A trie node is the set of places where its path ends, so nothing is stored per n
 few stores per token, the oldest tokens make way, and the tokens alone rebuild the index.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,15 @@ _BOUNDARY = np.array([kernels.BOUNDARY], np.int32)
 class Trie:
     """Learned token runs, bounded in bytes, oldest tokens evicted first. One thread at a time."""
 
-    def __init__(self, *, max_bytes: int = DEFAULT_MAX_BYTES, capacity: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        capacity: int = 0,
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """`lock`: held while a run is learned, where another thread drafts from the trie."""
+        self._lock = lock or nullcontext()
         self._max_capacity = largest_capacity(max_bytes)
         self._renumbered = 0
         self._room = 0  # so many tokens may come before the arena has to be looked at
@@ -60,8 +70,9 @@ class Trie:
         """Append a finished run and the boundary that no match crosses."""
         run = as_run("token_ids", token_ids)
         if len(run):
-            self._append(run)
-            self._append(_BOUNDARY)
+            with self._lock:
+                self._append(run)
+                self._append(_BOUNDARY)
 
     def append(self, token_ids: TokenRun) -> None:
         """Append to the run at the end; each new suffix can be matched at once."""

@@ -1,14 +1,16 @@
 """A replica in the verifier's process drafts what a drafter would, and shares its memory."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.exactness.runs import AlwaysOn
-from bench.serving.forced import ForcedSampler, NoText
+from bench.serving.forced import Forced, NoText
 from bench.serving.host import NUM_NODES, VOCABULARY, one_layer, recorded
 from bench.topologies.server import Server, running
 from drafter.api.turn_budget import TOKENS_PER_TURN
@@ -23,7 +25,7 @@ from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion
 from verifier.model.model import TargetModel
-from verifier.request import Request, Speculation
+from verifier.request import Speculation
 from verifier.speculation.draft_client import DraftClient
 from verifier.speculation.draft_source import DraftSource
 from verifier.speculation.tree import DraftTree
@@ -71,8 +73,9 @@ async def learned(drafts: EmbeddedDrafts, namespace: str) -> None:
     tokens = [3]
     drafts.open(1, tokens, 1, Speculation(namespace=namespace))
     tokens += TEXT
-    drafts.observe(1, num_verified=0, successors=())
+    drafts.observe(1, num_verified=0, successors=None)
     drafts.close(1, learn=True)
+    await asyncio.sleep(0)  # the memory learns on the event loop
 
 
 async def test_what_a_sequence_said_is_drafted_from_the_next_step_on() -> None:
@@ -83,7 +86,7 @@ async def test_what_a_sequence_said_is_drafted_from_the_next_step_on() -> None:
         assert path_of(drafts.tree(1))[: len(NEXT)] == NEXT
         assert not drafts.tree(1), "a tree was given out twice"
         tokens += NEXT[:2]
-        drafts.observe(1, num_verified=NUM_NODES, successors=[[7, 8]] * 2)
+        drafts.observe(1, num_verified=NUM_NODES, successors=np.array([[7, 8]] * 2, np.int32))
         drafts.request({1: NUM_NODES})
         assert path_of(drafts.tree(1))[:2] == NEXT[2:]
         drafts.close(1, learn=False)
@@ -99,7 +102,7 @@ async def test_a_namespace_learns_what_is_said_in_it_and_no_other_one_does() -> 
 async def test_a_name_that_no_drafter_takes_has_no_drafts_and_breaks_nothing() -> None:
     async with embedded() as drafts:
         drafts.open(1, [3, 4], 2, Speculation(namespace="no such\nname"))
-        drafts.observe(1, num_verified=0, successors=())
+        drafts.observe(1, num_verified=0, successors=None)
         drafts.request({1: 4, 2: 4})
         assert not drafts.tree(1)
         drafts.close(1, learn=True)
@@ -111,7 +114,7 @@ async def test_a_long_prompt_is_indexed_beside_the_loop_and_misses_nothing() -> 
         tokens = [*filler, *TEXT]
         drafts.open(1, tokens, len(tokens), Speculation())
         tokens += START  # emitted while it is indexed
-        drafts.observe(1, num_verified=0, successors=())
+        drafts.observe(1, num_verified=0, successors=None)
 
         def is_drafted() -> bool:
             drafts.request({1: NUM_NODES})
@@ -166,22 +169,16 @@ async def tokens_per_step(model: TargetModel, drafts: DraftSource) -> float:
     await eventually(lambda: engine.drafting.is_connected)
     rng = random.Random(2)
     num_tokens = num_steps = 0
-    for _ in range(8):
-        prompt, answer = recorded(rng, 150)
-        completion = await forced(engine, make_request(prompt, len(answer)), answer)
-        num_tokens += completion.num_output_tokens - 1
-        num_steps += completion.num_steps
+    with Forced(engine) as forced:
+        for _ in range(8):
+            prompt, answer = recorded(rng, 150)
+            sequence = forced.submit(make_request(prompt, len(answer)), answer)
+            *_, completion = [event async for event in sequence.stream()]
+            assert isinstance(completion, Completion)
+            num_tokens += completion.num_output_tokens - 1
+            num_steps += completion.num_steps
     await engine.stop()
     return num_tokens / num_steps
-
-
-async def forced(engine: Engine, request: Request, answer: list[int]) -> Completion:
-    sequence = engine.submit(request)
-    sequence.sampler = ForcedSampler(answer)  # type: ignore[assignment]
-    async for event in sequence.stream():
-        if isinstance(event, Completion):
-            return event
-    raise AssertionError("the stream ended without a completion")
 
 
 async def test_a_replica_brings_as_many_tokens_per_step_as_a_drafter_in_time(

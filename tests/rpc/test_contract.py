@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from drafter.drafting.propose import DraftTree as DraftedTree
+from drafter.drafting.draft import DraftTree as DraftedTree
 from lookahead.client import results
 from lookahead.terminal.display import STYLES
 from lookahead.top.page import SOURCE_NAMES

@@ -128,7 +128,7 @@ class VerifierService(pb_grpc.VerifierServiceServicer):
             with writing:
                 yield started_reply(sequence.request, backend.describe())
             replies = Replies(sequence.request, backend.tokenizer.token_text)
-            async with aclosing(backend.shape.events(sequence)) as events:
+            async with aclosing(backend.shape.events(sequence.answer)) as events:
                 async for event in events:
                     if isinstance(event, Completion):
                         reason = ""

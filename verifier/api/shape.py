@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from protos import verifier_pb2 as pb
+from verifier.engine.answer import Answer
 from verifier.engine.events import Completion, Event, TokenRun
-from verifier.engine.sequence import Sequence
 
 BLOCK_BYTES = 256
 
@@ -25,13 +25,13 @@ class Shape:
     num_tokens: int = 0  # in each message but the last
     interval_s: float = 0.0  # between messages
 
-    def events(self, sequence: Sequence) -> AsyncGenerator[Event, None]:
-        """What the sequence says, in this shape."""
+    def events(self, answer: Answer) -> AsyncGenerator[Event, None]:
+        """What the answer says, in this shape."""
         if self.num_tokens:
-            return _in_runs(sequence, self.num_tokens)
+            return _in_runs(answer, self.num_tokens)
         if self.interval_s:
-            return _at_intervals(sequence, self.interval_s)
-        return sequence.stream()
+            return _at_intervals(answer, self.interval_s)
+        return answer.stream()
 
     def fill(self, reply: pb.GenerateResponse) -> pb.GenerateResponse:
         """The message, filled up to a whole number of blocks where the shape hides its steps."""
@@ -48,9 +48,9 @@ def _num_missing(num_bytes: int) -> int:
     return missing if missing > 127 else missing + BLOCK_BYTES  # 127 fits neither way
 
 
-async def _in_runs(sequence: Sequence, num_tokens: int) -> AsyncGenerator[Event, None]:
+async def _in_runs(answer: Answer, num_tokens: int) -> AsyncGenerator[Event, None]:
     held: deque[TokenRun] = deque()
-    async for event in sequence.stream():
+    async for event in answer.stream():
         if isinstance(event, TokenRun):
             held.append(event)
             while sum(len(run.token_ids) for run in held) >= num_tokens:
@@ -80,14 +80,14 @@ def _split(run: TokenRun, at: int) -> tuple[TokenRun, TokenRun]:
     return head, rest
 
 
-async def _at_intervals(sequence: Sequence, interval_s: float) -> AsyncGenerator[Event, None]:
+async def _at_intervals(answer: Answer, interval_s: float) -> AsyncGenerator[Event, None]:
     loop = asyncio.get_running_loop()
     due = loop.time()
-    stream = sequence.stream()
+    stream = answer.stream()
     async for event in stream:
         await asyncio.sleep(due - loop.time())
         found = [event]
-        while not (sequence.events.empty() or isinstance(found[-1], Completion)):
+        while answer.has_more and not isinstance(found[-1], Completion):
             found.append(await anext(stream))
         for each in _with_runs_joined(found):
             yield each

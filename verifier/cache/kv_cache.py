@@ -1,9 +1,9 @@
 """The KV cache: rows in pages, and for each running sequence, in its slot, a table of its pages.
 
 Rows of a draft tree are written side by side after a slot's committed rows; `commit` moves the
-accepted ones together. Keys carry their rotary position already, and a node's position is final,
-so moving a row needs no recomputation. Committed rows are never written again, so full pages are
-shared without copies.
+accepted ones together, those of all slots before the next pass. Keys carry their rotary position
+already, and a node's position is final, so moving a row needs no recomputation. Committed rows are
+never written again, so full pages are shared without copies.
 """
 
 import math
@@ -43,7 +43,10 @@ class KVCache:
         self.placement = Placement(torch.empty(0))
         # Told of rows that move, for caches elsewhere that hold other heads.
         self.on_move: Callable[[list[int], list[int]], object] = lambda sources, targets: None
+        self._device = device
         self._lengths = [0] * num_slots
+        self._sources: list[int] = []  # places of rows that move before the next pass
+        self._targets: list[int] = []
         self._tables: list[list[int]] = [[] for _ in range(num_slots)]
         self._free = list(range(num_slots))  # least recently used first
         self._storages = _allocate(shapes, PAGE * self.pages.num_pages, dtype, device)
@@ -99,7 +102,11 @@ class KVCache:
         self._lengths[slot] = PAGE * num_full
         self.reserve(slot, max(length, PAGE * len(before)))
         if length > PAGE * num_full and self._reaches(slot, length):
-            self._move(self._places(pages, PAGE * num_full, length), slot, PAGE * num_full)
+            self.make_moves()  # what is copied may have moved
+            rows = np.arange(PAGE * num_full, length)
+            self._sources += places_of(pages, rows).tolist()
+            self._targets += places_of(self._tables[slot], rows).tolist()
+            self.make_moves()
             self._lengths[slot] = length
         self._release(pages[num_full:])
 
@@ -127,10 +134,19 @@ class KVCache:
         """Keep these rows of the last forward pass (rising, relative to the committed length)."""
         length = self._lengths[slot]
         self._lengths[slot] = length + len(rows)
-        first = next((i for i, row in enumerate(rows) if row != i), None)
-        if first is not None:
-            moved = np.array(rows[first:]) + length
-            self._move(places_of(self._tables[slot], moved), slot, length + first)
+        table = self._tables[slot]
+        for index, row in enumerate(rows):
+            if row != index:
+                self._sources.append(_place(table, length + row))
+                self._targets.append(_place(table, length + index))
+
+    def make_moves(self) -> None:
+        """Move the rows that were committed since the last pass, of all slots at once."""
+        if self._sources:
+            sources, targets = self._sources, self._targets
+            self._sources, self._targets = [], []
+            self.on_move(sources, targets)
+            self.move_rows(sources, targets)
 
     def row_views(self) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of each layer: [heads, places, dim]."""
@@ -140,8 +156,8 @@ class KVCache:
     def move_rows(self, sources: list[int], targets: list[int]) -> None:
         """Copy rows from places to others."""
         places = torch.tensor([sources, targets])
+        source, target = places.to(self._device, non_blocking=True)
         for storage in self._storages:
-            source, target = places.to(storage.device)
             # The right-hand side is a gathered copy, so overlapping rows are safe.
             storage[:, :, target] = storage[:, :, source]
 
@@ -156,14 +172,9 @@ class KVCache:
     def _reaches(self, slot: int, num_rows: int) -> bool:
         return PAGE * len(self._tables[slot]) >= num_rows
 
-    def _places(self, table: Sequence[int], start: int, end: int) -> NDArray[np.int64]:
-        return places_of(table, np.arange(start, end))
 
-    def _move(self, sources: NDArray[np.int64], slot: int, start: int) -> None:
-        """Put rows side by side in a slot, from `start` on."""
-        targets = self._places(self._tables[slot], start, start + len(sources))
-        self.on_move(sources.tolist(), targets.tolist())
-        self.move_rows(sources.tolist(), targets.tolist())
+def _place(table: Sequence[int], row: int) -> int:
+    return table[row // PAGE] * PAGE + row % PAGE
 
 
 def places_of(table: Sequence[int], rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -56,7 +56,7 @@ class Admission:
         for sequence in running:
             if not sequence.num_output:
                 sequence.num_reused = held.get(sequence.slot, sequence.num_reused)
-        return [s for s in running if not (self._prefixes.is_waiting(s.slot) or self.is_paused(s))]
+        return [s for s in running if self.may_run(s) and not self._prefixes.is_waiting(s.slot)]
 
     def with_pages(self, works: list[Work]) -> list[Work]:
         """The works that have pages for their rows, the oldest sequences first.
@@ -68,7 +68,7 @@ class Admission:
             while work.sequence.slot != NO_SLOT and not self._model.slots.reserve(
                 work.segment.slot, work.segment.kv_span
             ):
-                running = self._scheduler.running
+                running = [s for s in self._scheduler.running if not s.is_over]
                 self.preempt(max(running, key=lambda s: (self.is_paused(s), s.clock.admitted)))
         return [work for work in works if work.sequence.slot != NO_SLOT]
 
@@ -79,13 +79,18 @@ class Admission:
         self._scheduler.resume(sequence)
 
     def release(self, sequence: Sequence) -> None:
-        """Let go of a sequence that has ended."""
+        """Let go of a sequence that has ended, wherever it is."""
         self._scheduler.remove(sequence)
-        self._prefixes.give(sequence.slot)
+        if sequence.slot != NO_SLOT:
+            self._prefixes.give(sequence.slot)
+
+    def may_run(self, sequence: Sequence) -> bool:
+        """Whether a running sequence has something to run."""
+        return not (sequence.is_over or self.is_paused(sequence))
 
     def is_paused(self, sequence: Sequence) -> bool:
         """Whether its client has so much to read that it gets no more for now."""
-        return sequence.num_unread > self._max_unread
+        return not sequence.is_over and sequence.num_unread > self._max_unread
 
     def _let_in(self) -> Iterator[Sequence]:
         for sequence in self._scheduler.admit(self._has_room):

@@ -7,13 +7,12 @@ accepted run counts nowhere.
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-
 from rpc.contract import Source
 from rpc.metrics import REQUEST_S, STEP_S, Histogram
+from verifier.engine.answer import Told
 from verifier.engine.clock import PlainStep
 from verifier.engine.events import Completion
-from verifier.engine.sequence import Emission, Sequence
+from verifier.engine.sequence import Sequence
 from verifier.engine.step import StepResult, Work
 from verifier.speculation.budget import StepCurve
 
@@ -42,24 +41,33 @@ class StepStats:
         cls,
         works: list[Work],
         step: StepResult,
+        emitted: list[int],
         *,
-        num_emitted: int,
         is_drafting: bool,
         step_s: float,
         draft_wait_s: float,
     ) -> "StepStats":
-        """Count a step's works and results."""
-        num_decoding = sum(work.is_decoding for work in works)
-        accepted = [result.accepted for result in step.results if result.accepted is not None]
+        """Count a step's works and results; `emitted`: tokens that each of them decoded."""
+        num_decoding = num_prompt_rows = num_draft_nodes = num_accepted = 0
+        num_expected = 0.0
+        for work, result in zip(works, step.results, strict=True):
+            if work.segment.tree is None:
+                num_prompt_rows += work.segment.num_rows
+                continue
+            num_decoding += 1
+            num_draft_nodes += len(result.tree)
+            num_expected += sum(result.tree.probabilities)
+            if result.accepted is not None:
+                num_accepted += len(result.accepted.path)
         return cls(
             num_decoding=num_decoding,
-            num_prompt_rows=sum(w.segment.num_rows for w in works if not w.is_decoding),
-            num_draft_nodes=sum(len(work.tree) for work in works),
-            num_expected=sum(sum(work.tree.probabilities) for work in works),
+            num_prompt_rows=num_prompt_rows,
+            num_draft_nodes=num_draft_nodes,
+            num_expected=num_expected,
             # Every decoding sequence emits one token more than it accepts, but for ends, which
             # may not count more than was emitted.
-            num_accepted=min(sum(len(a.path) for a in accepted), num_emitted),
-            num_emitted=num_emitted,
+            num_accepted=min(num_accepted, sum(emitted)),
+            num_emitted=sum(emitted),
             is_drafting=is_drafting,
             step_s=step_s,
             forward_s=step.forward_s,
@@ -74,9 +82,8 @@ def saved_beside_prompts(stats: StepStats, curve: StepCurve) -> float:
     brought was counted. Prompt rows would have been read with or without them.
     """
     num_rows = stats.num_decoding + stats.num_prompt_rows
-    rows = np.array([stats.num_decoding, num_rows, num_rows + stats.num_draft_nodes])
-    plain_s, undrafted_s, drafted_s = curve.seconds(rows).tolist()
-    taken: float = (drafted_s - undrafted_s) / plain_s
+    added_s = curve.at(num_rows + stats.num_draft_nodes) - curve.at(num_rows)
+    taken = added_s / curve.at(stats.num_decoding)
     return stats.num_emitted / stats.num_decoding - 1.0 - taken
 
 
@@ -89,11 +96,10 @@ class PlainTime:
 
     def of(self, works: list[Work], forward_s: float) -> PlainStep:
         """Price the step of these works."""
-        if not any(work.tree for work in works):
-            return PlainStep(forward_s + self._overhead_s)
         decoding = [work.segment.num_rows for work in works if work.is_decoding]
-        rows = np.array([len(decoding), sum(decoding)])
-        plain_s, drafted_s = self._curve.seconds(rows).tolist()
+        if sum(decoding) == len(decoding):
+            return PlainStep(forward_s + self._overhead_s)
+        plain_s, drafted_s = self._curve.at(len(decoding)), self._curve.at(sum(decoding))
         has_prompts = len(decoding) < len(works)
         prompts_s = max(forward_s - drafted_s, 0.0) if has_prompts else 0.0
         return PlainStep(plain_s + self._overhead_s, prompts_s)
@@ -104,7 +110,7 @@ class PlainTime:
 
 
 class Counters:
-    """One engine's counts since its start. Written on the event loop only."""
+    """One engine's counts since its start. Written on the event loop only, but for preemptions."""
 
     def __init__(self) -> None:
         self.reset()
@@ -139,17 +145,17 @@ class Counters:
         if stats.is_drafting:
             self.draft_wait_s.observe(stats.draft_wait_s)
 
-    def count_emission(self, sequence: Sequence, emission: Emission) -> None:
+    def count_emission(self, sequence: Sequence, told: Told) -> None:
         """Count what a step emitted for one sequence."""
-        self.num_generation_tokens += emission.num_tokens
-        if emission.is_first:
+        self.num_generation_tokens += told.num_tokens
+        if told.is_first:
             self._count_first(sequence)
             return
-        self.emitted_per_step.observe(emission.num_tokens)
-        self.num_drafts += emission.num_verified > 0
-        self.num_draft_tokens += emission.num_verified
-        self.accepted_by_source.update(emission.sources)
-        self.accepted_by_position.update(range(emission.num_accepted))
+        self.emitted_per_step.observe(told.num_tokens)
+        self.num_drafts += told.num_verified > 0
+        self.num_draft_tokens += told.num_verified
+        self.accepted_by_source.update(told.sources)
+        self.accepted_by_position.update(range(told.num_accepted))
 
     def count_end(self, completion: Completion) -> None:
         """Count a request that came to its end."""

@@ -6,6 +6,7 @@ constraints draft.
 """
 
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 
 import numpy as np
@@ -29,7 +30,7 @@ MAX_DRAFT_WAIT_S = 0.02
 
 
 class DraftCoordinator:
-    """One engine's drafting. Lives on the event loop."""
+    """One engine's drafting. Used by its thread, but for start and stop."""
 
     def __init__(
         self, client: DraftSource | None, model: TargetModel, measured: Measurements
@@ -42,17 +43,16 @@ class DraftCoordinator:
         is_chain = model.form is VerificationMode.CHAIN
         self._renewals = Renewals(measured.curve) if is_chain else None
         self._has_asked = False  # after the last step
-        self._has_closed = False  # a sequence, and the drafter was not told yet
 
     @property
     def is_connected(self) -> bool:
         """Whether drafts can come."""
         return self.client is not None and self.client.is_connected
 
-    def start(self) -> None:
-        """Connect in the background."""
+    def start(self, wake: Callable[[], object]) -> None:
+        """Connect in the background; `wake` is called when there may be more to tell a drafter."""
         if self.client is not None:
-            self.client.start()
+            self.client.start(wake)
 
     async def stop(self) -> None:
         """Close the stream."""
@@ -80,9 +80,8 @@ class DraftCoordinator:
         if self.client is not None:
             self.client.close(sequence.id, learn=learn)
             self._backoff.forget(sequence.id)
-            self._has_closed = True
 
-    async def drafts(self, running: Sequences[Sequence]) -> Drafts:
+    def drafts(self, running: Sequences[Sequence]) -> Drafts:
         """Wait for the trees that were asked for, and cut them to what pays."""
         decoding = [sequence for sequence in running if sequence.is_decoding]
         may_draft = self._may_draft(reads_prompts=len(decoding) < len(running))
@@ -91,7 +90,7 @@ class DraftCoordinator:
         # A plain step is due for drafting to be compared with.
         if self.client is not None and self.controller.is_on and not may_draft:
             return Drafts({}, is_drafting, 0.0, self.is_connected)
-        wait_s = await self._wait() if is_drafting else 0.0
+        wait_s = self._wait() if is_drafting else 0.0
         drafted = [sequence for sequence in decoding if self._may_verify(sequence)]
         trees = [self._tree(sequence, uses_drafter=is_drafting) for sequence in drafted]
         counts = self._budget(drafted, trees, len(decoding), uses_trust=is_drafting)
@@ -126,9 +125,13 @@ class DraftCoordinator:
         ):
             due = self._backoff.due(max_nodes)
         self._has_asked = bool(due)
-        if due or self._has_closed:
-            self._has_closed = False
+        if due or self.client.has_news:
             self.client.request({sequence_id: max_nodes[sequence_id] for sequence_id in due})
+
+    def rest(self) -> None:
+        """Tell the drafter about those that have ended; nobody is left to ask for."""
+        if self.client is not None and self.client.has_news:
+            self.client.request({})
 
     def learn(self, step: StepResult, stats: StepStats) -> None:
         """Compare what was promised with what a step brought, and with its time."""
@@ -156,11 +159,11 @@ class DraftCoordinator:
         # Steps that read prompts beside decoding compare with nothing: no plain ones are due.
         return reads_prompts or self.controller.allows_drafts
 
-    async def _wait(self) -> float:
+    def _wait(self) -> float:
         """Wait for the trees that were asked for; return for how many seconds."""
         assert self.client is not None, "nobody was asked"
         started = time.perf_counter()
-        await self.client.wait(min(DRAFT_SHARE * self._measured.curve.plain_s, MAX_DRAFT_WAIT_S))
+        self.client.wait(min(DRAFT_SHARE * self._measured.curve.plain_s, MAX_DRAFT_WAIT_S))
         return time.perf_counter() - started
 
     def _may_verify(self, sequence: Sequence) -> bool:

@@ -1,33 +1,37 @@
 """The engine loop: admit, draft, forward, accept, commit, emit.
 
-The loop's state lives on the event loop; each step's tensor work runs in one worker thread while
-the loop waits for it. A sequence that is cancelled leaves at the next step.
+The loop has a thread of its own, the one that computes. Requests come to it through the scheduler,
+and what a step says leaves it in one call, which the event loop works on during the next pass. A
+sequence that is cancelled leaves at the next step.
 """
 
 import asyncio
 import itertools
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from verifier.config import VerifierConfig
 from verifier.engine.admission import Admission
+from verifier.engine.answer import Emission, Outbox
 from verifier.engine.clock import PlainStep
 from verifier.engine.counters import Counters, PlainTime, StepStats
 from verifier.engine.draft_coordinator import DraftCoordinator
 from verifier.engine.pace import Pace
+from verifier.engine.prefill import Prefill
 from verifier.engine.scheduler import Scheduler
-from verifier.engine.sequence import NO_SLOT, Emission, Sequence
+from verifier.engine.sequence import Sequence
 from verifier.engine.step import (
     DeviceLost,
     Drafts,
     PassFailed,
-    Planner,
     Result,
     StepResult,
     Work,
+    decode_work,
     run_step,
 )
 from verifier.model.measurements import Measurements
@@ -39,9 +43,9 @@ from verifier.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-# A pass runs in a thread of its own and takes the interpreter's lock again after each of its
-# hundreds of operations. This is how long it may wait for it: 5 ms unless said otherwise, which
-# slows the passes of eight streams by a fifth.
+# A pass takes the interpreter's lock again after each of its hundreds of operations. This is how
+# long it may wait for it: 5 ms unless said otherwise, which slows the passes of eight streams by a
+# fifth.
 SWITCH_S = 0.0005
 
 
@@ -50,7 +54,7 @@ class EngineError(RuntimeError):
 
 
 class Engine:
-    """Runs sequences to their end. `submit` and `cancel` are called on the event loop."""
+    """Runs sequences to their end. All that is public is called on the event loop."""
 
     def __init__(
         self,
@@ -70,28 +74,36 @@ class Engine:
         self.model = model
         self.counters = counters
         self.drafting = DraftCoordinator(drafts, model, measured)
+        self.pass_began = 0.0  # time of the pass that runs now; 0 while none does
+        self.on_death: Callable[[str], object] = lambda reason: None
         self._tokenizer = tokenizer
         self._curve = measured.curve
         self._plain_time = PlainTime(measured.curve)
-        self._planner = Planner(model, config.prefill_rows)
+        self._prefill = Prefill(model, config.prefill_rows)
         self._step_ended = 0.0
         # A pass that failed has changed states, but no rows that count.
         self._keeps_states = model.form in (VerificationMode.CHAIN, VerificationMode.PLAIN)
-        self.pass_began = 0.0  # time of the pass that runs now; 0 while none does
-        self.on_death: Callable[[str], object] = lambda reason: None
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_running=model.slots.num_slots, max_waiting=config.max_waiting
         )
         self._admission = Admission(model, self._scheduler, config, counters)
+        self._begun: dict[int, Sequence] = {}  # those that ran and are not released, by id
         self._pace = Pace(model.slots.num_slots)
         self._ids = itertools.count(1)
-        self._wake = asyncio.Event()
+        self._wake = threading.Event()
+        self._is_stopping = False
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="torch")
-        self._task: asyncio.Task[None] | None = None
+        self._outbox: Outbox
+        self._loop: asyncio.Future[None] | None = None
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """Sequences that hold a slot."""
+        return tuple(self._scheduler.running)
 
     @property
     def num_running(self) -> int:
-        """Sequences that hold a slot."""
+        """How many they are."""
         return len(self._scheduler.running)
 
     @property
@@ -103,40 +115,45 @@ class Engine:
     def wait_s(self) -> float:
         """How long a request that comes now would wait for a slot."""
         now = time.perf_counter()
-        running_s = [now - s.clock.admitted for s in self._scheduler.running]
+        running_s = [now - sequence.clock.admitted for sequence in self.running]
         return self._pace.wait_s(self.num_waiting, running_s)
 
     def start(self) -> None:
-        """Run the loop in the background."""
+        """Run the loop in its thread."""
         sys.setswitchinterval(SWITCH_S)
-        self.drafting.start()
-        self._task = asyncio.create_task(self._run(), name="engine")
-        self._task.add_done_callback(self._end_all)
+        self.drafting.start(self._wake.set)
+        loop = asyncio.get_running_loop()
+        self._outbox = Outbox(loop, on_error=self._wake.set)
+        self._loop = loop.run_in_executor(self._worker, self._run)
+        self._loop.add_done_callback(self._end_all)
 
     async def stop(self) -> None:
         """End running sequences cleanly with what they have, then the loop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        self._is_stopping = True
+        self._wake.set()
+        if self._loop is not None:
+            await asyncio.wait([self._loop])
         await self.drafting.stop()
         self._worker.shutdown()
 
-    def _end_all(self, task: asyncio.Task[None]) -> None:
-        """The loop has ended: cleanly if it was cancelled, else with an error for everyone."""
+    def _end_all(self, loop: asyncio.Future[None]) -> None:
+        """The loop has ended: cleanly if it was told to, else with an error for everyone."""
+        error = loop.exception()
         for sequence in [*self._scheduler.running, *self._scheduler.drain()]:
-            if task.cancelled():
-                sequence.complete(Finish(FinishReason.SHUTDOWN))
+            if error is None:
+                finish = Finish(FinishReason.SHUTDOWN)
+                sequence.answer.complete(finish, sequence.num_reused, time.perf_counter())
             else:
-                sequence.fail(EngineError(f"the engine died: {task.exception()!r}"))
-        if not task.cancelled():
-            logger.critical("engine_died", exc_info=task.exception())
-            self.on_death(f"the engine died: {task.exception()!r}")
+                sequence.answer.fail(EngineError(f"the engine died: {error!r}"))
+        if error is not None:
+            logger.critical("engine_died", exc_info=error)
+            self.on_death(f"the engine died: {error!r}")
 
     def submit(self, request: Request) -> Sequence:
         """Queue a request, or raise scheduler.QueueFull."""
         detokenizer = self._tokenizer.detokenizer(special_tokens=request.special_tokens)
         sequence = Sequence(next(self._ids), request, detokenizer)
-        sequence.on_read = self._wake.set
+        sequence.answer.on_news = self._wake.set
         self._scheduler.enqueue(sequence)
         self._wake.set()
         return sequence
@@ -144,56 +161,137 @@ class Engine:
     def cancel(self, sequence: Sequence) -> None:
         """Give the sequence's slot back before the next step; harmless after its end."""
         sequence.is_cancelled = True
-        if sequence.slot == NO_SLOT:
-            self._scheduler.remove(sequence)
-            if sequence.clock.admitted:  # it ran before
-                self.drafting.close(sequence, learn=False)
+        if not sequence.clock.admitted:
+            self._scheduler.withdraw(sequence)
         self._wake.set()
 
-    async def _run(self) -> None:
+    # --- in the engine's thread
+
+    def _run(self) -> None:
         self._step_ended = time.perf_counter()
-        while True:
+        while not self._is_stopping:
             self._wake.clear()
-            self._drop_cancelled()
+            self._outbox.check()
+            self._let_go()
             for sequence in self._admission.admit():
+                self._begun[sequence.id] = sequence
                 self.drafting.open(sequence)
             ready = self._admission.ready()
-            if not ready:
-                self.drafting.ask([])  # tells the drafter about those that just ended
-                await self._wake.wait()
-                self._step_ended = time.perf_counter()
-                continue
-            await self._step(ready)
+            if ready:
+                self._step(ready)
+            else:
+                self._rest()
+        self._outbox.send()
 
-    async def _step(self, running: list[Sequence]) -> None:
+    def _rest(self) -> None:
+        """Tell clients and the drafter what is left to be told, and wait for work."""
+        self._outbox.send()
+        self.drafting.rest()
+        self._wake.wait()
+        self._step_ended = time.perf_counter()
+
+    def _let_go(self) -> None:
+        """Release those whose text came to its end, and those that were cancelled."""
+        over = [s for s in self._begun.values() if s.answer.is_over or s.is_cancelled]
+        for sequence in over:
+            if sequence.answer.is_over:  # a client may cancel once it has read the end
+                sequence.cut()
+            self._release(sequence, learn=sequence.answer.is_over)
+
+    def _release(self, sequence: Sequence, *, learn: bool) -> None:
+        del self._begun[sequence.id]
+        self._pace.ended(time.perf_counter() - sequence.clock.admitted)
+        self._admission.release(sequence)
+        self.drafting.close(sequence, learn=learn)
+
+    def _step(self, running: list[Sequence]) -> None:
         """One iteration: the drafts asked for after the last step, one pass, its consequences."""
-        drafts = await self.drafting.drafts(running)
-        works = self._admission.with_pages(self._planner.plan(running, drafts))
-        step = await self._forward(works) if works else None
+        drafts = self.drafting.drafts(running)
+        works = self._admission.with_pages(self._plan(running, drafts))
+        step = self._forward(works) if works else None
         if step is None:
             return
-        plain = self._plain_time.of(works, step.forward_s)
-        emissions = [self._settle(result, plain) for result in step.results]
+        plain, now = self._plain_time.of(works, step.forward_s), time.perf_counter()
+        emissions = [self._settle(result, plain, now) for result in step.results]
         stats = self._measure(works, step, emissions, drafts)
         self.drafting.learn(step, stats)
-        self.drafting.ask([s for s in self._scheduler.running if not self._admission.is_paused(s)])
-        self.counters.count_step(stats)
-        # Let clients read and new requests in, even when no draft is waited for.
-        await asyncio.sleep(0)
+        self.drafting.ask([s for s in self._scheduler.running if self._admission.may_run(s)])
+        self._outbox.add(self.counters.count_step, stats)
+
+    def _plan(self, running: list[Sequence], drafts: Drafts) -> list[Work]:
+        """Every decoding sequence with its draft, then prompts in what room is left."""
+        length = self.model.slots.length
+        works = [decode_work(s, length(s.slot), drafts) for s in running if s.is_decoding]
+        prompts = [s for s in running if not s.is_decoding]
+        if prompts:
+            works += self._prefill.works(prompts, drafts, is_alone=len(running) == 1)
+        return works
+
+    def _forward(self, works: list[Work]) -> StepResult | None:
+        """Run the step; a failure ends its sequences and nothing else.
+
+        A pass that failed is not what all of them need: the one with the most rows ends, which may
+        have taken too much memory, and the others are tried again.
+        """
+        self.pass_began = time.perf_counter()
+        try:
+            # What the last step said is told while this pass runs.
+            return run_step(self.model, works, meanwhile=self._outbox.send)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            logger.exception("step_failed sequences=%d", len(works))
+            self._step_ended = time.perf_counter()
+            can_repeat = isinstance(error, PassFailed) and not self._keeps_states
+            failed = [max(works, key=lambda w: w.segment.num_rows)] if can_repeat else works
+            for work in failed:
+                self._fail(work.sequence, EngineError(f"the model's step failed: {error}"))
+            return None
+        finally:
+            self.pass_began = 0.0
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        self._outbox.add(sequence.answer.fail, error)
+        self._release(sequence, learn=False)
+
+    def _settle(self, result: Result, plain: PlainStep, now: float) -> int:
+        """Take a sequence's tokens and let its client know; return how many it decoded.
+
+        A sequence ends here by its ids or its length, unless its text may have ended it before.
+        """
+        sequence, accepted = result.sequence, result.accepted
+        if result.scored is not None:
+            self._outbox.add(sequence.answer.tell_prompt, result.scored)
+        if result.error is not None:
+            self._fail(sequence, result.error)
+        if accepted is None:
+            return 0
+        is_first = not sequence.num_output
+        count = sequence.take(accepted.token_ids)
+        emission = Emission(
+            token_ids=accepted.token_ids[:count],
+            path=accepted.path[:count],
+            tree=result.tree,
+            logprobs=result.logprobs,
+            plain=plain,
+            at=now,
+            num_reused=sequence.num_reused,
+        )
+        self._outbox.add(self._tell, sequence, emission)
+        self.drafting.observe(result)
+        if sequence.is_over and not sequence.request.stopping.stop_strings:
+            self._release(sequence, learn=True)
+        return 0 if is_first else count
 
     def _measure(
-        self,
-        works: list[Work],
-        step: StepResult,
-        emissions: list[Emission | None],
-        drafts: Drafts,
+        self, works: list[Work], step: StepResult, emitted: list[int], drafts: Drafts
     ) -> StepStats:
         """Count a step that has just ended, and follow what it took."""
         now = time.perf_counter()
         stats = StepStats.of(
             works,
             step,
-            num_emitted=sum(e.num_tokens for e in emissions if e and not e.is_first),
+            emitted,
             is_drafting=drafts.is_drafting,
             step_s=now - self._step_ended,
             draft_wait_s=drafts.wait_s,
@@ -205,53 +303,9 @@ class Engine:
             self._curve.track(step.num_rows, step.forward_s)
         return stats
 
-    def _drop_cancelled(self) -> None:
-        for sequence in [s for s in self._scheduler.running if s.is_cancelled]:
-            self._release(sequence, learn=False)
+    # --- on the event loop
 
-    def _release(self, sequence: Sequence, *, learn: bool) -> None:
-        self._pace.ended(time.perf_counter() - sequence.clock.admitted)
-        self._admission.release(sequence)
-        self.drafting.close(sequence, learn=learn)
-
-    async def _forward(self, works: list[Work]) -> StepResult | None:
-        """Run the step in the worker; a failure ends its sequences and nothing else.
-
-        A pass that failed is not what all of them need: the one with the most rows ends, which may
-        have taken too much memory, and the others are tried again.
-        """
-        loop = asyncio.get_running_loop()
-        self.pass_began = time.perf_counter()
-        try:
-            return await loop.run_in_executor(self._worker, run_step, self.model, works)
-        except DeviceLost:
-            raise
-        except Exception as error:
-            logger.exception("step_failed sequences=%d", len(works))
-            self._step_ended = time.perf_counter()
-            can_repeat = isinstance(error, PassFailed) and not self._keeps_states
-            failed = [max(works, key=lambda w: w.segment.num_rows)] if can_repeat else works
-            for work in failed:
-                work.sequence.fail(EngineError(f"the model's step failed: {error}"))
-                self._release(work.sequence, learn=False)
-            return None
-        finally:
-            self.pass_began = 0.0
-
-    def _settle(self, result: Result, plain: PlainStep) -> Emission | None:
-        """Emit a sequence's tokens, tell the drafter, and end it if it is at its end."""
-        sequence = result.sequence
-        if result.scored is not None:
-            sequence.tell_prompt(result.scored)
-        if result.error is not None:
-            sequence.fail(result.error)
-            self._release(sequence, learn=False)
-        if result.accepted is None:
-            return None
-        emission = sequence.emit(result.accepted, result.tree, result.logprobs, plain)
-        self.counters.count_emission(sequence, emission)
-        self.drafting.observe(result)
-        if emission.finish is not None:
-            sequence.complete(emission.finish)
-            self._release(sequence, learn=True)
-        return emission
+    def _tell(self, sequence: Sequence, emission: Emission) -> None:
+        told = sequence.answer.tell(emission)
+        if told is not None:
+            self.counters.count_emission(sequence, told)

@@ -5,6 +5,7 @@ one. Whoever has received least is next, in tokens read and written, so that lon
 requests win nothing.
 """
 
+import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
@@ -35,7 +36,10 @@ class QueueFull(Exception):
 
 
 class Scheduler(Generic[S]):
-    """Accounts share what there is; inside one, first come, first served."""
+    """Accounts share what there is; inside one, first come, first served.
+
+    Requests come from one thread and run in another one, so each method is a step of its own.
+    """
 
     def __init__(self, *, max_running: int, max_waiting: int) -> None:
         self.running: list[S] = []
@@ -45,6 +49,7 @@ class Scheduler(Generic[S]):
         self._parked: list[S] = []  # begun, without a slot, until their clients read on
         self._received: defaultdict[str, float] = defaultdict(float)  # by those that ran
         self._usual = 1.0  # what a request takes
+        self._lock = threading.RLock()
 
     @property
     def parked(self) -> tuple[S, ...]:
@@ -54,7 +59,8 @@ class Scheduler(Generic[S]):
     @property
     def num_waiting(self) -> int:
         """Sequences that wait for a slot."""
-        return sum(len(queue) for queue in self._waiting.values())
+        with self._lock:
+            return sum(len(queue) for queue in self._waiting.values())
 
     @property
     def num_free(self) -> int:
@@ -63,6 +69,10 @@ class Scheduler(Generic[S]):
 
     def enqueue(self, sequence: S) -> None:
         """Let a sequence wait, or raise QueueFull. Those that find room at once do not count."""
+        with self._lock:
+            self._enqueue(sequence)
+
+    def _enqueue(self, sequence: S) -> None:
         num_free = self.max_waiting + self.num_free - self.num_waiting
         account = sequence.account
         own = len(self._waiting.get(account, ()))
@@ -75,50 +85,65 @@ class Scheduler(Generic[S]):
 
     def park(self, sequence: S) -> None:
         """Take a running sequence out until it is resumed; what it received still counts."""
-        self.running.remove(sequence)
-        self._parked.append(sequence)
+        with self._lock:
+            self.running.remove(sequence)
+            self._parked.append(sequence)
 
     def resume(self, sequence: S) -> None:
         """Let a parked sequence wait again, as the first of its account."""
-        self._parked.remove(sequence)
-        self._waiting.setdefault(sequence.account, deque()).appendleft(sequence)
+        with self._lock:
+            self._parked.remove(sequence)
+            self._waiting.setdefault(sequence.account, deque()).appendleft(sequence)
 
     def admit(self, has_room: Callable[[S], bool] = lambda sequence: True) -> Iterator[S]:
         """Move waiting sequences to running while there is room, and yield each.
 
         `has_room`: for the next one; where there is none, nobody goes before it.
         """
-        while self._waiting and self.num_free:
+        while (sequence := self._next(has_room)) is not None:
+            yield sequence
+
+    def _next(self, has_room: Callable[[S], bool]) -> S | None:
+        with self._lock:
+            if not self._waiting or not self.num_free:
+                return None
             account = min(self._waiting, key=self._share())
             if not has_room(self._waiting[account][0]):
-                return
+                return None
             queue = self._waiting.pop(account)
             sequence = queue.popleft()
             if queue:
                 self._waiting[account] = queue  # last of those that received as much
             self.running.append(sequence)
-            yield sequence
+            return sequence
 
     def drain(self) -> list[S]:
         """Take everything that waits."""
-        waiting = [sequence for queue in self._waiting.values() for sequence in queue]
-        waiting += self._parked
-        self._waiting.clear()
-        self._parked.clear()
-        return waiting
+        with self._lock:
+            waiting = [sequence for queue in self._waiting.values() for sequence in queue]
+            waiting += self._parked
+            self._waiting.clear()
+            self._parked.clear()
+            return waiting
+
+    def withdraw(self, sequence: S) -> None:
+        """Forget a sequence that waits; one that does not is no error."""
+        with self._lock:
+            queue = self._waiting.get(sequence.account)
+            if queue is not None and sequence in queue:
+                queue.remove(sequence)
+                if not queue:
+                    del self._waiting[sequence.account]
 
     def remove(self, sequence: S) -> None:
         """Forget a sequence, wherever it is; one that is gone already is no error."""
-        if sequence in self.running or sequence in self._parked:
-            (self.running if sequence in self.running else self._parked).remove(sequence)
-            self._received[sequence.account] += sequence.service
-            self._usual += USUAL_WEIGHT * (sequence.service - self._usual)
-            return
-        queue = self._waiting.get(sequence.account)
-        if queue is not None and sequence in queue:
-            queue.remove(sequence)
-            if not queue:
-                del self._waiting[sequence.account]
+        with self._lock:
+            if sequence in self.running or sequence in self._parked:
+                (self.running if sequence in self.running else self._parked).remove(sequence)
+                self._received[sequence.account] += sequence.service
+                self._usual += USUAL_WEIGHT * (sequence.service - self._usual)
+            else:
+                self.withdraw(sequence)
 
     def _active(self) -> set[str]:
         return {*self._waiting, *(sequence.account for sequence in self.running)}

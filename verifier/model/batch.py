@@ -20,7 +20,7 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take three times as long to make
 class Segment:
     """One sequence's rows: a run of the prompt, or the last committed token and its draft."""
 

@@ -264,6 +264,7 @@ class TargetModel:
         """
         if isinstance(self.slots, StatefulSlots):
             return self._forward_plain(segments, self.slots)
+        self.slots.make_moves()
         for sources, targets in moves:
             self.slots.move_rows(sources, targets)
         self.slots.set_tables(tables or {})

@@ -114,6 +114,7 @@ class RankZeroModel(TargetModel):
         for segment in segments:
             self.slots.reserve(segment.slot, segment.kv_span)
         tables = {segment.slot: self.slots.table(segment.slot) for segment in segments}
+        self.slots.make_moves()
         moves, self._moves = self._moves, []
         self._tell("forward", segments, tables, moves)
         return super().forward(segments)

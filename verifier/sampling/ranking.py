@@ -5,10 +5,14 @@ The maxima of chunks come first: the k best tokens lie in the k chunks with the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from verifier.sampling.blocks import in_blocks
 
 CHUNK = 64
 
@@ -23,22 +27,12 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
-    """The token with the largest logit of a row: of equals the lowest id; NaN counts as largest."""
-
-    token_id: int
-    logit: float
-
-
-@dataclass(frozen=True, slots=True)
 class Ranking:
     """The best tokens of each row, on the host."""
 
-    best: list[Best]
-    top: list[list[int]]  # k ids of each row, largest logit first
-
-    def __getitem__(self, rows: slice) -> "Ranking":
-        return Ranking(self.best[rows], self.top[rows])
+    best: NDArray[np.int64]  # [rows], of equals the lowest id; NaN counts as largest
+    logits: NDArray[np.float64]  # [rows], theirs
+    top: NDArray[np.int32]  # [rows, k], largest logit first
 
 
 def rank(logits: Tensor, k: int) -> Ranking:
@@ -47,7 +41,10 @@ def rank(logits: Tensor, k: int) -> Ranking:
 
 
 def ranked(logits: Tensor, k: int) -> Tensor:
-    """Ids and logits [rows, 2 x at least k] of each row's best tokens, on the device."""
+    """Ids and logits [rows, 2 x at least k] of each row's best tokens, on the device.
+
+    In float64, which holds both, so that one transfer takes them to the host.
+    """
     found = top_ids(logits, max(k, 2))  # two show whether the best is tied
     return torch.cat([found.double(), logits.gather(1, found).double()], 1)
 
@@ -57,11 +54,10 @@ def read_ranked(logits: Tensor, best: Tensor, k: int) -> Ranking:
     ids, scores = np.split(best.cpu().numpy(), 2, axis=1)
     is_tied = scores == scores[:, :1]
     is_tied[:, 0] = True  # NaN is equal to nothing
-    first = np.where(is_tied, ids, np.inf).min(1)
+    first = np.where(is_tied, ids, logits.shape[1]).min(1)
     for row in np.flatnonzero(is_tied.all(1)):  # there may be more of them than were asked for
         first[row] = int((logits[row] == float(scores[row, 0])).nonzero()[0, 0])
-    found = map(Best, first.astype(int).tolist(), scores[:, 0].tolist())
-    return Ranking(list(found), ids[:, :k].astype(int).tolist())
+    return Ranking(first.astype(np.int64), scores[:, 0], ids[:, :k].astype(np.int32))
 
 
 def top_ids(logits: Tensor, k: int) -> Tensor:
@@ -87,19 +83,31 @@ def prompt_logprobs(
     following = torch.tensor(token_ids, device=logits.device)
     own = logits.gather(1, following[:, None])
     ranks = (1 + (logits > own).sum(1)).tolist()
-    return tuple(
-        replace(logprobs(row, token_id, num_top), rank=rank)
-        for row, token_id, rank in zip(logits, token_ids, ranks, strict=True)
-    )
+    found = logprobs(logits, list(range(len(token_ids))), token_ids, num_top)
+    return tuple(replace(each, rank=rank) for each, rank in zip(found, ranks, strict=True))
 
 
-def logprobs(logits: Tensor, token_id: int, num_top: int) -> TokenLogprobs:
-    """Log probabilities from raw logits [vocabulary], before any processor."""
-    values = logits.float()
-    ids = torch.tensor([token_id], device=values.device)
-    if num_top:
-        ids = torch.cat([ids, top_ids(values[None], num_top)[0]])
-    chosen = values[ids].double() - torch.logsumexp(values, 0)
-    host_ids, host_values = torch.stack([ids.double(), chosen]).tolist()  # the one sync
-    top = zip((int(i) for i in host_ids[1:]), host_values[1:], strict=True)
-    return TokenLogprobs(host_values[0], tuple(top))
+def logprobs(
+    logits: Tensor, rows: Sequence[int], token_ids: Sequence[int], num_top: int
+) -> list[TokenLogprobs]:
+    """Log probabilities of a token after each of some rows of raw logits [any, vocabulary].
+
+    Before any processor; by the same arithmetic for each row, whatever it is asked together with.
+    """
+    found = []
+    for index, own in in_blocks(rows, token_ids, logits.device):
+        values = logits[index].float()
+        ids = torch.tensor(own, device=values.device)[:, None]
+        if num_top:
+            ids = torch.cat([ids, top_ids(values, num_top)], 1)
+        chosen = values.gather(1, ids).double() - torch.logsumexp(values, 1, keepdim=True)
+        found.append(torch.stack([ids.double(), chosen]))
+    if not found:
+        return []
+    host = torch.cat(found, 1)[:, : len(rows)].cpu().numpy()  # the one sync
+    return [_as_logprobs(ids, values) for ids, values in zip(*host, strict=True)]
+
+
+def _as_logprobs(ids: NDArray[Any], values: NDArray[Any]) -> TokenLogprobs:
+    top = zip(ids[1:].astype(int).tolist(), values[1:].tolist(), strict=True)
+    return TokenLogprobs(float(values[0]), tuple(top))

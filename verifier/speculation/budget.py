@@ -5,8 +5,10 @@ Nodes of all sequences are taken in one order of probability; of all cuts the on
 (sequences + expected accepted nodes) / T wins, and the cut at zero is one of them.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -37,27 +39,31 @@ class StepCurve:
     ) -> None:
         """`attention_s`: seconds that one more row takes per cached row it attends to."""
         assert len(row_counts) == len(seconds) > 1, "a curve needs two points"
-        self._rows = np.array(row_counts, float)
-        self._seconds = np.array(seconds, float)
         self.attention_s = attention_s
+        self._rows = [float(rows) for rows in row_counts]
+        self._set(list(map(float, seconds)))
 
     @property
     def plain_s(self) -> float:
         """Seconds of a step of one row."""
-        return float(self._rising()[0])
+        return self._rising[0]
 
     def plain_units(self) -> Callable[[float], float]:
         """Time of a plain step by its number of sequences, as the curve says now."""
-        frozen = StepCurve(self._rows.tolist(), self._seconds.tolist())
-        return frozen.at
+        return StepCurve(self._rows, self._seconds).at
 
     def at(self, rows: float) -> float:
-        """Interpolated time of one row count."""
-        return float(self.seconds(np.array([rows]))[0])
+        """Interpolated time of one row count; linear in the last slope beyond the curve."""
+        if rows <= self._rows[0]:
+            return self._rising[0]
+        right = min(bisect_left(self._rows, rows), len(self._rows) - 1)
+        start, end = self._rows[right - 1], self._rows[right]
+        below, above = self._rising[right - 1], self._rising[right]
+        return below + (above - below) * (rows - start) / (end - start)
 
     def seconds(self, rows: NDArray[Any]) -> NDArray[np.float64]:
-        """Interpolated time of each row count; linear in the last slope beyond the curve."""
-        rising = self._rising()
+        """The same of many row counts."""
+        rising = np.array(self._rising)
         slope = (rising[-1] - rising[-2]) / (self._rows[-1] - self._rows[-2])
         beyond = np.maximum(rows - self._rows[-1], 0) * slope
         return np.asarray(np.interp(rows, self._rows, rising) + beyond)
@@ -68,25 +74,21 @@ class StepCurve:
         The whole curve moves with the machine's load. What the nearest point takes beyond that,
         more rows take, too: else points that no step comes near would seem cheap beside it.
         """
-        nearest = int(np.abs(self._rows - rows).argmin())
-        expected = self.at(rows)
-        ratio = min(max(seconds / expected, 0.5), 2.0)
+        nearest = min(range(len(self._rows)), key=lambda i: abs(self._rows[i] - rows))
+        ratio = min(max(seconds / self.at(rows), 0.5), 2.0)
         step = 1.0 + TRACKING * (ratio - 1.0)
-        self._seconds *= step
-        self._seconds[nearest:] += (step - 1.0) * self._rising()[nearest]
+        beyond = (step - 1.0) * step * self._rising[nearest]
+        self._set([s * step + beyond * (i >= nearest) for i, s in enumerate(self._seconds)])
         self.attention_s *= step
 
-    def _rising(self) -> NDArray[np.float64]:
-        """The points without what was disturbed: fewer rows never cost more than more of them."""
-        return np.minimum.accumulate(self._seconds[::-1])[::-1]
+    def _set(self, seconds: list[float]) -> None:
+        """Keep the points, and them without what was disturbed: fewer rows never cost more."""
+        self._seconds = seconds
+        self._rising = list(accumulate(reversed(seconds), min))[::-1]
 
     def as_dict(self) -> dict[str, list[float] | float]:
         """For saving."""
-        return {
-            "rows": self._rows.tolist(),
-            "seconds": self._seconds.tolist(),
-            "attention_s": self.attention_s,
-        }
+        return {"rows": self._rows, "seconds": self._seconds, "attention_s": self.attention_s}
 
 
 def choose_nodes(

@@ -53,6 +53,7 @@ class Controller:
         self.trust = Trust()
         self._plain_units = plain_units
         self._references: deque[float] = deque(maxlen=4 * NUM_REFERENCES)  # seconds per unit
+        self._reference = 0.0  # their median
         self._num_new = 0  # references since the last comparison
         self._num_due = FIRST_REFERENCES
         self._interval = MIN_INTERVAL
@@ -99,6 +100,7 @@ class Controller:
 
     def _record_plain(self, seconds_per_unit: float) -> None:
         self._references.append(seconds_per_unit)
+        self._reference = statistics.median(self._references)
         self._num_new += 1
         if not self.is_on:
             self.rest()
@@ -110,19 +112,20 @@ class Controller:
     def _saved_steps(self) -> float:
         """Plain steps' worth of time that the period saved; negative if it lost."""
         period = self._period
-        spent_units = period.seconds / statistics.median(self._references)
+        spent_units = period.seconds / self._reference
         return (period.plain_units - spent_units) / (period.step_units / period.num_steps)
 
     def _compare(self) -> None:
         saved = self._saved_steps()
         self._interval = min(2 * self._interval, MAX_INTERVAL) if saved > 0 else MIN_INTERVAL
-        plain_s = self._period.plain_units * statistics.median(self._references)
+        plain_s = self._period.plain_units * self._reference
         self._saved = GAIN_MEMORY * self._saved + plain_s
         self._spent = GAIN_MEMORY * self._spent + self._period.seconds
         self.gain_ratio = self._saved / self._spent
         self._period = _Period()
         while len(self._references) > self._num_new:  # the machine's load was another then
             self._references.popleft()
+        self._reference = statistics.median(self._references)
         self._num_new = 0
         self._settle(saved)
 

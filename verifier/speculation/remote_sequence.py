@@ -1,10 +1,13 @@
 """One sequence as the drafter knows it: what it has been told, and the newest tree it sent."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protos import drafter_pb2 as pb
 from verifier.request import Speculation
+from verifier.speculation.draft_source import Successors
 from verifier.speculation.tree import EMPTY_TREE, DraftTree, InvalidTree, checked_tree, reroot
 
 
@@ -19,8 +22,8 @@ class RemoteSequence:
     is_open: bool = False
     _num_sent: int = 0  # leading token_ids that the drafter knows
     _num_verified: int = 0
-    _successors: list[Sequence[int]] = field(default_factory=list)
-    _tree: DraftTree = EMPTY_TREE
+    _successors: list[NDArray[np.int32]] = field(default_factory=list)
+    _tree: DraftTree = field(default_factory=lambda: EMPTY_TREE)
     _tree_len: int = 0  # len(token_ids) when the tree was drafted
 
     @property
@@ -28,12 +31,18 @@ class RemoteSequence:
         """Whether tokens were emitted that the drafter does not know."""
         return self._num_sent < len(self.token_ids)
 
-    def observe(self, num_verified: int, successors: Sequence[Sequence[int]]) -> None:
+    @property
+    def has_taken_back(self) -> bool:
+        """Whether the drafter was told tokens that it is not to learn."""
+        return self._num_sent > len(self.token_ids)
+
+    def observe(self, num_verified: int, successors: Successors) -> None:
         """Note what a step verified; the emitted tokens stand at the end of `token_ids`."""
         # Feedback fits the tree the drafter remembers only if nothing was emitted in between.
         is_fresh = not self._successors and self._tree_len == self._num_sent
         self._num_verified = num_verified if is_fresh else 0
-        self._successors.extend(successors)
+        if successors is not None:
+            self._successors.append(successors)
 
     def take_tree(self) -> DraftTree:
         """The newest tree, re-rooted under what was emitted since it was drafted."""
@@ -75,15 +84,16 @@ class RemoteSequence:
     def observation(self, sequence_id: int, max_nodes: int) -> pb.Observe:
         """Tell the drafter the news, and ask for a tree of at most so many nodes."""
         token_ids = self.token_ids[self._num_sent :]
-        rows = self._successors if len(self._successors) == len(token_ids) else []
         message = pb.Observe(
             sequence_id=sequence_id,
             token_ids=token_ids,
             num_verified=self._num_verified,
-            successors=[token_id for row in rows for token_id in row],
-            successors_per_token=len(rows[0]) if rows else 0,
             max_nodes=max_nodes,
         )
+        if token_ids and sum(map(len, self._successors)) == len(token_ids):
+            rows = np.concatenate(self._successors)
+            message.successors.extend(rows.ravel().tolist())
+            message.successors_per_token = rows.shape[1]
         self._note_told()
         return message
 

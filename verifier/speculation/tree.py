@@ -16,7 +16,7 @@ class InvalidTree(ValueError):
     """A draft that is not a tree over this vocabulary."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take three times as long to make
 class DraftTree:
     """`parents[i] < i` is node i's parent, -1 the root: the last committed token."""
 
@@ -104,6 +104,8 @@ def prefix(tree: DraftTree, num_nodes: int) -> DraftTree:
 
 def limit_depth(tree: DraftTree, max_depth: int) -> DraftTree:
     """The nodes at most `max_depth` below the root."""
+    if len(tree) <= max_depth:  # even if it were a chain
+        return tree
     kept = [i for i, depth in enumerate(depths(tree.parents)) if depth <= max_depth]
     return tree if len(kept) == len(tree) else select(tree, kept)
 
@@ -141,8 +143,7 @@ def reroot(tree: DraftTree, token_ids: Sequence[int]) -> DraftTree:
 
 def child_index(tree: DraftTree) -> dict[tuple[int, int], int]:
     """Map (parent, token id) to the node."""
-    edges = zip(tree.parents, tree.token_ids, strict=True)
-    return {edge: i for i, edge in enumerate(edges)}
+    return dict(zip(zip(tree.parents, tree.token_ids, strict=True), count(), strict=False))
 
 
 def select(tree: DraftTree, nodes: Sequence[int], root: int = -1) -> DraftTree:
@@ -157,26 +158,31 @@ def select(tree: DraftTree, nodes: Sequence[int], root: int = -1) -> DraftTree:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take three times as long to make
 class Accepted:
-    """The tokens of the nodes of `path`, then the next token."""
+    """The tokens of the nodes of `path`, then the next token; nothing where none can be chosen."""
 
-    token_ids: tuple[int, ...]
-    path: tuple[int, ...]  # accepted nodes of the tree, from the root down
+    token_ids: list[int]
+    path: list[int]  # accepted nodes of the tree, from the root down
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows after which the tokens were chosen: row 0 is the root's, row 1 + n node n's."""
+        return [0, *(node + 1 for node in self.path)]
 
 
-def accept(tree: DraftTree, choose: Callable[[int], int]) -> Accepted:
+def accept(tree: DraftTree, choose: Callable[[int], int | None]) -> Accepted:
     """Walk the tree by `choose(row)`, the target's token after row 0 (the root) or row 1 + node.
 
-    `choose` is called once per emitted token, in order.
+    `choose` is called once per emitted token, in order; where it returns None the walk ends.
     """
     children = child_index(tree)
     token_ids: list[int] = []
     path: list[int] = []
     node: int | None = -1
-    while node is not None:
-        token_ids.append(choose(node + 1))
-        node = children.get((node, token_ids[-1]))
+    while node is not None and (token_id := choose(node + 1)) is not None:
+        token_ids.append(token_id)
+        node = children.get((node, token_id))
         if node is not None:
             path.append(node)
-    return Accepted(tuple(token_ids), tuple(path))
+    return Accepted(token_ids, path)

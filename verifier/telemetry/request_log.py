@@ -44,14 +44,14 @@ class RequestLog:
         self._tell(sequence, reason, span, error=reason)
 
     def _tell(self, sequence: Sequence, reason: str, span: Span | None, error: str = "") -> None:
-        phases, stats = sequence.clock.phases(), sequence.stats
+        phases, stats = sequence.clock.phases(), sequence.answer.stats
         logger.info(
             "request_end request_id=%s reason=%s prompt_tokens=%d output_tokens=%d accepted=%d "
             "steps=%d queue_ms=%.1f prefill_ms=%.1f decode_ms=%.1f",
             sequence.request.request_id,
             reason,
             sequence.num_prompt,
-            sequence.num_output,
+            sequence.answer.num_tokens,
             stats.num_accepted,
             stats.num_steps,
             1e3 * phases.queue_s,
@@ -75,8 +75,8 @@ def _attributes(sequence: Sequence, reason: str) -> Attributes:
     return {
         "lookahead.request_id": sequence.request.request_id,
         "lookahead.finish_reason": reason.lower(),
-        "lookahead.steps": sequence.stats.num_steps,
-        "lookahead.accepted_tokens": sequence.stats.num_accepted,
+        "lookahead.steps": sequence.answer.stats.num_steps,
+        "lookahead.accepted_tokens": sequence.answer.stats.num_accepted,
         "gen_ai.usage.input_tokens": sequence.num_prompt,
-        "gen_ai.usage.output_tokens": sequence.num_output,
+        "gen_ai.usage.output_tokens": sequence.answer.num_tokens,
     }

@@ -5,7 +5,7 @@ be the beginning of a stop string is held back until it is certain.
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from verifier.text.detokenizer import Detokenizer
@@ -36,6 +36,19 @@ class StoppingParams:
     def ending_ids(self) -> frozenset[int]:
         """Ids that end the output when emitted."""
         return self.stop_token_ids | self.eos_token_ids
+
+    def end_in(self, token_ids: Sequence[int], num_before: int) -> int | None:
+        """After how many of these tokens ids or length end an output; None where they do not.
+
+        `num_before`: how many it has emitted. A stop string may end it earlier.
+        """
+        for count, token_id in enumerate(token_ids, 1):
+            total = num_before + count
+            is_stop = token_id in self.stop_tokens and total >= self.min_tokens
+            is_ending = token_id in self.stop_token_ids or token_id in self.eos_token_ids
+            if is_stop or is_ending or total >= self.max_tokens:
+                return count
+        return None if self.max_tokens else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drafter.drafting.propose import DraftTree
+from drafter.drafting.draft import DraftTree
 from drafter.drafting.sessions import DraftSessions
 
 TOKENS = st.lists(st.integers(0, 6), max_size=80)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from drafter.drafting.propose import DraftTree
+from drafter.drafting.draft import DraftTree
 from drafter.drafting.sessions import DraftSessions
 from rpc.contract import Learn
 from tests.support.memory.trie_index import holds

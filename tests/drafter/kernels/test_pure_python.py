@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drafter.drafting import sessions as sessions_module
+from drafter.drafting import session as session_module
 from drafter.drafting.sessions import DraftSessions
-from drafter.kernels import candidates, evidence, occurrences
+from drafter.kernels import addresses, candidates, evidence, occurrences, turn
 from drafter.kernels import dispatch as module
 from drafter.kernels import trie as kernels_trie
 from drafter.kernels.compile import Index
@@ -37,7 +37,7 @@ assert not dispatch.is_compiled(), "the draft waited for the compiler"
 sessions.learn("a", list(range(5000)))  # so long a run waits, and is learned all the same
 assert sessions.trie("a").num_tokens == 5001
 assert dispatch.is_compiled(300)
-assert hasattr(dispatch.propose, "py_func")
+assert hasattr(dispatch.take_turns, "py_func")
 sessions.observe(1, [1, 2])
 assert sessions.propose(1, 2).token_ids.tolist() == [3, 1]
 sessions.check()
@@ -118,7 +118,13 @@ def watched_kernels() -> dict[str, Callable[..., int]]:
             for name, value in list(vars(file).items()):
                 if isinstance(value, np.ndarray):
                     patch.setattr(file, name, value.view(FromZero))
+        for name in ("ints_at", "floats_at"):
+            patch.setattr(turn, name, watched_at(getattr(addresses, name)))
         return {kernel.py_func.__name__: watched(pure_python(kernel)) for kernel in SIGNATURES}
+
+
+def watched_at(array_at: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    return lambda address, length: array_at(address, length).view(FromZero)
 
 
 def watched(function: Callable[..., int]) -> Callable[..., int]:
@@ -133,7 +139,7 @@ def watched(function: Callable[..., int]) -> Callable[..., int]:
 def small_rings() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trie, "MIN_CAPACITY", LOCAL_SLOTS)
-        patch.setattr(sessions_module, "MAX_LOCAL_BYTES", BYTES[LOCAL_SLOTS])
+        patch.setattr(session_module, "MAX_LOCAL_BYTES", BYTES[LOCAL_SLOTS])
         yield patch
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drafter.drafting.propose import DraftTree
+from drafter.drafting.draft import DraftTree
 from drafter.drafting.sessions import DraftSessions
 from drafter.kernels import occurrences as kernels_places
 from drafter.kernels import record as layout

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from verifier.request import Speculation
+from verifier.speculation.draft_source import Successors
 from verifier.speculation.tree import DraftTree
 
 Drafter = Callable[[int, list[int], int], DraftTree]  # sequence id, tokens so far, max nodes
@@ -13,6 +14,7 @@ class FakeDrafts:
     """Every tree comes at once from a function of the tokens so far."""
 
     is_connected = True
+    has_news = False
     num_replies = num_deadline_misses = num_invalid = 0
 
     def __init__(self, drafter: Drafter) -> None:
@@ -21,7 +23,7 @@ class FakeDrafts:
         self._wanted: dict[int, int] = {}
         self.closed: list[tuple[int, bool]] = []
 
-    def start(self) -> None:
+    def start(self, wake: Callable[[], object] = lambda: None) -> None:
         """Nothing to connect."""
 
     async def stop(self) -> None:
@@ -45,15 +47,13 @@ class FakeDrafts:
         tokens = self._tokens[sequence_id]
         return self._drafter(sequence_id, tokens, self._wanted.get(sequence_id, 0))
 
-    def observe(
-        self, sequence_id: int, *, num_verified: int, successors: Sequence[Sequence[int]]
-    ) -> None:
+    def observe(self, sequence_id: int, *, num_verified: int, successors: Successors) -> None:
         """Fakes do not learn."""
 
     def request(self, wanted: dict[int, int]) -> None:
         self._wanted = wanted
 
-    async def wait(self, deadline_s: float) -> None:
+    def wait(self, deadline_s: float) -> None:
         """Trees are always there."""
 
 

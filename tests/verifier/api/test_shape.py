@@ -21,22 +21,26 @@ INTERVAL_S = 0.02
 
 
 class Said:
-    """What a sequence says: each list at a later time than the one before."""
+    """What an answer says: each list at a later time than the one before."""
 
     def __init__(self, times: Sequence[Sequence[Event]], pause_s: float = 0.0) -> None:
         self._times, self._pause_s = times, pause_s
-        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    @property
+    def has_more(self) -> bool:
+        return not self._events.empty()
 
     async def _say(self) -> None:
         for events in self._times:
             for event in events:
-                self.events.put_nowait(event)
+                self._events.put_nowait(event)
             await asyncio.sleep(self._pause_s)
 
     async def stream(self) -> Any:
         saying = asyncio.create_task(self._say())
         while True:
-            event = await self.events.get()
+            event = await self._events.get()
             yield event
             if event is END:
                 await saying

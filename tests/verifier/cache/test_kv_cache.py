@@ -42,7 +42,8 @@ def filled(cache: KVCache, slot: int, length: int) -> None:
 
 
 def rows_of(cache: KVCache, slot: int) -> list[Tensor]:
-    """What each layer's keys hold for a slot; values hold the same, negated."""
+    """What each layer's keys hold for a slot when a pass begins; values hold the same, negated."""
+    cache.make_moves()
     places = torch.from_numpy(
         places_of(cache.table(slot), torch.arange(cache.length(slot)).numpy())
     )
@@ -69,6 +70,28 @@ def test_commit_moves_the_accepted_rows_together(nodes: set[int], length: int) -
         assert torch.equal(kept, expected)
     for kept in rows_of(cache, other):
         assert torch.equal(kept, torch.arange(70).float())
+
+
+@given(st.sets(st.integers(1, 40)), st.integers(0, 60))
+def test_rows_that_have_yet_to_move_are_shared_as_they_will_be(
+    nodes: set[int], length: int
+) -> None:
+    cache = make_cache()
+    source, slot, other = (cache.allocate() for _ in range(3))
+    filled(cache, source, length + 41)
+    filled(cache, other, 50)
+    cache._lengths[source] = length
+    cache._lengths[other] = 0
+    cache.commit(other, [0, 7])
+    cache.commit(source, [0, *sorted(nodes)])
+    total = cache.length(source)
+    cache.share(slot, cache.table(source)[: -(-total // PAGE)], total)
+    cache.free(source)
+    expected = torch.tensor([*range(length + 1), *(length + node for node in sorted(nodes))])
+    for kept in rows_of(cache, slot):
+        assert torch.equal(kept, expected.float())
+    for kept in rows_of(cache, other):
+        assert torch.equal(kept, torch.tensor([0.0, 7.0]))
 
 
 @given(st.integers(1, 150), st.integers(0, 150), st.integers(0, 150))

@@ -1,6 +1,6 @@
 """Drafts are asked for seldom while they are no use, and at once again when they are."""
 
-import asyncio
+import time
 
 import pytest
 
@@ -144,8 +144,8 @@ def decoding(
 class SlowDrafts(FakeDrafts):
     """Every tree takes a moment, and holds nothing."""
 
-    async def wait(self, deadline_s: float) -> None:
-        await asyncio.sleep(0.02)
+    def wait(self, deadline_s: float) -> None:
+        time.sleep(0.02)
 
 
 def test_the_time_of_a_step_includes_its_wait_for_drafts() -> None:

@@ -10,7 +10,7 @@ from tests.support.models.engine_runs import ids_of, make_engine, make_request, 
 from tests.support.models.reference import family
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion, PromptRun, TokenRun
-from verifier.engine.step import SCORED_ROWS
+from verifier.engine.prefill import SCORED_ROWS
 from verifier.model.batch import Segment
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Request

@@ -273,6 +273,7 @@ def test_a_rows_bits_stay_after_accepted_drafts_and_copied_rows(
         accepted = [0, *(node + 1 for node in path[: rng.randrange(PATH_LEN)])]
         assert torch.equal(found[accepted], plain[start : start + len(accepted)])
         cache.commit(slots[0], accepted)
+        cache.make_moves()
     start = cache.length(slots[0])
     cache.share(slots[1], cache.table(slots[0]), start)
     found = read(sequence, cache, slots[1], sequence.length, 10, start)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy.stats import power_divergence
 
 from tests.support.models.fake_drafts import random_tree
-from verifier.sampling import sampler as sampling
+from verifier.sampling.draws import uniforms
 from verifier.sampling.params import SamplingParams
-from verifier.sampling.sampler import Sampler, uniform
+from verifier.sampling.sampler import Sampler
 from verifier.speculation.tree import Accepted, DraftTree, accept, child_index
 
 pytestmark = pytest.mark.slow
@@ -87,8 +87,8 @@ def sampler_borders(
     logits = torch.tensor(logits_after(context), dtype=torch.float32)
 
     def choice(u: float) -> int:
-        monkeypatch.setattr(sampling, "uniform", lambda seed, position: u)
-        return sampler.choose(logits)
+        monkeypatch.setattr(Sampler, "uniform", lambda self, position: u)
+        return sampler.choose(logits[None])
 
     borders = np.empty(VOCABULARY)
     for token_id in range(VOCABULARY):
@@ -104,8 +104,7 @@ def sampler_borders(
 @pytest.fixture(scope="module")
 def draws() -> NDArray[np.float64]:
     """The sampler's random numbers, [seeds, positions]."""
-    flat = [uniform(seed, position) for seed in range(NUM_SAMPLES) for position in range(LENGTH)]
-    return np.array(flat).reshape(NUM_SAMPLES, LENGTH)
+    return np.stack([uniforms(seed, 0, LENGTH) for seed in range(NUM_SAMPLES)])
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +143,7 @@ def sample(
                 u, above = us[len(context)], borders[context]  # noqa: B023
                 return sum(u >= cutoff for cutoff in above)
 
-            output = (output + rule(tree, choose).token_ids)[:LENGTH]
+            output = (*output, *rule(tree, choose).token_ids)[:LENGTH]
         counts[output] += 1
     return np.array(list(counts.values()))
 
@@ -220,7 +219,7 @@ def test_the_table_answers_as_the_sampler_does(
         sampler, context = Sampler(replace(params, seed=seed), PROMPT), ()
         for position in range(LENGTH):
             logits = torch.tensor(logits_after(context), dtype=torch.float32)
-            token_id = sampler.choose(logits)
+            token_id = sampler.choose(logits[None])
             assert token_id == int((draws[seed, position] >= borders[context]).sum())
             sampler.push(token_id)
             context = (*context, token_id)

@@ -15,9 +15,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from verifier.sampling.draws import uniforms
 from verifier.sampling.params import SamplingError, SamplingParams, UnfulfillableError
 from verifier.sampling.ranking import logprobs, rank, top_ids
-from verifier.sampling.sampler import Sampler, uniform
+from verifier.sampling.sampler import Sampler
 from verifier.sampling.token_counts import TokenCounts
 
 FILTERS = [
@@ -63,9 +64,9 @@ def test_draws_are_the_inverse_cdf_of_transformers_distribution(
         params = SamplingParams(temperature=temperature, seed=seed, **options)  # type: ignore[arg-type]
         logits = random_logits(seed)
         probabilities = processed_by_transformers(logits, params, list(prompt)).numpy()
-        chosen = Sampler(params, prompt).choose(logits)
+        chosen = Sampler(params, prompt).choose(logits[None])
         upper = float(probabilities[: chosen + 1].sum())
-        u = uniform(seed, 0)
+        [u] = uniforms(seed, 0, 1)
         assert probabilities[chosen] > 0.0
         assert upper - probabilities[chosen] - 1e-6 <= u <= upper + 1e-6
 
@@ -78,11 +79,11 @@ def test_shortlist_and_full_sort_choose_the_same(
 
     def choices() -> list[int]:
         params = [SamplingParams(temperature=0.9, seed=s, **options) for s in range(30)]  # type: ignore[arg-type]
-        return [Sampler(p, (3,)).choose(x) for p, x in zip(params, logits, strict=True)]
+        return [Sampler(p, (3,)).choose(x[None]) for p, x in zip(params, logits, strict=True)]
 
     usual = choices()
     for size in (1, 8, 5000):
-        monkeypatch.setattr("verifier.sampling.sampler.SHORTLIST", size)
+        monkeypatch.setattr("verifier.sampling.draws.SHORTLIST", size)
         assert choices() == usual
 
 
@@ -90,18 +91,18 @@ def test_shortlist_and_full_sort_choose_the_same(
 def test_longer_lists_choose_bit_for_bit_what_the_whole_vocabulary_does(
     options: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verifier.sampling.sampler.SHORTLIST", 2)
+    monkeypatch.setattr("verifier.sampling.draws.SHORTLIST", 2)
     # Rounded, so that tokens are tied at the lists' ends too.
     logits = [(random_logits(s, vocabulary=3000) * 8).round() / 8 for s in range(40)]
 
     def choices() -> list[int]:
         params = [SamplingParams(temperature=1.5, seed=s, **options) for s in range(40)]  # type: ignore[arg-type]
-        return [Sampler(p, (3,)).choose(x) for p, x in zip(params, logits, strict=True)]
+        return [Sampler(p, (3,)).choose(x[None]) for p, x in zip(params, logits, strict=True)]
 
-    monkeypatch.setattr("verifier.sampling.sampler.LONGER_LISTS", ())
+    monkeypatch.setattr("verifier.sampling.draws.LONGER_LISTS", ())
     whole = choices()
     for lists in ((3, 20), (50,), (50, 400, 2999), (3000,)):
-        monkeypatch.setattr("verifier.sampling.sampler.LONGER_LISTS", lists)
+        monkeypatch.setattr("verifier.sampling.draws.LONGER_LISTS", lists)
         assert choices() == whole
 
 
@@ -110,10 +111,10 @@ def test_longer_lists_choose_bit_for_bit_what_the_whole_vocabulary_does(
 def test_tokens_tied_at_the_border_all_survive(
     options: dict[str, float], shortlist: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verifier.sampling.sampler.SHORTLIST", shortlist)
+    monkeypatch.setattr("verifier.sampling.draws.SHORTLIST", shortlist)
     logits = torch.tensor([0.0, 2.0] * 8)
     params = [SamplingParams(temperature=1.0, seed=s, **options) for s in range(400)]  # type: ignore[arg-type]
-    assert {Sampler(p, ()).choose(logits) for p in params} == set(range(1, 16, 2))
+    assert {Sampler(p, ()).choose(logits[None]) for p in params} == set(range(1, 16, 2))
 
 
 def test_randomness_depends_on_seed_and_position_alone() -> None:
@@ -121,18 +122,32 @@ def test_randomness_depends_on_seed_and_position_alone() -> None:
     logits = random_logits(0)
     straight, other = Sampler(params, (1, 2)), Sampler(params, (7,))
     for _ in range(20):
-        token_id = straight.choose(logits)
+        token_id = straight.choose(logits[None])
         # Looking twice, as two drafted branches would, changes nothing.
-        assert straight.choose(logits) == token_id == other.choose(logits)
+        assert straight.choose(logits[None]) == token_id == other.choose(logits[None])
         straight.push(token_id)
         other.push(0)
-    draws = {uniform(seed, position) for seed in range(50) for position in range(50)}
+    draws = {u for seed in range(50) for u in uniforms(seed, 0, 50).tolist()}
     assert len(draws) == 2500
     assert abs(float(np.mean(list(draws))) - 0.5) < 0.03
 
 
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
+@pytest.mark.parametrize("position", [0, 1, 63, 2**40])
+def test_random_numbers_that_are_made_together_are_those_of_each_position(
+    seed: int, position: int
+) -> None:
+    alone = [np.random.Philox(key=seed, counter=position + i).random_raw() for i in range(70)]
+    expected = [(int(bits) >> 11) * 2.0**-53 for bits in alone]
+    assert uniforms(seed, position, 70).tolist() == expected
+    sampler = Sampler(SamplingParams(temperature=1.0, seed=seed), ())
+    assert [sampler.uniform(position + i) for i in (0, 69, 3, 64)] == [
+        expected[i] for i in (0, 69, 3, 64)
+    ]
+
+
 def test_uniform_numbers_of_neighbouring_positions_are_independent() -> None:
-    draws = np.array([[uniform(s, p) for p in range(3)] for s in range(4000)])
+    draws = np.array([uniforms(seed, 0, 3) for seed in range(4000)])
     correlations = np.corrcoef(draws.T)[np.triu_indices(3, 1)]
     assert np.abs(correlations).max() < 0.06
     counts = np.histogram(draws, bins=16, range=(0, 1))[0]
@@ -153,7 +168,7 @@ def test_penalties_count_the_output_and_repetition_the_prompt_too(vocabulary: in
         for token_id in set(output[:step]):
             expected[token_id] -= 0.3 * output[:step].count(token_id) + 0.2
         kept = logits.clone()
-        assert sampler.choose(logits) == int(expected.argmax())
+        assert sampler.choose(logits[None]) == int(expected.argmax())
         assert torch.equal(kept, logits)
         if step < len(output):
             sampler.push(output[step])
@@ -162,9 +177,9 @@ def test_penalties_count_the_output_and_repetition_the_prompt_too(vocabulary: in
 def test_bias_adds_and_minus_100_bans() -> None:
     logits = torch.tensor([1.0, 500.0, 3.0, 0.0])
     params = SamplingParams(logit_bias=((1, -100.0), (3, 2.5), (0, 2.2)))
-    assert Sampler(params, ()).choose(logits) == 0
+    assert Sampler(params, ()).choose(logits[None]) == 0
     params = SamplingParams(logit_bias=((1, -99.0),))
-    assert Sampler(params, ()).choose(logits) == 1
+    assert Sampler(params, ()).choose(logits[None]) == 1
 
 
 def test_ending_ids_are_banned_until_min_tokens() -> None:
@@ -173,10 +188,10 @@ def test_ending_ids_are_banned_until_min_tokens() -> None:
     reference = MinNewTokensLengthLogitsProcessor(0, 2, [1, 2], device="cpu")
     chosen: list[int] = []
     for _ in range(4):
-        assert sampler.takes_argmax == (len(chosen) >= 2)
+        assert sampler.is_free == (len(chosen) >= 2)
         ids = torch.tensor([chosen], dtype=torch.long)
         expected = int(reference(ids, logits.clone()).argmax())
-        chosen.append(sampler.choose(logits[0]))
+        chosen.append(sampler.choose(logits))
         assert chosen[-1] == expected
         sampler.push(chosen[-1])
     assert chosen == [3, 3, 1, 1]
@@ -186,8 +201,8 @@ def test_ending_ids_are_banned_until_min_tokens() -> None:
 def test_tiny_temperatures_are_greedy(temperature: float) -> None:
     logits = random_logits(3)
     sampler = Sampler(SamplingParams(temperature=temperature), ())
-    assert sampler.takes_argmax
-    assert sampler.choose(logits) == int(logits.argmax())
+    assert sampler.params.is_greedy
+    assert sampler.choose(logits[None]) == int(logits.argmax())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -207,7 +222,7 @@ def test_logits_that_are_not_finite_raise(
     logits = random_logits(1, vocabulary)
     logits[vocabulary // 2] = bad
     with pytest.raises(SamplingError, match="no token can be chosen"):
-        Sampler(params, (1,)).choose(logits)
+        Sampler(params, (1,)).choose(logits[None])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -216,7 +231,7 @@ def test_banning_every_token_raises(temperature: float) -> None:
         temperature=temperature, logit_bias=tuple((i, -100.0) for i in range(5))
     )
     with pytest.raises(UnfulfillableError, match=r"logit_bias: .* -inf"):
-        Sampler(params, ()).choose(random_logits(1, 5))
+        Sampler(params, ()).choose(random_logits(1, 5)[None])
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 50}, {"top_p": 0.99}])
@@ -224,7 +239,7 @@ def test_masked_tokens_are_never_drawn(options: dict[str, float]) -> None:
     logits = torch.full((2000,), -torch.inf)
     logits[[7, 1999]] = torch.tensor([1.0, 2.0])
     drawn = {
-        Sampler(SamplingParams(temperature=1.0, seed=seed, **options), ()).choose(logits)  # type: ignore[arg-type]
+        Sampler(SamplingParams(temperature=1.0, seed=seed, **options), ()).choose(logits[None])  # type: ignore[arg-type]
         for seed in range(60)
     }
     assert drawn == {7, 1999}
@@ -236,9 +251,9 @@ def test_fast_rankings_equal_torch(vocabulary: int) -> None:
     logits[3, 2:4] = 99.0
     ranking = rank(logits, 3)
     values, ids = logits.topk(3)
-    assert [best.token_id for best in ranking.best] == logits.argmax(1).tolist()
-    assert [best.logit for best in ranking.best] == values[:, 0].tolist()
-    assert [set(row) for row in ranking.top] == [set(row) for row in ids.tolist()]
+    assert ranking.best.tolist() == logits.argmax(1).tolist()
+    assert ranking.logits.tolist() == values[:, 0].tolist()
+    assert [set(row) for row in ranking.top.tolist()] == [set(row) for row in ids.tolist()]
     for k in (1, 8, 512):
         found = top_ids(logits, k)
         assert torch.equal(logits.gather(1, found), logits.topk(min(k, vocabulary)).values)
@@ -248,7 +263,7 @@ def test_fast_rankings_equal_torch(vocabulary: int) -> None:
 @pytest.mark.parametrize("vocabulary", [5, 100_000])
 def test_no_rows_have_no_ranking(vocabulary: int) -> None:
     ranking = rank(torch.zeros(0, vocabulary), 8)
-    assert (ranking.best, ranking.top) == ([], [])
+    assert len(ranking.best) == len(ranking.logits) == len(ranking.top) == 0
 
 
 def test_argmax_finds_the_first_maximum_anywhere() -> None:
@@ -256,14 +271,15 @@ def test_argmax_finds_the_first_maximum_anywhere() -> None:
         logits = torch.zeros(2, 6400)
         logits[0, position:] = 1.0
         logits[1, position] = torch.nan
-        assert [best.token_id for best in rank(logits, 1).best] == [position, position]
+        assert rank(logits, 1).best.tolist() == [position, position]
 
 
 @pytest.mark.parametrize("num_top", [0, 5, 20])
 def test_logprobs_are_those_of_the_raw_logits(num_top: int) -> None:
     logits = random_logits(5, 6000)
     expected = torch.log_softmax(logits.double(), -1)
-    found = logprobs(logits, 17, num_top)
+    other = random_logits(6, 6000)
+    [found, _] = logprobs(torch.stack([other, logits]), [1, 0], [17, 3], num_top)
     best = expected.topk(num_top)
     assert found.logprob == pytest.approx(float(expected[17]), abs=1e-5)
     assert [token_id for token_id, _ in found.top] == best.indices.tolist()

@@ -18,11 +18,10 @@ from tests.support.models.engine_runs import (
 from tests.support.models.reference import FAMILIES, VOCABULARY_SIZE, generate
 from tests.support.servers.fake_drafter import Answer, RunningDrafter, asked, never
 from tests.support.waiting import eventually
-from verifier.engine import engine as engine_module
+from verifier.engine.answer import Emission
 from verifier.engine.engine import Engine
 from verifier.engine.events import Completion
 from verifier.engine.sequence import Sequence
-from verifier.engine.step import StepResult, run_step
 from verifier.model.model import TargetModel
 from verifier.speculation import draft_client
 from verifier.speculation.draft_client import DraftClient
@@ -158,29 +157,27 @@ async def test_a_decode_step_goes_through_at_most_23_files_of_the_verifier(
     model: TargetModel, answer: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[str] = set()
-    monkeypatch.setattr(engine_module, "run_step", noting(run_step, seen))
     async with RunningDrafter(perfect(answer)) as drafter:
         drafts = client(drafter.address)
         engine = engine_over(model, drafts)
-        step = engine._step
+        step, tell = engine._step, engine._tell
 
-        async def noted_step(running: list[Sequence]) -> None:
+        def noted_step(running: list[Sequence]) -> None:
             is_inside = all(s.is_decoding and s.num_left >= 10 for s in running)
-            sys.setprofile(note_into(seen) if is_inside else None)
-            try:
-                await step(running)
-            finally:
-                sys.setprofile(None)
+            (noting(step, seen) if is_inside else step)(running)
+
+        def noted_tell(sequence: Sequence, emission: Emission) -> None:
+            is_inside = 0 < sequence.answer.num_tokens < NUM_TOKENS - 10
+            (noting(tell, seen) if is_inside else tell)(sequence, emission)
 
         monkeypatch.setattr(engine, "_step", noted_step)
+        monkeypatch.setattr(engine, "_tell", noted_tell)
         engine.start()
         await eventually(lambda: drafts.is_connected)
         _, completion = await run(engine)
         await engine.stop()
     assert completion.num_accepted_tokens > NUM_TOKENS / 2
     assert {"engine/engine.py", "speculation/draft_client.py", "model/model.py"} <= seen
-    # The stream's own task is resumed beside a step, through the file that keeps it connected.
-    seen.discard("speculation/drafter_connection.py")
     # What a CPU's products and kernels add below the model's own code.
     seen -= {"model/packed_weight.py", "kernels/threads.py", "kernels/team.py"}
     # A detokenizer of the tests stands for the real one.
@@ -202,13 +199,13 @@ def note_into(seen: set[str]) -> Callable[[FrameType, str, object], None]:
     return note
 
 
-def noting(function: Callable[..., StepResult], seen: set[str]) -> Callable[..., StepResult]:
-    """The function, noting what it calls; it runs in a thread of its own."""
+def noting(function: Callable[..., None], seen: set[str]) -> Callable[..., None]:
+    """The function, noting what it calls in its thread."""
 
-    def noted(*arguments: object) -> StepResult:
+    def noted(*arguments: object) -> None:
         sys.setprofile(note_into(seen))
         try:
-            return function(*arguments)
+            function(*arguments)
         finally:
             sys.setprofile(None)
 
@@ -311,7 +308,7 @@ async def test_a_late_draft_is_rerooted_under_what_was_emitted_meanwhile(
         drafts.open(1, tokens, len(PROMPT), make_request(PROMPT, 9).speculation)
         drafts.request({1: 8})
         tokens += answer[1:3]  # emitted before the draft arrived
-        await eventually(lambda: len(drafts._tracked[1]._tree) > 0)
+        await asyncio.to_thread(drafts.wait, 10.0)
         assert list(drafts.tree(1).token_ids) == answer[3:7]
         assert len(drafts.tree(1)) == 0, "a tree is given out once"
         await drafts.stop()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from protos import drafter_pb2 as pb
@@ -34,7 +35,7 @@ def chain(committed_len: int, token_ids: Sequence[int]) -> pb.Draft:
 def step(tracked: RemoteSequence, *token_ids: int, num_verified: int) -> None:
     """What the engine does once a pass has emitted tokens."""
     tracked.token_ids.extend(token_ids)
-    tracked.observe(num_verified, [[1, 2]] * len(token_ids))
+    tracked.observe(num_verified, np.array([[1, 2]] * len(token_ids), np.int32))
 
 
 def test_news_and_feedback_are_told_once() -> None:
@@ -80,3 +81,14 @@ def test_a_tree_that_does_not_fit_leaves_none() -> None:
     with pytest.raises(InvalidTree, match="committed_len = 4"):
         tracked.keep(chain(len(PROMPT) + 1, [7]), 100)
     assert not len(tracked.take_tree())
+
+
+def test_it_is_known_when_a_drafter_was_told_what_it_is_not_to_learn() -> None:
+    tracked = drafted()
+    step(tracked, 7, 8, 9, num_verified=2)
+    assert not tracked.has_taken_back
+    tracked.observation(1, 4)
+    assert not tracked.has_taken_back
+    del tracked.token_ids[-2:]
+    assert tracked.has_taken_back
+    assert list(tracked.opening(2, "v", 0).token_ids) == [*PROMPT, 7]

@@ -68,7 +68,21 @@ def test_acceptance_walks_the_longest_agreeing_path(tree: DraftTree, target: lis
     accepted = accept(tree, lambda row: target[depth_of[row]])
     longest = max((len(p) for p in paths(tree) if p == tuple(target[: len(p)])), default=0)
     assert len(accepted.path) == longest
-    assert accepted.token_ids == tuple(target[: longest + 1])
+    assert accepted.token_ids == target[: longest + 1]
+    assert accepted.rows == [0, *(node + 1 for node in accepted.path)]
+
+
+@given(trees(), st.integers(0, 5))
+def test_where_nothing_can_be_chosen_the_walk_ends(tree: DraftTree, length: int) -> None:
+    asked: list[int] = []
+
+    def choose(row: int) -> int | None:
+        asked.append(row)
+        return tree.token_ids[row] if row < len(tree) and len(asked) <= length else None
+
+    accepted = accept(tree, choose)
+    assert len(accepted.token_ids) <= length
+    assert asked == accepted.rows
 
 
 @pytest.mark.parametrize(
