@@ -53,7 +53,9 @@ class TurnTaker:
 
     def take(self, turns: Sequence[Turn], sessions: Sequence[Session]) -> Drafted:
         """Take all that was emitted, then draft for those that want nodes."""
-        small = [s for t, s in zip(turns, sessions, strict=True) if t.max_nodes > s.record.max_nodes]
+        small = [
+            s for t, s in zip(turns, sessions, strict=True) if t.max_nodes > s.record.max_nodes
+        ]
         if any(session.record.is_unjudged for session in small):
             self.take([replace(turn, max_nodes=0) for turn in turns], sessions)
             turns = [Turn(turn.sequence_id, max_nodes=turn.max_nodes) for turn in turns]
@@ -64,7 +66,9 @@ class TurnTaker:
             self._make(space)
         drafted = self._call(turns, sessions, space)
         for turn, session, count in zip(turns, sessions, drafted.counts, strict=True):
-            session.record.note(judged=bool(turn.token_ids), num_nodes=count, drafted=turn.max_nodes > 0)
+            session.record.note(
+                judged=bool(turn.token_ids), num_nodes=count, drafted=turn.max_nodes > 0
+            )
         return drafted
 
     def _call(self, turns: Sequence[Turn], sessions: Sequence[Session], space: int) -> Drafted:

@@ -22,7 +22,6 @@ from verifier.speculation.tree import DraftTree
 from verifier.text.detokenizer import Detokenizer
 from verifier.text.stopping import Finish, FinishReason, Output
 
-
 POLL_S = 1.0
 
 

@@ -73,7 +73,9 @@ def test_commit_moves_the_accepted_rows_together(nodes: set[int], length: int) -
 
 
 @given(st.sets(st.integers(1, 40)), st.integers(0, 60))
-def test_rows_that_have_yet_to_move_are_shared_as_they_will_be(nodes: set[int], length: int) -> None:
+def test_rows_that_have_yet_to_move_are_shared_as_they_will_be(
+    nodes: set[int], length: int
+) -> None:
     cache = make_cache()
     source, slot, other = (cache.allocate() for _ in range(3))
     filled(cache, source, length + 41)

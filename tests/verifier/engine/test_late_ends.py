@@ -1,4 +1,4 @@
-"""A stop string is found while the next pass runs: nothing of that pass is told, kept or learned."""
+"""A stop string is found while the next pass runs; nothing of that is told, kept or learned."""
 
 import asyncio
 
@@ -218,5 +218,3 @@ async def test_text_that_cannot_be_made_ends_the_engine_and_says_so(
         await collect(engine, make_request(PROMPT, 20))
     assert reasons and "no text" in reasons[0]
     await engine.stop()
-
-
