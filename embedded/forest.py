@@ -1,4 +1,4 @@
-"""The trees of one draft for all sequences, as the verifier knows trees, each made when it is taken."""
+"""The trees drafted for all sequences, as the verifier knows trees: each made when it is taken."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

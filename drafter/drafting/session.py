@@ -1,4 +1,4 @@
-"""One live sequence as it drafts: its own tokens, its last draft, and what its space has learned."""
+"""One live sequence: its own tokens, its last draft, and what its space has learned."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -7,13 +7,15 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
-from numba import carray
 from numba.core import types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from drafter.kernels.compile import Int
+
+carray: Any = numba.carray  # type: ignore[attr-defined]  # made at import
 
 
 def ints_at(address: Int, length: Int) -> NDArray[np.int32]:
@@ -33,12 +35,12 @@ def _at(kind: Any, address: Int, length: Int) -> NDArray[Any]:
 def _pointer_to(kind: Any) -> Any:
     """Return what makes a pointer of an address, in compiled code."""
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def pointer(context: Any, address: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
 
-        return types.CPointer(kind)(types.int64), code
+        return types.CPointer(kind)(types.int64), code  # type: ignore[no-untyped-call]
 
     return pointer
 

@@ -58,32 +58,31 @@ def take_turns(
 
 @part
 def _observe(table: Table, row: Int, token_ids: Ints, following: Ints) -> Int:
-    local = ints_at(table[row + LOCAL], table[row + LOCAL + 1])
-    count = len(token_ids)
-    if table[row + FIRST_ROW] != NONE:
-        successors = ints_at(table[row + SUCCESSORS], table[row + SUCCESSORS + 1])
-        keep_successors(local, successors, token_ids, following[table[row + FIRST_ROW] :], count)
-    model = floats_at(table[row + MODEL], table[row + MODEL + 1])
-    record = ints_at(table[row + RECORD], table[row + RECORD + 1])
-    rows = ints_at(table[row + ROWS], table[row + ROWS + 1])
-    return observe(local, model, record, rows, token_ids, count, table[row + NUM_VERIFIED])
+    local, count = _ints(table, row + LOCAL), len(token_ids)
+    first_row = np.int64(table[row + FIRST_ROW])
+    if first_row != NONE:
+        successors = _ints(table, row + SUCCESSORS)
+        keep_successors(local, successors, token_ids, following[first_row:], count)
+    model, record = _floats(table, row + MODEL), _ints(table, row + RECORD)
+    verified = np.int64(table[row + NUM_VERIFIED])
+    return observe(local, model, record, _ints(table, row + ROWS), token_ids, count, verified)
 
 
 @part
 def _draft(
     table: Table, row: Int, scratch: Ints, paths: Floats, nodes: Ints, chances: Floats
 ) -> Int:
-    record = ints_at(table[row + RECORD], table[row + RECORD + 1])
+    record = _ints(table, row + RECORD)
     count = propose(
-        ints_at(table[row + LOCAL], table[row + LOCAL + 1]),
-        ints_at(table[row + SHARED], table[row + SHARED + 1]),
-        ints_at(table[row + SUCCESSORS], table[row + SUCCESSORS + 1]),
-        floats_at(table[row + MODEL], table[row + MODEL + 1]),
+        _ints(table, row + LOCAL),
+        _ints(table, row + SHARED),
+        _ints(table, row + SUCCESSORS),
+        _floats(table, row + MODEL),
         record,
-        ints_at(table[row + ROWS], table[row + ROWS + 1]),
+        _ints(table, row + ROWS),
         scratch,
         paths,
-        table[row + MAX_NODES],
+        np.int64(table[row + MAX_NODES]),
         MIN_PROBABILITY,
     )
     space = len(chances)
@@ -95,3 +94,13 @@ def _draft(
         nodes[2 * space + node] = scratch[tree + 2 * count + node]
         chances[node] = paths[first + node]
     return count
+
+
+@part
+def _ints(table: Table, at: Int) -> Ints:
+    return ints_at(np.int64(table[at]), np.int64(table[at + 1]))
+
+
+@part
+def _floats(table: Table, at: Int) -> Floats:
+    return floats_at(np.int64(table[at]), np.int64(table[at + 1]))

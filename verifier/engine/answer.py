@@ -22,7 +22,6 @@ from verifier.speculation.tree import DraftTree
 from verifier.text.detokenizer import Detokenizer
 from verifier.text.stopping import Finish, FinishReason, Output
 
-
 POLL_S = 1.0
 
 
@@ -237,12 +236,16 @@ class Outbox:
         """Hand over what was gathered, once the calls before it are made."""
         if not self._calls:
             return
-        while not self._is_empty.wait(POLL_S):
-            if self._loop.is_closed():  # nobody is there to be told
-                return
+        self.wait()
         calls, self._calls = self._calls, []
         self._is_empty.clear()
         self._loop.call_soon_threadsafe(self._make, calls)
+
+    def wait(self) -> None:
+        """Wait until all calls that were handed over are made."""
+        while not self._is_empty.wait(POLL_S):
+            if self._loop.is_closed():  # which makes no call any more
+                return
 
     def check(self) -> None:
         """Raise the error of a call that failed."""

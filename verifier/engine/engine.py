@@ -182,6 +182,8 @@ class Engine:
             else:
                 self._rest()
         self._outbox.send()
+        self._outbox.wait()
+        self._let_go()
 
     def _rest(self) -> None:
         """Tell clients and the drafter what is left to be told, and wait for work."""

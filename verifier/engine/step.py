@@ -16,7 +16,7 @@ from verifier.engine.events import PromptRun
 from verifier.engine.sequence import Sequence
 from verifier.model.batch import Segment, draft_segment
 from verifier.model.model import TargetModel
-from verifier.sampling.choices import Chooser, Choices
+from verifier.sampling.choices import Choices, Chooser
 from verifier.sampling.params import SamplingError
 from verifier.sampling.ranking import Ranking, TokenLogprobs, logprobs, prompt_logprobs
 from verifier.speculation.tree import EMPTY_TREE, Accepted, DraftTree, accept

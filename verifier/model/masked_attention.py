@@ -78,9 +78,9 @@ def make_together(segments: Sequence[SegmentRows], device: torch.device) -> Padd
         cells += [index * width + i for i in range(num_rows)]
     return PaddedGroup(
         places=places,
-        place=place.to(device),
-        rows=torch.tensor(rows, device=device),
-        cells=torch.tensor(cells, device=device),
+        place=place.to(device, non_blocking=True),
+        rows=torch.tensor(rows).to(device, non_blocking=True),
+        cells=torch.tensor(cells).to(device, non_blocking=True),
         starts=frozenset(each.start for each in short),
     )
 

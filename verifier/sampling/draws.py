@@ -45,7 +45,7 @@ class Drawn:
 def uniforms(seed: int, position: int, count: int) -> NDArray[np.float64]:
     """The random numbers of output positions from one on, in [0, 1): hashes by Philox."""
     bits = np.random.Philox(key=seed, counter=position).random_raw(4 * count)[::4]
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return np.asarray((bits >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
 def draw_tokens(logits: Tensor, draws: Sequence[Draw]) -> list[Drawn]:
@@ -55,7 +55,7 @@ def draw_tokens(logits: Tensor, draws: Sequence[Draw]) -> list[Drawn]:
     """
     found: list[Drawn] = [Drawn(0, math.nan)] * len(draws)
     for has_filters, draw_some in ((False, _full_draws), (True, _filtered_draws)):
-        own = [i for i, draw in enumerate(draws) if draw.params.has_filters is has_filters]
+        own = [i for i, each in enumerate(draws) if each.params.has_filters is has_filters]
         if own:
             for i, drawn in zip(own, draw_some(logits, [draws[i] for i in own]), strict=True):
                 found[i] = drawn
@@ -69,7 +69,7 @@ def _full_draws(logits: Tensor, draws: list[Draw]) -> list[Drawn]:
         best = scores.amax(1, keepdim=True)
         cumulative = torch.cumsum(torch.exp(scores - best), 1, dtype=torch.float64)
         total = cumulative[:, -1:]
-        us = torch.tensor([draw.u for draw in block], dtype=torch.float64)
+        us = torch.tensor([each.u for each in block], dtype=torch.float64)
         target = total * us[:, None].to(scores.device, non_blocking=True)
         # Rounding must not let the target reach the total, past every token.
         target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
@@ -88,24 +88,24 @@ def _filtered_draws(logits: Tensor, draws: list[Draw]) -> list[Drawn]:
         ids = top_ids(scores, SHORTLIST)
         best = scores.gather(1, ids)
         # After top-k only the kept tokens count, and no sum over all is needed.
-        needs_total = not all(0 < draw.params.top_k < vocabulary for draw in block)
+        needs_total = not all(0 < each.params.top_k < vocabulary for each in block)
         total = torch.logsumexp(scores, 1, keepdim=True) if needs_total else best[:, :1]
         return torch.cat([ids.double(), best.double(), total.double()], 1)
 
     found = []
-    for draw, row in zip(draws, _from_blocks(logits, draws, shortlist), strict=True):
+    for wanted, row in zip(draws, _from_blocks(logits, draws, shortlist), strict=True):
         size = len(row) // 2
         ids, scores, log_total = row[:size], row[size:-1], float(row[-1])
-        if not math.isfinite(scores[0]):
-            found.append(Drawn(0, float(scores[0])))
-            continue
-        lowest = cutoff(scores, log_total, draw.params, is_all=size == vocabulary)
-        order = np.argsort(ids)
-        token_id = (
-            _wide_draw(_scaled(logits[draw.row], draw), log_total, draw)
-            if lowest is None
-            else _draw_within(ids[order], scores[order], lowest, draw.u)
-        )
+        token_id = 0
+        if math.isfinite(scores[0]):
+            is_all = size == vocabulary
+            lowest = cutoff(scores, log_total, wanted.params, is_all=is_all)
+            order = np.argsort(ids)
+            token_id = (
+                _wide_draw(_scaled(logits[wanted.row], wanted), log_total, wanted)
+                if lowest is None
+                else _draw_within(ids[order], scores[order], lowest, wanted.u)
+            )
         found.append(Drawn(token_id, float(scores[0])))
     return found
 
@@ -115,26 +115,26 @@ def _from_blocks(
 ) -> NDArray[np.float64]:
     """What the work makes of each draw's scores, on the host: the one sync."""
     done = []
-    for index, block in in_blocks([draw.row for draw in draws], draws, logits.device):
-        temperatures = torch.tensor([draw.params.temperature for draw in block])
+    for index, block in in_blocks([each.row for each in draws], draws, logits.device):
+        temperatures = torch.tensor([each.params.temperature for each in block])
         temperatures = temperatures.to(logits.device, non_blocking=True)
         done.append(work(logits[index].float() / temperatures[:, None], block))
     return torch.cat(done)[: len(draws)].cpu().numpy()
 
 
-def _scaled(logits: Tensor, draw: Draw) -> NDArray[np.float32]:
-    return np.asarray((logits.float() / torch.tensor(draw.params.temperature)).cpu().numpy())
+def _scaled(logits: Tensor, wanted: Draw) -> NDArray[np.float32]:
+    return np.asarray((logits.float() / torch.tensor(wanted.params.temperature)).cpu().numpy())
 
 
-def _wide_draw(scores: NDArray[Any], log_total: float, draw: Draw) -> int:
+def _wide_draw(scores: NDArray[Any], log_total: float, wanted: Draw) -> int:
     """The same where the shortlist does not reach the cutoff; seldom."""
     for size in (*LONGER_LISTS, len(scores)):
         ids = _best_ids(scores, size)
         listed = scores[ids].astype(np.float64)
         best, is_all = np.sort(listed)[::-1], len(ids) == len(scores)
-        lowest = cutoff(best, log_total, draw.params, is_all=is_all)
+        lowest = cutoff(best, log_total, wanted.params, is_all=is_all)
         if lowest is not None:
-            return _draw_within(ids, listed, lowest, draw.u)
+            return _draw_within(ids, listed, lowest, wanted.u)
     raise AssertionError("all scores hold every cutoff")
 
 

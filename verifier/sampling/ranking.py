@@ -97,7 +97,7 @@ def logprobs(
     found = []
     for index, own in in_blocks(rows, token_ids, logits.device):
         values = logits[index].float()
-        ids = torch.tensor(own, device=values.device)[:, None]
+        ids = torch.tensor(own)[:, None].to(values.device, non_blocking=True)
         if num_top:
             ids = torch.cat([ids, top_ids(values, num_top)], 1)
         chosen = values.gather(1, ids).double() - torch.logsumexp(values, 1, keepdim=True)

@@ -1,6 +1,6 @@
-"""One sequence's choices, one at a time: processors in Hugging Face's order, then the best or a draw.
+"""One sequence's choices, one at a time: processors in Hugging Face's order, then best or draw.
 
-What a choice does not depend on what was chosen before it, `choices.py` makes for many rows at once.
+Choices that do not depend on the ones before them are made in advance (`choices.py`).
 """
 
 import math

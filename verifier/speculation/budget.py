@@ -35,7 +35,7 @@ class StepCurve:
     """Seconds a forward pass takes by its number of rows and what they attend to."""
 
     def __init__(
-        self, row_counts: Sequence[int], seconds: Sequence[float], attention_s: float = 0.0
+        self, row_counts: Sequence[float], seconds: Sequence[float], attention_s: float = 0.0
     ) -> None:
         """`attention_s`: seconds that one more row takes per cached row it attends to."""
         assert len(row_counts) == len(seconds) > 1, "a curve needs two points"

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.support.models.fake_drafts import random_tree
 from verifier.engine.step import _walk
 from verifier.sampling import blocks, choices
-from verifier.sampling.choices import Chooser, Choices
+from verifier.sampling.choices import Choices, Chooser
 from verifier.sampling.params import SamplingError, SamplingParams
 from verifier.sampling.ranking import logprobs, rank
 from verifier.sampling.sampler import Sampler
