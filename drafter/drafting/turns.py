@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from drafter.drafting.draft import MIN_SPACE, DraftTree
 from drafter.drafting.calibration import Calibration
+from drafter.drafting.draft import MIN_SPACE, DraftTree
 from drafter.drafting.session import Session
 from drafter.kernels import record as layout
 from drafter.kernels import turn as kernels
