@@ -18,7 +18,7 @@ GIVEN = {
     "device": "cpu",
     "dtype": "bfloat16",
     "attention": "masked",
-    "compile": "True",
+    "graphs": "captured",
     "require_bitwise": "True",
     "threads": "3",
     "max_sequences": "5",
@@ -116,11 +116,11 @@ def test_the_stack_decides_where_its_services_are(capsys: pytest.CaptureFixture[
 def test_only_what_was_given_becomes_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("LOOKAHEAD_")]:
         monkeypatch.delenv(name)
-    found = environment("verifier", monkeypatch, "--threads", "0", "--no-compile")
+    found = environment("verifier", monkeypatch, "--threads", "0", "--no-require-bitwise")
     assert {name: value for name, value in found.items() if name.startswith("LOOKAHEAD_")} == {
         "LOOKAHEAD_VERIFIER_MODEL": "small",
         "LOOKAHEAD_VERIFIER_THREADS": "0",
-        "LOOKAHEAD_VERIFIER_COMPILE": "False",
+        "LOOKAHEAD_VERIFIER_REQUIRE_BITWISE": "False",
     }
 
 

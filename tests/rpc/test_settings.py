@@ -106,7 +106,7 @@ def test_a_row_of_the_table_holds_what_the_class_says() -> None:
     assert (row.option, row.variable) == ("--max-sequences", "LOOKAHEAD_VERIFIER_MAX_SEQUENCES")
     assert (row.form, row.limits, row.default) == ("INTEGER", "at least 1, at most 512", "8")
     assert found["device"].choices == ("auto", "cpu", "cuda")
-    assert found["compile"].default == "false"
+    assert found["require_bitwise"].default == "false"
     gateway = {setting.name: setting for setting in settings_of(GatewayConfig)}
     assert gateway["keys_file"].kind is Path
     assert (gateway["keys"].option, gateway["keys"].form) == ("", "JSON")

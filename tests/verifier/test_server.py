@@ -27,9 +27,9 @@ from verifier import loading
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine
 from verifier.model.batch import Segment
+from verifier.model.ladder import choose_way
 from verifier.model.model import TargetModel
 from verifier.model.parallel import Group
-from verifier.model.probe import choose_form
 from verifier.server import STUCK, serve, watch
 
 pytestmark = pytest.mark.slow
@@ -88,10 +88,10 @@ def saved_model(folder: Path) -> str:
 
 def load(model: str, *, bitwise: bool, required: bool, monkeypatch: pytest.MonkeyPatch) -> Engine:
     def found(model: TargetModel, *arguments: object, **options: object) -> None:
-        choose_form(model, *arguments, **options)  # type: ignore[arg-type]
+        choose_way(model, *arguments, **options)  # type: ignore[arg-type]
         model.bitwise, model.not_bitwise_reason = bitwise, "its rows round otherwise"
 
-    monkeypatch.setattr(loading, "choose_form", found)
+    monkeypatch.setattr(loading, "choose_way", found)
     config = VerifierConfig(model=model, max_context=200, require_bitwise=required)
     return asyncio.run(loading.load_engine(config, Group(), lambda part: None))[0]
 

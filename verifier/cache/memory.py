@@ -56,8 +56,7 @@ def fitting_size(
     """
     row_bytes = sum(s.num_heads * (s.key_dim + s.value_dim) for s in shapes) * item_size
     page_bytes = PAGE * row_bytes
-    # One page is for rows that only pad a pass.
-    room = (allowed - state_bytes) // page_bytes - 1 if row_bytes else num_slots * capacity
+    room = (allowed - state_bytes) // page_bytes if row_bytes else num_slots * capacity
     if may_shrink and room * PAGE >= MIN_CAPACITY:
         capacity = min(capacity, room * PAGE)
     longest = num_pages_of(capacity)
@@ -67,11 +66,11 @@ def fitting_size(
             f"({capacity} tokens of {row_bytes} bytes{_and_states(state_bytes)}), "
             f"and kv_memory allows {gib(allowed)}{_what_fits(room)}"
         )
-    left = allowed - state_bytes - (1 + longest) * page_bytes
+    left = allowed - state_bytes - longest * page_bytes
     each = state_bytes + page_bytes  # what another sequence takes at least
     num_slots = min(num_slots, 1 + left // each if each else num_slots)
     wanted = num_slots * longest
-    fitting = (allowed - num_slots * state_bytes) // page_bytes - 1 if row_bytes else wanted
+    fitting = (allowed - num_slots * state_bytes) // page_bytes if row_bytes else wanted
     return CacheSize(num_slots, min(wanted, fitting), capacity)
 
 

@@ -70,7 +70,7 @@ def test_the_cache_fills_what_is_allowed_and_no_more(
 
 
 def num_bytes(shapes: list[LayerShape], num_pages: int) -> int:
-    """What a cache takes, the page for padding included."""
+    """What a cache takes."""
     cache = KVCache(
         shapes,
         num_slots=1,
@@ -79,12 +79,12 @@ def num_bytes(shapes: list[LayerShape], num_pages: int) -> int:
         device=CPU,
         is_packed=True,
     )
-    return sum(storage.nbytes for storage in cache._storages) * (num_pages + 1) // (num_pages + 2)
+    return sum(storage.nbytes for storage in cache._storages) * num_pages // (num_pages + 1)
 
 
 def test_a_refusal_says_what_would_fit() -> None:
     page_bytes = PAGE * 8 * 4
-    with pytest.raises(KVMemoryError, match=rf"max_context up to {3 * PAGE} would fit"):
+    with pytest.raises(KVMemoryError, match=rf"max_context up to {4 * PAGE} would fit"):
         fitting_size(
             [LayerShape(1, 4, 4)], num_slots=8, capacity=500, item_size=4, allowed=4 * page_bytes
         )
@@ -101,7 +101,7 @@ def test_a_server_with_few_pages_lets_those_wait_that_do_not_fit() -> None:
     one = small_model(2 * PAGE - 9, num_slots=1)
     assert isinstance(one.slots, KVCache)
     size = sum(storage.nbytes for storage in one.slots._storages)
-    allowed = str(5 * size // (one.slots.pages.num_pages + 1))
+    allowed = str(4 * size // one.slots.pages.num_pages)
     model = small_model(2 * PAGE - 9, kv_memory=allowed)
     assert isinstance(model.slots, KVCache)
     assert (model.slots.num_slots, model.slots.pages.num_pages) == (3, 4)
