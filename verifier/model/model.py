@@ -10,11 +10,9 @@ import hashlib
 import inspect
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -38,9 +36,9 @@ from verifier.model.batch import (
 from verifier.model.block_passes import BlockPasses
 from verifier.model.compilation import CompiledLayers
 from verifier.model.packed_weight import PackedWeight
-from verifier.model.packing import KernelError, pack_weights, unpack_weights
+from verifier.model.packing import pack_weights, unpack_weights
 from verifier.model.placing import Masks, Placer, on_device
-from verifier.model.rung import Rung, Tools
+from verifier.model.rung import Rung, Tools, kernel_for
 from verifier.sampling.ranking import Ranking, rank
 
 logger = logging.getLogger(__name__)
@@ -101,7 +99,7 @@ class TargetModel:
         self._is_never_alone = self._joins_chains = False
         names = inspect.signature(model.forward).parameters
         self._cache_name = "cache_params" if "cache_params" in names else "past_key_values"
-        kernel = _kernel(attention, self.device)
+        kernel = kernel_for(attention, self.device)
         is_without = kernel is Kernel.MASKED and attention == "auto" and self.device.type == "cuda"
         self.use_kernel(kernel, "Triton is not installed" if is_without else "")
 
@@ -386,20 +384,3 @@ class TargetModel:
 
     def _tensor(self, array: Any) -> Tensor:
         return on_device(array, self.device)
-
-
-def _kernel(attention: str, device: torch.device) -> Kernel:
-    """`auto`: each row by its positions, on a GPU where Triton is installed."""
-    has_triton = find_spec("triton") is not None
-    if attention == "auto" and device.type == "cpu":
-        return Kernel.POSITIONAL
-    if attention == "auto":
-        return Kernel.TILED if device.type == "cuda" and has_triton else Kernel.MASKED
-    kernel = Kernel(attention)
-    if kernel is Kernel.POSITIONAL and device.type != "cpu":
-        raise KernelError(f"attention=positional runs on a CPU only, not on {device}")
-    if kernel is Kernel.TILED and not has_triton:
-        raise KernelError("attention=tiled needs Triton, which is not installed")
-    if kernel is Kernel.TILED and device.type == "cpu" and not os.environ.get("TRITON_INTERPRET"):
-        raise KernelError("attention=tiled runs on a GPU only, or in Triton's interpreter")
-    return kernel
