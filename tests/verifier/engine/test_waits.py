@@ -119,7 +119,7 @@ def test_a_step_waits_once_and_once_more_for_all_draws(
     ],
 )
 def test_a_hidden_wait_is_found(waits_for: Callable[[Tensor], object]) -> None:
-    with Waits(torch.zeros) as waits:
-        with suppress(NotImplementedError, RuntimeError):  # `meta` has no values to give
-            waits_for(torch.empty(2, 2, device="meta"))
+    # `meta` has no values to give.
+    with Waits(torch.zeros) as waits, suppress(NotImplementedError, RuntimeError):
+        waits_for(torch.empty(2, 2, device="meta"))
     assert any(name.startswith("hidden") for name in waits.counts), waits.counts
