@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.support.models.engine_runs import LetterDetokenizer, make_request
 from tests.verifier.model.test_devices import meta_model
 from verifier.engine.sequence import Sequence
-from verifier.engine.step import Drafts, StepResult, decode_work, run_step
+from verifier.engine.step import SUCCESSORS_PER_TOKEN, Drafts, StepResult, decode_work, run_step
 from verifier.model.model import TargetModel, VerificationMode
 from verifier.sampling.params import SamplingParams
 from verifier.speculation.tree import DraftTree
@@ -61,9 +61,9 @@ def _waits(index: object) -> bool:
 
 def best_of_path(shape: tuple[int, ...]) -> Tensor:
     """A ranking in which each sequence goes the one path, or as many draws."""
-    if len(shape) == 3:  # ids and scores of the k best of each row
-        host = torch.arange(shape[2], 0, -1).double().expand(shape).clone()
-        host[0, :, 0] = torch.tensor(PATH * (shape[1] // len(PATH)))
+    if shape[1:] == (2 * SUCCESSORS_PER_TOKEN,):  # ids and scores of the best of each row
+        host = torch.arange(shape[1], 0, -1).double().expand(shape).clone()
+        host[:, 0] = torch.tensor(PATH * (shape[0] // len(PATH)))
         return host
     return torch.zeros(shape)
 
