@@ -366,7 +366,8 @@ def key_chunk(key_dim: int) -> int:
 
 def num_warps(lines: int, width: int, item_size: int) -> int:
     """Warps of a program: as many as keep all that it adds up in registers."""
-    return NUM_WARPS if item_size == 2 and lines * width <= 16 * 128 else 2 * NUM_WARPS
+    is_middling = width > 64 and lines * width <= 16 * 128
+    return NUM_WARPS if item_size == 2 and is_middling else 2 * NUM_WARPS
 
 
 def precision(x: Tensor) -> str:
