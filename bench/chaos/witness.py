@@ -72,8 +72,9 @@ class Witness:
 
     def _read(self) -> None:
         assert self._process.stdout is not None, "stdout is a pipe"
-        for line in self._process.stdout:
-            self._lines.append(json.loads(line))
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.append(json.loads(line))
 
     def seen(self, start: int = 0) -> Seen:
         """Everything from a mark on."""
