@@ -115,7 +115,8 @@ def _laid_out(
                 first_row = next_row
                 next_row += rows.size
                 following.append(rows)
-        asked.append((count, first_row, turn.num_verified, turn.max_nodes))
+        num_verified = min(turn.num_verified, session.record.num_nodes)
+        asked.append((count, first_row, num_verified, turn.max_nodes))
     all_rows = np.concatenate(following).ravel() if following else _NOTHING
     return _table(sessions, asked), np.array(token_ids, np.int32), all_rows
 
