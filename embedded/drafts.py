@@ -16,6 +16,7 @@ from drafter.api.validation import checked_space
 from drafter.config import DrafterConfig
 from drafter.drafting.session import Prepared, prepare
 from drafter.drafting.sessions import DraftSessions
+from drafter.drafting.successors import full_rows
 from drafter.drafting.turns import Turn
 from drafter.kernels.dispatch import dispatch
 from drafter.kernels.record import MAX_NODES
@@ -176,7 +177,7 @@ class EmbeddedDrafts:
         if news:
             turn.num_verified = min(live.num_verified, live.num_drafted)
             if live.successors is not None and len(live.successors) == len(news):
-                turn.successors = live.successors
+                turn.successors = full_rows(live.successors)
             live.num_told = len(live.token_ids)
             live.num_drafted = live.num_verified = 0
             live.successors = None

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.serving.calls import repeated_calls
+from bench.serving.clients import clients
 from bench.serving.engine import drafting_hop, measure_curve, overhead, step_curve
 from bench.serving.figures import Figure, table
 from bench.serving.generate import Generate
@@ -90,6 +91,7 @@ SECTIONS: dict[str, Callable[[Lab], list[Figure]]] = {
     "calls": lambda lab: repeated_calls(lab.client, rounds=lab.rounds),
     "overhead": lambda lab: overhead(lab.model, lab.tokenizer, lab.curve, tokens=lab.tokens),
     "host": lambda lab: host(tokens=lab.tokens),
+    "clients": lambda lab: clients(lab.tokenizer, rounds=lab.rounds, tokens=lab.tokens),
     "hop": lambda lab: drafting_hop(lab.tokenizer),
     "ttft": lambda lab: first_token(lab.client, rounds=lab.rounds, context=4000),
 }

@@ -24,18 +24,22 @@ class Forced:
         self._engine = engine
         self._model: Any = engine.model
         self._forward = self._model.forward
-        self._recorded: dict[int, tuple[Request, Sequence[int]]] = {}
+        self._answers: dict[tuple[int, ...], Sequence[int]] = {}  # by prompt
 
     def __enter__(self) -> "Forced":
         self._model.forward = self._favouring
         return self
 
     def __exit__(self, *error: object) -> None:
-        del self._model.forward
+        self._model.forward = self._forward
+
+    def know(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        """Let the model answer a prompt so."""
+        self._answers[tuple(prompt)] = answer
 
     def submit(self, request: Request, answer: Sequence[int]) -> Running:
         """Queue a request whose answer is known."""
-        self._recorded[id(request)] = request, answer
+        self.know(request.prompt_token_ids, answer)
         return self._engine.submit(request)
 
     async def answer(self, request: Request, output: Sequence[int]) -> Completion:
@@ -66,7 +70,7 @@ class Forced:
 
     def _known(self, segment: Segment, sequence: Running) -> Iterator[tuple[int, int]]:
         """What was recorded after each of a segment's rows of logits."""
-        _, answer = self._recorded.get(id(sequence.request), (None, ()))
+        answer = self._answers.get(sequence.request.prompt_token_ids, ())
         count = segment.num_logit_rows
         depths = list(range(count))
         if segment.tree is not None:

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench.serving.engine import StepRecorder
 from bench.serving.figures import Figure
 from bench.serving.forced import Forced, NoText
+from drafter.kernels.dispatch import dispatch
 from embedded.drafts import EmbeddedDrafts
 from verifier.config import VerifierConfig
 from verifier.engine.engine import Engine
@@ -52,6 +53,11 @@ def one_layer() -> TargetModel:
     return model
 
 
+def compiled() -> None:
+    """Have the kernels of drafts compiled: a process that serves has them soon after its start."""
+    dispatch.compile()
+
+
 def recorded(rng: random.Random, num_tokens: int) -> tuple[list[int], list[int]]:
     """A prompt, and an answer of pieces of it with new words between them."""
     prompt = [rng.randrange(VOCABULARY) for _ in range(PROMPT_LEN)]
@@ -65,6 +71,7 @@ def recorded(rng: random.Random, num_tokens: int) -> tuple[list[int], list[int]]
 
 def host(*, tokens: int) -> list[Figure]:
     """Milliseconds outside the pass, by the number of streams."""
+    compiled()
     model = one_layer()
     figures = []
     for streams, bar in STEP_BARS.items():
@@ -109,13 +116,14 @@ async def _steps(model: TargetModel, streams: int, tokens: int) -> Any:
     requests = [recorded(rng, 4 * tokens) for _ in range(streams)]
     # Read the prompts beforehand, so that all sequences decode at once from their cached rows.
     with Forced(engine) as forced:
-        await asyncio.gather(*(_answer(forced, prompt, answer[:1]) for prompt, answer in requests))
-        await asyncio.gather(*(_answer(forced, *request) for request in requests))
+        await asyncio.gather(*(answered(forced, prompt, answer[:1]) for prompt, answer in requests))
+        await asyncio.gather(*(answered(forced, *request) for request in requests))
     await engine.stop()
     return [step for step in recorder.steps if not step.num_prompt_rows]
 
 
-async def _answer(forced: Forced, prompt: list[int], answer: list[int]) -> None:
+async def answered(forced: Forced, prompt: list[int], answer: list[int]) -> None:
+    """Read an answer to its end."""
     request = Request(
         request_id="host",
         prompt_token_ids=tuple(prompt),

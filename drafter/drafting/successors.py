@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from drafter.kernels.candidates import SUCCESSOR_MIX, SUCCESSOR_SHIFT
 from drafter.kernels.mixing import SUCCESSOR_RANKS
-from drafter.trie.token_run import MAX_TOKEN_ID, is_run
+from drafter.trie.token_run import MAX_TOKEN_ID
 
 MIN_ROWS, MAX_ROWS = 1 << 9, 1 << 15
 _ROW_LEN = 1 + SUCCESSOR_RANKS
@@ -69,13 +69,9 @@ def as_rows(successors: Rows, num_tokens: int) -> NDArray[np.int32] | None:
         return None
     if len(successors) != num_tokens:
         raise ValueError(f"successors: {len(successors)} rows for {num_tokens} tokens")
-    if isinstance(successors, np.ndarray) and _is_full(successors):
-        return successors
-    rows = np.full((num_tokens, SUCCESSOR_RANKS), -1, np.int32)
     if isinstance(successors, np.ndarray) and successors.ndim == 2:
-        best = _checked_ids("successors", successors[:, :SUCCESSOR_RANKS])
-        rows[:, : best.shape[1]] = best
-        return rows
+        return full_rows(_checked_ids("successors", successors))
+    rows = np.full((num_tokens, SUCCESSOR_RANKS), -1, np.int32)
     for index, row in enumerate(successors):
         best = np.asarray(row)[:SUCCESSOR_RANKS]
         if best.ndim != 1:
@@ -84,9 +80,14 @@ def as_rows(successors: Rows, num_tokens: int) -> NDArray[np.int32] | None:
     return rows
 
 
-def _is_full(rows: NDArray[np.int32]) -> bool:
-    """Whether they are rows as `as_rows` returns them."""
-    return rows.shape[1:] == (SUCCESSOR_RANKS,) and is_run(rows.reshape(-1))
+def full_rows(successors: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return rows of token ids as the kernels take them: cut, or filled up with -1."""
+    num_tokens, width = successors.shape
+    if width == SUCCESSOR_RANKS and successors.dtype == np.int32:
+        return successors
+    rows = np.full((num_tokens, SUCCESSOR_RANKS), -1, np.int32)
+    rows[:, :width] = successors[:, :SUCCESSOR_RANKS]
+    return rows
 
 
 def _checked_ids(name: str, ids: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -12,6 +12,7 @@ from drafter.drafting.session import Session
 from drafter.kernels import record as layout
 from drafter.kernels import turn as kernels
 from drafter.kernels.dispatch import dispatch
+from drafter.kernels.mixing import SUCCESSOR_RANKS
 
 _NOTHING = np.empty(0, np.int32)
 
@@ -54,25 +55,28 @@ class TurnTaker:
 
     def take(self, turns: Sequence[Turn], sessions: Sequence[Session]) -> Drafted:
         """Take all that was emitted, then draft for those that want nodes."""
-        small = [
-            s for t, s in zip(turns, sessions, strict=True) if t.max_nodes > s.record.max_nodes
-        ]
-        if any(session.record.is_unjudged for session in small):
-            self.take([replace(turn, max_nodes=0) for turn in turns], sessions)
+        both = list(zip(turns, sessions, strict=True))
+        growing = [(t, s) for t, s in both if t.max_nodes > s.record.max_nodes]
+        num_accepted = 0
+        if any(turn.token_ids for turn, _ in growing):
+            # A record that makes room forgets the draft that these tokens judge.
+            num_accepted = self.take(
+                [replace(t, max_nodes=0) for t in turns], sessions
+            ).num_accepted
             turns = [Turn(turn.sequence_id, max_nodes=turn.max_nodes) for turn in turns]
-        space = max((turn.max_nodes for turn in turns), default=0)
-        for session in small:
-            session.record.grow(space)
-        if space > self._max_nodes:
-            self._make(space)
-        drafted = self._call(turns, sessions, space)
+        for turn, session in growing:
+            session.record.grow(turn.max_nodes)
+        drafted = self._call(turns, sessions)
+        drafted.num_accepted += num_accepted
         for turn, session, count in zip(turns, sessions, drafted.counts, strict=True):
-            session.record.note(
-                judged=bool(turn.token_ids), num_nodes=count, drafted=turn.max_nodes > 0
-            )
+            judged, is_drafted = bool(turn.token_ids), turn.max_nodes > 0
+            session.record.note(judged=judged, drafted=is_drafted, num_nodes=count)
         return drafted
 
-    def _call(self, turns: Sequence[Turn], sessions: Sequence[Session], space: int) -> Drafted:
+    def _call(self, turns: Sequence[Turn], sessions: Sequence[Session]) -> Drafted:
+        space = max((turn.max_nodes for turn in turns), default=0)
+        if space > self._max_nodes:
+            self._make(space)
         table, token_ids, following = _laid_out(turns, sessions)
         nodes = np.empty(3 * len(turns) * space, np.int32)
         chances = np.empty(len(turns) * space, np.float32)
@@ -103,17 +107,21 @@ def _laid_out(
     for turn, session in zip(turns, sessions, strict=True):
         count, first_row = len(turn.token_ids), kernels.NONE
         if count:
-            keeps = turn.successors is not None and session.learns
-            session.reserve(count, has_successors=keeps)
+            rows = turn.successors
+            if rows is not None and rows.shape != (count, SUCCESSOR_RANKS):
+                raise ValueError(f"successors: {rows.shape} is not {count} full rows")
+            if not session.learns:
+                rows = None
+            session.reserve(count, has_successors=rows is not None)
             token_ids += turn.token_ids
-            if turn.successors is not None and keeps:
+            if rows is not None:
                 first_row = next_row
-                next_row += turn.successors.size
-                following.append(turn.successors)
-        asked.append((count, first_row, turn.num_verified, turn.max_nodes))
-    table = _table(sessions, asked)
-    rows = np.concatenate(following).ravel() if following else _NOTHING
-    return table, np.array(token_ids, np.int32), rows
+                next_row += rows.size
+                following.append(rows)
+        num_verified = min(turn.num_verified, session.record.num_nodes)
+        asked.append((count, first_row, num_verified, turn.max_nodes))
+    all_rows = np.concatenate(following).ravel() if following else _NOTHING
+    return _table(sessions, asked), np.array(token_ids, np.int32), all_rows
 
 
 def _table(

@@ -6,11 +6,14 @@ counts nowhere.
 """
 
 import asyncio
+import ctypes
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Event as Flag
 
 from rpc.contract import Source
@@ -23,6 +26,8 @@ from verifier.text.detokenizer import Detokenizer
 from verifier.text.stopping import Finish, FinishReason, Output
 
 POLL_S = 1.0
+# Unlike Python's own, it keeps the interpreter's lock: whoever is woken waits for it, and not we.
+_write = ctypes.PyDLL(None).write
 
 
 @dataclass(slots=True)  # not frozen, which would take three times as long to make
@@ -221,25 +226,32 @@ class Outbox:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, on_error: Callable[[], object] = lambda: None
     ) -> None:
-        """`on_error`: a call failed, and `check` says so."""
+        """Made on the event loop. `on_error`: a call failed, and `check` says so."""
         self._loop, self._on_error = loop, on_error
-        self._calls: list[tuple[Callable[..., object], tuple[object, ...]]] = []
-        self._is_empty = Flag()  # on the event loop's side
+        self._gathered: list[Callable[[], object]] = []
+        self._handed: list[Callable[[], object]] = []
+        self._is_empty = Flag()  # nothing is handed over that was not told
         self._is_empty.set()
         self._error: Exception | None = None
+        self._reader, self._writer = os.pipe()
+        loop.add_reader(self._reader, self._read)
+
+    # --- in the engine's thread
 
     def add(self, function: Callable[..., object], *arguments: object) -> None:
         """Gather a call; made on the event loop after `send`."""
-        self._calls.append((function, arguments))
+        self._gathered.append(partial(function, *arguments))
 
     def send(self) -> None:
-        """Hand over what was gathered, once the calls before it are made."""
-        if not self._calls:
-            return
-        self.wait()
-        calls, self._calls = self._calls, []
-        self._is_empty.clear()
-        self._loop.call_soon_threadsafe(self._make, calls)
+        """Hand over what was gathered, once the calls before it are made.
+
+        The loop is woken without a pause for it: it goes on as soon as this thread computes.
+        """
+        if self._gathered:
+            self.wait()
+            self._is_empty.clear()
+            self._handed, self._gathered = self._gathered, []
+            _write(self._writer, b"!", 1)
 
     def wait(self) -> None:
         """Wait until all calls that were handed over are made."""
@@ -252,10 +264,24 @@ class Outbox:
         if self._error is not None:
             raise self._error
 
-    def _make(self, calls: list[tuple[Callable[..., object], tuple[object, ...]]]) -> None:
+    # --- on the event loop
+
+    def close(self) -> None:
+        """Make what is left to be made; nothing is sent any more."""
+        self._loop.remove_reader(self._reader)
+        self._make()
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _read(self) -> None:
+        os.read(self._reader, 1)
+        self._make()
+
+    def _make(self) -> None:
+        calls, self._handed = self._handed, []
         try:
-            for function, arguments in calls:
-                function(*arguments)
+            for call in calls:
+                call()
         except Exception as error:
             self._error = error
             self._on_error()

@@ -138,6 +138,7 @@ class Engine:
 
     def _end_all(self, loop: asyncio.Future[None]) -> None:
         """The loop has ended: cleanly if it was told to, else with an error for everyone."""
+        self._outbox.close()
         error = loop.exception()
         for sequence in [*self._scheduler.running, *self._scheduler.drain()]:
             if error is None:

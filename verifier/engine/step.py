@@ -24,6 +24,10 @@ from verifier.speculation.tree import EMPTY_TREE, Accepted, DraftTree, accept
 SUCCESSORS_PER_TOKEN = 8
 
 
+def _nothing() -> None:
+    """What else is done during a pass, where that is nothing."""
+
+
 class PassFailed(RuntimeError):
     """A pass failed before anything was chosen from it: its sequences stand where they stood."""
 
@@ -110,15 +114,19 @@ class StepResult:
 
 @torch.inference_mode()
 def run_step(
-    model: TargetModel, works: list[Work], meanwhile: Callable[[], None] = lambda: None
+    model: TargetModel, works: list[Work], meanwhile: Callable[[], None] = _nothing
 ) -> StepResult:
     """Run one forward pass over all works, accept what it agrees with, and keep those rows.
 
-    `meanwhile` is called as soon as others may use the interpreter beside the pass.
+    `meanwhile` is called when others may use the interpreter beside the pass: a GPU is given its
+    work before, a CPU has it done when the pass returns.
     """
+    computes_here = model.device.type == "cpu"
+    if computes_here:
+        meanwhile()
     num_rows = sum(w.segment.num_rows + model.slots.num_pending(w.segment.slot) for w in works)
     started = time.perf_counter()
-    logits, ranking = _run_pass(model, works, meanwhile)
+    logits, ranking = _run_pass(model, works, _nothing if computes_here else meanwhile)
     forward_s = time.perf_counter() - started
     results = [
         Result(work.sequence, work.tree, None if work.is_inside_prompt else Accepted([], []))
@@ -136,14 +144,9 @@ def run_step(
 def _run_pass(
     model: TargetModel, works: list[Work], meanwhile: Callable[[], None]
 ) -> tuple[Tensor, Ranking]:
-    # A GPU is given its work first; a CPU has it done when `forward` returns.
-    is_done_at_once = model.device.type == "cpu"
-    if is_done_at_once:
-        meanwhile()
     try:
         logits = model.forward([work.segment for work in works])
-        if not is_done_at_once:
-            meanwhile()
+        meanwhile()
         return logits, model.rank(logits, SUCCESSORS_PER_TOKEN)
     except torch.AcceleratorError as error:
         raise DeviceLost(str(error)) from error
