@@ -19,7 +19,7 @@ from protos.drafter_pb2_grpc import DrafterServiceServicer, add_DrafterServiceSe
 from rpc.server import RpcServer
 from rpc.tls import TlsFiles
 from tests.support.servers.certificates import Authority
-from tests.support.servers.running_drafter import NEXT, START, TEXT, drafter
+from tests.support.servers.running_drafter import NEXT, START, TEXT, TIMEOUT_S, drafter
 from tests.support.waiting import eventually
 from verifier.config import VerifierConfig
 from verifier.request import Speculation
@@ -142,7 +142,7 @@ async def test_a_verifier_drafts_over_mutual_tls(files: TlsFiles) -> None:
             await eventually(lambda: drafts.is_connected)
             drafts.open(1, [*TEXT, *START], len(TEXT), Speculation())
             drafts.request({1: 4})
-            await eventually(lambda: drafts.num_replies > 0)
+            await asyncio.to_thread(drafts.wait, TIMEOUT_S)
             assert list(drafts.tree(1).token_ids) == NEXT
         finally:
             await drafts.stop()
