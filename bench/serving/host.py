@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.serving.engine import StepRecorder
 from bench.serving.figures import Figure
-from bench.serving.forced import Forced, NoText
+from bench.serving.forced import AlwaysOn, Forced, NoText
 from drafter.kernels.dispatch import dispatch
 from embedded.drafts import EmbeddedDrafts
 from verifier.config import VerifierConfig
@@ -111,6 +111,7 @@ async def _steps(model: TargetModel, streams: int, tokens: int) -> Any:
     recorder = StepRecorder()
     tokenizer: Any = NoText()
     engine = Engine(model, tokenizer, drafts, measure(model), VerifierConfig(**config), recorder)
+    engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
     engine.start()
     rng = random.Random(streams)
     requests = [recorded(rng, 4 * tokens) for _ in range(streams)]
