@@ -13,7 +13,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.chaos.target import HOSTILE, POLITE, Target, target
-from bench.chaos.witness import others, witness
+from bench.chaos.witness import MAX_TOKENS as WITNESS_TOKENS
+from bench.chaos.witness import Witness, others, witness
 from bench.serving.figures import Figure
 from bench.topologies.server import wait_until
 from protos import verifier_pb2 as pb
@@ -24,7 +25,7 @@ NUM_UNREAD, NUM_HALF, NUM_WATCHES = 256, 2000, 400
 MEASURED_S = 10.0
 MAX_TOKENS = 150
 SETTLE_S = 90.0
-NUM_QUIET = 10  # looks in a row at which nothing runs but for the witness
+NUM_QUIET = 20  # looks in a row between which nobody but the witness got tokens
 # Longer than all this takes: what is measured is holding them, not letting go of them.
 PATIENCE = {
     "LOOKAHEAD_GATEWAY_WRITE_TIMEOUT_S": "600",
@@ -61,7 +62,7 @@ def silent(share: float = 1.0) -> list[Figure]:
         time.sleep(MEASURED_S)
         calm, before_mb = polite.seen(start), _resident_mb(stack)
         with _unread(stack, unread), _half_sent(stack, half), _watching(stack, watches):
-            _wait_until_paused(stack)
+            _wait_until_paused(stack, polite)
             start = polite.mark()
             time.sleep(MEASURED_S)
             polite.wait_for(2, start)
@@ -83,13 +84,15 @@ def _resident_mb(stack: Target) -> float:
     return sum(stack.resident_mb(name) for name in ("verifier", "gateway", "drafter"))
 
 
-def _wait_until_paused(stack: Target) -> None:
+def _wait_until_paused(stack: Target, polite: Witness) -> None:
     """Wait until the streams that nobody reads are made no longer: till then they are a load."""
-    looks: deque[float] = deque([2.0], maxlen=NUM_QUIET)
+    tokens: deque[float] = deque(maxlen=NUM_QUIET)  # of all others
 
     def is_paused() -> bool:
-        looks.append(stack.reading("verifier").value("requests_running"))
-        return max(looks) <= 1
+        whole = stack.reading("verifier").value("generation_tokens_total")
+        tokens.append(whole - WITNESS_TOKENS * polite.seen().num_answers)
+        # An answer to the witness is counted token by token, and by itself only when it is whole.
+        return len(tokens) == NUM_QUIET and max(tokens) - min(tokens) <= 2 * WITNESS_TOKENS
 
     wait_until(is_paused, SETTLE_S, step_s=0.1)
 
