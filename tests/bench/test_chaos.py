@@ -44,7 +44,7 @@ def test_nobody_else_notices_an_attack_and_nothing_of_it_stays(
 ) -> None:
     figures = attack()
     counted = [f for f in figures if f.at_most is not None and f.unit == ""]
-    assert len(counted) >= 3
+    assert len(counted) >= 2
     missed = [f"{f.section}: {f.name}: {f.value}" for f in counted if not f.passes]
     assert not missed
 
