@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.exactness.runs import AlwaysOn
 from bench.serving.engine import StepRecorder
 from bench.serving.figures import Figure
 from bench.serving.forced import Forced, NoText
@@ -111,6 +112,7 @@ async def _steps(model: TargetModel, streams: int, tokens: int) -> Any:
     recorder = StepRecorder()
     tokenizer: Any = NoText()
     engine = Engine(model, tokenizer, drafts, measure(model), VerifierConfig(**config), recorder)
+    engine.drafting.controller = AlwaysOn(lambda num_sequences: 1.0)
     engine.start()
     rng = random.Random(streams)
     requests = [recorded(rng, 4 * tokens) for _ in range(streams)]
