@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from bench.serving.forced import NoText
+from bench.serving.forced import AlwaysOn, NoText
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine
@@ -18,7 +18,6 @@ from verifier.model.model import TargetModel, VerificationMode
 from verifier.request import Request
 from verifier.sampling.ranking import TokenLogprobs
 from verifier.speculation.budget import StepCurve
-from verifier.speculation.controller import Controller
 from verifier.speculation.draft_client import DraftClient
 
 NUM_SLOTS = 8
@@ -35,18 +34,6 @@ class FreeNodes(StepCurve):
 
 
 FREE_NODES = FreeNodes()
-
-
-class AlwaysOn(Controller):
-    """Drafts whether they pay or not: words are compared here, not times."""
-
-    allows_drafts = True
-
-    def record(self, **step: Any) -> None:
-        """Draw no conclusion."""
-
-    def record_saved(self, num_steps: float) -> None:
-        """Nor from steps beside prompts."""
 
 
 @asynccontextmanager

@@ -17,10 +17,9 @@ import grpc
 import torch
 from torch import Tensor
 
-from bench.exactness.runs import AlwaysOn
 from bench.serving.engine import StepRecorder
 from bench.serving.figures import Figure
-from bench.serving.forced import Forced
+from bench.serving.forced import AlwaysOn, Forced
 from bench.serving.host import (
     NUM_NODES,
     STEP_BARS,

@@ -1,4 +1,4 @@
-"""Stand-ins for what a benchmark does not look at: choices that are known beforehand, and text."""
+"""Stand-ins for what a benchmark does not look at: what is said, text, and whether drafts pay."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from verifier.engine.engine import Engine
 from verifier.engine.sequence import Sequence as Running
 from verifier.model.batch import Segment
 from verifier.request import Request
+from verifier.speculation.controller import Controller
 
 FAVOURED = 1e4  # a logit that no model gives
 
@@ -80,3 +81,15 @@ class NoText:
         return ""
 
     pending = flush = lambda self: ""
+
+
+class AlwaysOn(Controller):
+    """Drafts whether they pay or not: words are compared here, not times."""
+
+    allows_drafts = True
+
+    def record(self, **step: Any) -> None:
+        """Draw no conclusion."""
+
+    def record_saved(self, num_steps: float) -> None:
+        """Nor from steps beside prompts."""

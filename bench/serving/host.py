@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.exactness.runs import AlwaysOn
 from bench.serving.engine import StepRecorder
 from bench.serving.figures import Figure
-from bench.serving.forced import Forced, NoText
+from bench.serving.forced import AlwaysOn, Forced, NoText
 from drafter.kernels.dispatch import dispatch
 from embedded.drafts import EmbeddedDrafts
 from verifier.config import VerifierConfig
