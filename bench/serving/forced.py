@@ -1,4 +1,4 @@
-"""Stand-ins for what a benchmark does not look at: choices that are known beforehand, and text."""
+"""Stand-ins for what a benchmark does not look at: what is said, text, and whether drafts pay."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

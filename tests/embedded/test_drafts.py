@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.exactness.runs import AlwaysOn
-from bench.serving.forced import Forced, NoText
+from bench.serving.forced import AlwaysOn, Forced, NoText
 from bench.serving.host import NUM_NODES, VOCABULARY, one_layer, recorded
 from bench.topologies.server import Server, running
 from drafter.api.turn_budget import TOKENS_PER_TURN

@@ -22,7 +22,7 @@ from typing import Any
 import grpc
 import pytest
 
-from bench.exactness.runs import AlwaysOn
+from bench.serving.forced import AlwaysOn
 from bench.topologies.groups import Cluster, Sentinels, ask
 from bench.topologies.proxy import Proxy
 from bench.topologies.server import Server, free_port, running, wait_until

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.exactness.runs import AlwaysOn
+from bench.serving.forced import AlwaysOn
 from tests.support.models.engine_runs import (
     FREE_NODES,
     make_request,

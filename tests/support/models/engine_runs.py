@@ -6,8 +6,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bench.exactness.runs import AlwaysOn, FreeNodes
+from bench.exactness.runs import FreeNodes
 from bench.serving.engine import StepRecorder
+from bench.serving.forced import AlwaysOn
 from rpc.contract import Learn
 from tests.support.models.fake_drafts import FakeDrafts
 from verifier.config import VerifierConfig

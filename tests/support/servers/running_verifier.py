@@ -9,8 +9,8 @@ import grpc
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.exactness.runs import AlwaysOn
 from bench.serving.engine import StepRecorder
+from bench.serving.forced import AlwaysOn
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from rpc.server import RpcServer

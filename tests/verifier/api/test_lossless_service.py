@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.exactness.runs import AlwaysOn
+from bench.serving.forced import AlwaysOn
 from protos import verifier_pb2 as pb
 from protos import verifier_pb2_grpc as pb_grpc
 from tests.support.models.engine_runs import FREE_NODES, target_model
