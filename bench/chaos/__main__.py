@@ -21,10 +21,11 @@ from bench.chaos.killed import killed
 from bench.chaos.listener import listener
 from bench.chaos.namespaces import many_namespaces
 from bench.chaos.neighbours import neighbours
-from bench.chaos.page import fill
+from bench.chaos.page import PLACE, markdown
 from bench.chaos.rolling import rolling
 from bench.chaos.silent import silent
 from bench.chaos.soak import soak
+from bench.marked_place import fill
 from bench.serving.figures import Figure, table
 
 Measure = Callable[[], list[Figure]]
@@ -77,7 +78,7 @@ def main() -> None:
             if args.json:
                 _save(args.json, found)
     if args.markdown:
-        fill(args.markdown, found)
+        fill(args.markdown, PLACE, markdown(found))
     sys.exit(any(figure.passes is False for figures in found.values() for figure in figures))
 
 

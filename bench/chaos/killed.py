@@ -1,6 +1,5 @@
 """Processes that are killed, stopped or full, again and again: same words, or a clean error."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -44,12 +43,6 @@ def _memory_faults(
 
 
 def _faults(stack: Target) -> list[Callable[[], None]]:
-    def stop(name: str) -> None:
-        process = stack.process(name)
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(STOPPED_S)
-        process.send_signal(signal.SIGCONT)
-
     def fill() -> None:
         with _redis(stack) as client:
             client.config_set("maxmemory", 1)
@@ -64,17 +57,15 @@ def _faults(stack: Target) -> list[Callable[[], None]]:
 
     def flap() -> None:
         for _ in range(FLAPS):
-            stack.process("drafter").send_signal(signal.SIGSTOP)
-            time.sleep(STOPPED_S / FLAPS / 2)
-            stack.process("drafter").send_signal(signal.SIGCONT)
+            stack.freeze("drafter", STOPPED_S / FLAPS / 2)
             time.sleep(STOPPED_S / FLAPS / 2)
 
     return [
         lambda: stack.kill("drafter"),
-        lambda: stop("drafter"),
+        lambda: stack.freeze("drafter", STOPPED_S),
         flap,
         fill,
-        lambda: stop("redis"),
+        lambda: stack.freeze("redis", STOPPED_S),
         lambda: stack.kill("redis"),
         overwrite,
     ]

@@ -1,23 +1,8 @@
-"""Writes the figures into the marked place of a page."""
-
-from pathlib import Path
+"""The figures as a table of a page."""
 
 from bench.serving.figures import Figure
 
-BEGIN, END = "<!-- chaos -->", "<!-- end of chaos -->"
-
-
-class NoPlace(RuntimeError):
-    """The page has no place for the table."""
-
-
-def fill(page: Path, found: dict[str, list[Figure]]) -> None:
-    """Put the table between the marks, in place of what stands there."""
-    before, has_begin, rest = page.read_text().partition(BEGIN)
-    _, has_end, after = rest.partition(END)
-    if not (has_begin and has_end):
-        raise NoPlace(f"{page}: no lines {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n{markdown(found)}\n{END}{after}")
+PLACE = "chaos"  # in the page
 
 
 def markdown(found: dict[str, list[Figure]]) -> str:

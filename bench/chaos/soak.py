@@ -1,7 +1,6 @@
 """Mixed traffic with faults for a while: memory, descriptors and tasks stay what they were."""
 
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,11 +101,8 @@ def _faults(stack: Target) -> Iterator[None]:
         name = rng.choice(["drafter", "redis"])
         if rng.random() < 0.5:
             stack.kill(name)
-            return
-        process = stack.process(name)
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(STOPPED_S)
-        process.send_signal(signal.SIGCONT)
+        else:
+            stack.freeze(name, STOPPED_S)
 
     with _repeating(hurt, FAULT_EVERY_S):
         yield

@@ -88,6 +88,13 @@ class Target:
         wait_until(lambda: self.stack.children[name].pid != child.pid, BACK_S)
         self.wait_for(name)
 
+    def freeze(self, name: str, seconds: float) -> None:
+        """Stop a process for a while; it goes on where it was."""
+        process = self.process(name)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGCONT)
+
     def wait_for(self, name: str) -> None:
         """Wait until a process serves."""
         serves: dict[str, Callable[[], bool]] = {
@@ -151,8 +158,3 @@ def _run(config: StackConfig) -> Iterator[Target]:
         finally:
             is_over.set()
             watching.join()
-
-
-def now() -> float:
-    """The clock of all processes of a machine."""
-    return time.clock_gettime(time.CLOCK_MONOTONIC)

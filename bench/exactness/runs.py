@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from bench.serving.forced import AlwaysOn as AlwaysOn
-from bench.serving.forced import NoText
+from bench.serving.forced import AlwaysOn, NoText
 from verifier.config import VerifierConfig
 from verifier.engine.counters import Counters
 from verifier.engine.engine import Engine

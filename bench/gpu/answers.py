@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.exactness.runs import FREE_NODES, AlwaysOn
+from bench.exactness.runs import FREE_NODES
 from bench.gpu.lab import Lab, Served
 from bench.replay.traces import Request as Recorded
 from bench.replay.traces import compact, load
 from bench.replay.traces import workloads as recorded_workloads
 from bench.serving.engine import StepRecorder
-from bench.serving.forced import Forced, NoText
+from bench.serving.forced import AlwaysOn, Forced, NoText
 from bench.serving.host import recorded
 from bench.serving.workloads import noise
 from drafter.kernels.dispatch import dispatch

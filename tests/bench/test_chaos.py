@@ -15,11 +15,12 @@ from bench.chaos.inputs import RPCS, fill, inputs
 from bench.chaos.killed import killed
 from bench.chaos.listener import Heard, accuracy
 from bench.chaos.neighbours import auc, neighbours
-from bench.chaos.page import BEGIN, END, NoPlace
-from bench.chaos.page import fill as fill_page
+from bench.chaos.page import PLACE, markdown
 from bench.chaos.rolling import rolling
 from bench.chaos.silent import silent
 from bench.chaos.soak import soak
+from bench.marked_place import NoPlace
+from bench.marked_place import fill as fill_page
 from bench.serving.figures import Figure
 from tests.support import ROOT
 
@@ -92,13 +93,13 @@ def test_the_page_has_a_place_for_the_table_and_gets_it(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text((ROOT / "docs/reliability.md").read_text())
     figures = [Figure("a", "b", 2.0, "ms", at_most=1), Figure("a", "c", 1234.0, "", at_least=1)]
-    fill_page(page, {"s": figures})
+    fill_page(page, PLACE, markdown({"s": figures}))
     text = page.read_text()
-    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.count("<!-- chaos -->") == text.count("<!-- end of chaos -->") == 1
     assert "| a | b | 2 ms | **missed**: at most 1 |\n|  | c | 1,234 | at least 1 |\n" in text
     page.write_text(string.ascii_letters)
     with pytest.raises(NoPlace, match=r"page\.md"):
-        fill_page(page, {})
+        fill_page(page, PLACE, markdown({}))
 
 
 def test_every_section_of_the_command_has_a_short_form() -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.marked_place import NoPlace, fill
 from bench.plots import plot_bars
 from bench.serving.figures import Figure
-from bench.serving.peers.page import NoPlace, fill
+from bench.serving.peers.page import place, tables
 from bench.serving.peers.protocol import Answer
 from bench.serving.peers.ratios import (
     COLD,
@@ -148,9 +149,10 @@ def test_report_survives_being_saved(tmp_path: Path) -> None:
 def test_tables_take_the_place_of_what_stood_there(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- peers: tiny -->\nold\n<!-- end of peers: tiny -->\nafter\n")
-    fill(page, report(sample(PLAIN, ms=9.0)))
+    found = report(sample(PLAIN, ms=9.0))
+    fill(page, place(found), tables(found))
     once = page.read_text()
-    fill(page, report(sample(PLAIN, ms=9.0)))
+    fill(page, place(found), tables(found))
     assert page.read_text() == once
     assert once.startswith("before\n<!-- peers: tiny -->\n")
     assert once.endswith("<!-- end of peers: tiny -->\nafter\n")
@@ -163,7 +165,7 @@ def test_page_without_a_place_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing\n")
     with pytest.raises(NoPlace, match="<!-- peers: tiny -->"):
-        fill(page, report())
+        fill(page, place(report()), tables(report()))
     assert page.read_text() == "nothing\n"
 
 

@@ -4,11 +4,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.marked_place import fill, read
 from tests.clients.table import CLIENTS, Client
 from tests.support import ROOT
 
 PAGE = ROOT / "docs" / "clients.md"
-BEGIN, END = "<!-- clients -->", "<!-- end of clients -->"
+PLACE = "clients"
 HEADER = "| client | package | what passes |\n|---|---|---|"
 # A program names its checks in the same way in Python and in JavaScript.
 CHECK = re.compile(r'^@?check\(\s*"([^"]+)"', re.MULTILINE)
@@ -38,7 +39,7 @@ def checks_of(client: Client) -> tuple[str, ...]:
 
 def read_rows(page: Path = PAGE) -> list[Row]:
     """What the page says."""
-    lines = _parts(page)[1].strip().splitlines()[2:]
+    lines = read(page, PLACE).splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [Row(name, package, tuple(passed.split("; "))) for name, package, passed in cells]
 
@@ -47,12 +48,4 @@ def write_rows(rows: list[Row], page: Path = PAGE) -> None:
     """Put these in place of the rows of the same clients, in the order of the table."""
     kept = {row.client: row for row in [*read_rows(page), *rows]}
     listed = [str(kept[client.name]) for client in CLIENTS if client.name in kept]
-    before, _, after = _parts(page)
-    page.write_text("\n".join([f"{before}{BEGIN}", HEADER, *listed, f"{END}{after}"]))
-
-
-def _parts(page: Path) -> tuple[str, str, str]:
-    before, found, rest = page.read_text().partition(BEGIN)
-    table, found_end, after = rest.partition(END)
-    assert found and found_end, f"{page} has no lines {BEGIN} and {END}"
-    return before, table, after
+    fill(page, PLACE, "\n".join([HEADER, *listed]))

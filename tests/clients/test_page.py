@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.clients.page import BEGIN, END, Row, checks_of, read_rows, row_of, write_rows
+from tests.clients.page import Row, checks_of, read_rows, row_of, write_rows
 from tests.clients.table import CLIENTS, PROGRAMS
 
 
@@ -18,7 +18,7 @@ def test_each_program_belongs_to_a_client_and_checks_something() -> None:
 
 def test_a_run_replaces_the_rows_of_the_clients_that_it_tried(tmp_path: Path) -> None:
     page = tmp_path / "clients.md"
-    page.write_text(f"Before.\n\n{BEGIN}\n| |\n|---|\n{END}\n\nAfter.\n")
+    page.write_text("Before.\n\n<!-- clients -->\n| |\n|---|\n<!-- end of clients -->\n\nAfter.\n")
     first, second = (row_of(client, ("all", "some")) for client in CLIENTS[:2])
     write_rows([second], page)
     write_rows([first], page)

@@ -3,8 +3,8 @@
 Registered with transformers under the name "lookahead". The cache hands a layer's new keys and
 values on; here they are written to their places, and the rows attend to what they may: on a CPU by
 the kernel that takes each row by itself, on a GPU by the same in Triton (`tiled`), which is there
-only, or by `masked_attention`. A forward that is traced
-calls the same as one operation, so that the whole of it is one graph.
+only, or by `masked_attention`. A forward that is traced calls the same as one operation, so that
+the whole of it is one graph.
 """
 
 from typing import Any

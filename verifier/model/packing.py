@@ -49,9 +49,8 @@ def pack_weights(model: PreTrainedModel, kind: type[Product] = Product) -> int:
 
 def unpack_weights(model: PreTrainedModel, experts: str | None) -> None:
     """Put dense weights back, and transformers' own way with experts."""
-    dense: dict[
-        int, nn.Parameter
-    ] = {}  # by what multiplies, since a tied weight has several places
+    # By what multiplies, since a tied weight has several places.
+    dense: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, weight in module._parameters.items():
             if isinstance(weight, PackedWeight):

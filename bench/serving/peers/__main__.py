@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.marked_place import fill
 from bench.plots import plot_bars
-from bench.serving.peers.page import fill
+from bench.serving.peers.page import place, tables
 from bench.serving.peers.report import Report, load_report
 from bench.serving.peers.run import DTYPES, Plan, run
 from bench.serving.peers.table import bars, grids
@@ -41,7 +42,7 @@ def _show(report: Report, args: argparse.Namespace) -> None:
     if args.plot:
         plot_bars(args.plot, bars(report))
     if args.markdown:
-        fill(args.markdown, report)
+        fill(args.markdown, place(report), tables(report))
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH

@@ -1,12 +1,13 @@
 """Writes the table of families in docs/models.md: `python -m tests.support.models.models_page`."""
 
+from bench.marked_place import fill, read
 from tests.support import ROOT
 from tests.support.models.engine_runs import target_model
 from tests.support.models.reference import FAMILIES, Family
 from verifier.model.model import TargetModel, VerificationMode
 
 PATH = ROOT / "docs" / "models.md"
-BEGIN, END = "<!-- families: begin -->\n", "<!-- families: end -->"
+PLACE = "families"
 HEAD = ["| family | served with | bitwise |", "|---|---|---|"]
 # Which of its effects the check at load meets first depends on the machine.
 WHY_NOT_BITWISE = {
@@ -33,7 +34,7 @@ def row(family: Family, model: TargetModel) -> str:
 
 def listed() -> list[str]:
     """The lines of families that the page holds now."""
-    return PATH.read_text().partition(BEGIN)[2].partition(END)[0].splitlines()[len(HEAD) :]
+    return read(PATH, PLACE).splitlines()[len(HEAD) :]
 
 
 def write() -> None:
@@ -42,9 +43,7 @@ def write() -> None:
         row(family, target_model(family.build(), max_sequences=3, max_context=64))
         for family in FAMILIES
     ]
-    head, _, rest = PATH.read_text().partition(BEGIN)
-    table = "".join(f"{line}\n" for line in [*HEAD, *rows])
-    PATH.write_text(head + BEGIN + table + END + rest.partition(END)[2])
+    fill(PATH, PLACE, "\n".join([*HEAD, *rows]))
 
 
 if __name__ == "__main__":
